@@ -1,0 +1,344 @@
+"""Read somebody's export of theLook: a folder with one file per table.
+
+For those who have the data as files (a download, or an export of the public dataset) and no
+access to BigQuery. All columns that the demo needs are read and checked, every problem is
+reported at once, and nothing is returned unless everything fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+# Table -> column -> BigQuery type: what the demo needs, of an export that may have more.
+NEEDED: dict[str, dict[str, str]] = {
+    "users": {
+        "id": "INT64",
+        "age": "INT64",
+        "gender": "STRING",
+        "country": "STRING",
+        "traffic_source": "STRING",
+        "created_at": "TIMESTAMP",
+    },
+    "orders": {
+        "order_id": "INT64",
+        "user_id": "INT64",
+        "status": "STRING",
+        "created_at": "TIMESTAMP",
+        "returned_at": "TIMESTAMP",
+        "num_of_item": "INT64",
+    },
+    "order_items": {
+        "id": "INT64",
+        "order_id": "INT64",
+        "user_id": "INT64",
+        "product_id": "INT64",
+        "status": "STRING",
+        "created_at": "TIMESTAMP",
+        "returned_at": "TIMESTAMP",
+        "sale_price": "FLOAT64",
+    },
+    "products": {
+        "id": "INT64",
+        "category": "STRING",
+        "brand": "STRING",
+        "department": "STRING",
+        "retail_price": "FLOAT64",
+    },
+}
+
+# A row without these belongs to nobody or to no time. The first one must also be unique.
+KEYS = {
+    "users": ("id", "created_at"),
+    "orders": ("order_id", "user_id", "created_at"),
+    "order_items": ("id", "order_id", "user_id", "product_id", "created_at"),
+    "products": ("id",),
+}
+
+ENDINGS = (".csv", ".csv.gz", ".parquet")
+
+ARROW_TYPES = {
+    "INT64": pa.int64(),
+    "FLOAT64": pa.float64(),
+    "STRING": pa.string(),
+    "TIMESTAMP": pa.timestamp("us", tz="UTC"),
+}
+
+
+class SourceError(ValueError):
+    """An export cannot be used. The message is one paragraph; `problems` has them singly."""
+
+    def __init__(self, folder: Path, problems: list[str]):
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        listed = " ".join(f"({n}) {problem}." for n, problem in enumerate(problems, start=1))
+        super().__init__(
+            f"The export in {folder} cannot be used: {count}. {listed} Needed: a folder with "
+            f"one file each for {', '.join(NEEDED)}, ending in {' or '.join(ENDINGS)}, with "
+            "the column names of bigquery-public-data.thelook_ecommerce."
+        )
+
+
+def read_export(folder: Path) -> dict[str, pa.Table]:
+    """Read the tables that the demo needs from a folder with an export of theLook.
+
+    Args:
+        folder: holds users, orders, order_items and products, each as .csv, .csv.gz or
+            .parquet. Other files and columns are ignored.
+
+    Returns:
+        Table name -> rows, with the columns of NEEDED in that order. INT64 is int64, FLOAT64
+        is double, STRING is string, TIMESTAMP is timestamp[us, UTC]. A time without a zone is
+        taken as UTC, and digits below a microsecond are cut off.
+
+    Raises:
+        SourceError: with all problems of all tables, not only the first.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SourceError(folder, ["there is no such folder"])
+    tables, problems = {}, []
+    for name in NEEDED:
+        tables[name], found = _read_table(folder, name)
+        problems += found
+    if problems:
+        raise SourceError(folder, problems)
+    return tables
+
+
+def _read_table(folder: Path, name: str) -> tuple[pa.Table | None, list[str]]:
+    """Find, read, cast and check one table; return it, or None and its problems."""
+    path, problems = _find(folder, name)
+    if problems:
+        return None, problems
+    try:
+        rows, problems = _read_file(path, name)
+    except (pa.ArrowException, OSError) as error:
+        # Arrow's message goes on with the raw content of the row; its first line says enough.
+        reason = str(error).splitlines()[0]
+        return None, [f"{path.name} cannot be read: {reason}"]
+    if problems:
+        return None, problems
+    if rows.num_rows == 0:
+        return None, [f"table {name} ({path.name}) is empty"]
+    table, problems = _cast(rows, name)
+    return table, problems + _key_problems(table, name)
+
+
+def _find(folder: Path, name: str) -> tuple[Path | None, list[str]]:
+    """Return the one file of a table, or the problem: there is none, or more than one."""
+    accepted = [name + ending for ending in ENDINGS]
+    found = [folder / file for file in accepted if (folder / file).is_file()]
+    if not found:
+        return None, [f"table {name}: there is no {' or '.join(accepted)}"]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        return None, [f"table {name}: {names} are both there, keep one"]
+    return found[0], []
+
+
+def _read_file(path: Path, name: str) -> tuple[pa.Table | None, list[str]]:
+    """Read the needed columns of a file as they stand (CSV: as text), or name those missing."""
+    is_parquet = path.suffix == ".parquet"
+    found = pq.read_schema(path).names if is_parquet else _csv_header(path)
+    problems = _column_problems(found, name)
+    if problems:
+        return None, problems
+    # ParquetFile, since read_table would take parts of the path for columns (a=b/).
+    if is_parquet:
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=list(NEEDED[name])), []
+    return _read_csv(path, list(NEEDED[name])), []
+
+
+def _column_problems(found: list[str], name: str) -> list[str]:
+    """Say which needed columns a file lacks, or has twice."""
+    missing = [column for column in NEEDED[name] if column not in found]
+    twice = [column for column in NEEDED[name] if found.count(column) > 1]
+    problems = []
+    if missing:
+        has = ", ".join(found)
+        problems.append(f"table {name} lacks {_columns(missing)}; it has {has}")
+    if twice:
+        problems.append(f"table {name} has {_columns(twice)} more than once")
+    return problems
+
+
+def _columns(names: list[str]) -> str:
+    """Return 'column a' or 'columns a, b'."""
+    return f"{'column' if len(names) == 1 else 'columns'} {', '.join(names)}"
+
+
+# A quoted line break is legal inside a value, for instance in an address.
+_PARSE = pa_csv.ParseOptions(newlines_in_values=True)
+
+
+def _csv_header(path: Path) -> list[str]:
+    """Return the column names of a CSV file."""
+    with pa_csv.open_csv(path, parse_options=_PARSE) as reader:
+        return reader.schema.names
+
+
+def _read_csv(path: Path, columns: list[str]) -> pa.Table:
+    """Read columns of a CSV file as text, with an empty field as null.
+
+    Text first, because Arrow's own guess of a column's type is made on the first block of
+    the file and fails on the first row that differs, without saying which.
+    """
+    options = pa_csv.ConvertOptions(
+        include_columns=columns,
+        column_types=dict.fromkeys(columns, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+    )
+    return pa_csv.read_csv(path, parse_options=_PARSE, convert_options=options)
+
+
+# --- types ---------------------------------------------------------------------------------
+
+
+def _cast(rows: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
+    """Cast all columns to the needed types; one that cannot be is left out and reported."""
+    columns, problems = {}, []
+    for column, kind in NEEDED[name].items():
+        values = _plain(rows[column])
+        convert = partial(_convert, kind=kind)
+        try:
+            columns[column] = convert(values)
+        except pa.ArrowException:
+            row = _first_bad_row(values, convert)
+            problems.append(
+                f"table {name}, column {column}: {kind} expected, but data row {row + 1} has "
+                f"{str(values[row].as_py())!r}"
+            )
+    return pa.table(columns), problems
+
+
+def _plain(values: pa.ChunkedArray) -> pa.Array:
+    """Return one array without dictionary coding, and with NaN (a null of pandas) as null."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
+    return values.combine_chunks()
+
+
+def _convert(values: pa.Array, kind: str) -> pa.Array:
+    """Cast values to a BigQuery type's arrow type; raise an ArrowException if one will not go."""
+    if values.null_count == len(values):
+        return pa.nulls(len(values), ARROW_TYPES[kind])
+    casts = {"INT64": _integers, "FLOAT64": _floats, "STRING": _strings, "TIMESTAMP": _times}
+    return casts[kind](values)
+
+
+def _first_bad_row(values: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> int:
+    """Return the first row that `convert` refuses, by halving: arrow does not tell."""
+    start, length = 0, len(values)
+    while length > 1:
+        half = length // 2
+        try:
+            convert(values.slice(start, half))
+            start, length = start + half, length - half
+        except pa.ArrowException:
+            length = half
+    return start
+
+
+def _is_text(values: pa.Array) -> bool:
+    return pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+
+
+def _refuse(values: pa.Array, accepted: tuple[Callable[[pa.DataType], bool], ...]) -> None:
+    """Raise ArrowTypeError unless the values' type passes one of the tests.
+
+    Arrow would take an integer for a time and a truth value for a number.
+    """
+    if not any(test(values.type) for test in accepted):
+        raise pa.ArrowTypeError(f"unexpected type {values.type}")
+
+
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+
+
+def _integers(values: pa.Array) -> pa.Array:
+    """Cast text or numbers to integers; '12.0' is fine, since pandas writes it beside nulls."""
+    if _is_text(values):
+        trimmed = pc.utf8_trim_whitespace(values)
+        return pc.replace_substring_regex(trimmed, r"\.0+$", "").cast(pa.int64())
+    _refuse(values, _NUMBERS)
+    return values.cast(pa.int64())
+
+
+def _floats(values: pa.Array) -> pa.Array:
+    """Cast text or numbers to finite floats."""
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.string())  # Arrow's own cast makes 19.990000000000002 of 19.99
+    if _is_text(values):
+        values = pc.utf8_trim_whitespace(values)
+    else:
+        _refuse(values, _NUMBERS)
+    floats = values.cast(pa.float64())
+    if pc.any(pc.invert(pc.is_finite(floats))).as_py():
+        raise pa.ArrowInvalid("not finite")
+    return floats
+
+
+def _strings(values: pa.Array) -> pa.Array:
+    """Cast text, or numbers that happen to stand in a text column, to strings."""
+    _refuse(values, (pa.types.is_string, pa.types.is_large_string, *_NUMBERS))
+    return values.cast(pa.string())
+
+
+def _times(values: pa.Array) -> pa.Array:
+    """Cast text or timestamps to UTC timestamps in microseconds."""
+    if _is_text(values):
+        return _parse_times(values)
+    _refuse(values, (pa.types.is_timestamp,))
+    return values.cast(ARROW_TYPES["TIMESTAMP"], safe=False)  # unsafe cuts nanoseconds off
+
+
+def _parse_times(text: pa.Array) -> pa.Array:
+    """Parse '2022-07-17 13:08:00+00:00', with a fraction, T, Z, UTC, another zone, or none."""
+    text = pc.utf8_trim_whitespace(text)
+    text = pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1")
+    text = pc.replace_substring_regex(text, r" ?UTC$", "Z")
+    text = pc.replace_substring_regex(text, r"^(.{10}[ T][\d:.]+)$", r"\1Z")
+    return text.cast(ARROW_TYPES["TIMESTAMP"])
+
+
+# --- keys ----------------------------------------------------------------------------------
+
+
+def _key_problems(table: pa.Table, name: str) -> list[str]:
+    """Say which key columns hold nulls, and whether the id repeats."""
+    keys = [column for column in KEYS[name] if column in table.column_names]
+    problems = [_nulls(table[column], name, column) for column in keys]
+    if KEYS[name][0] in keys:
+        problems.append(_repeats(table[KEYS[name][0]], name))
+    return [problem for problem in problems if problem]
+
+
+def _nulls(values: pa.ChunkedArray, name: str, column: str) -> str | None:
+    """Say how many values of a key column are null, and where the first is."""
+    if values.null_count == 0:
+        return None
+    row = pc.index(values.is_null(), True).as_py() + 1
+    return f"table {name}, column {column}: {values.null_count} null, first in data row {row}"
+
+
+def _repeats(ids: pa.ChunkedArray, name: str) -> str | None:
+    """Say how many ids are used twice or more, and the smallest of them."""
+    counts = ids.drop_null().value_counts()
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated) == 0:
+        return None
+    return (
+        f"table {name}, column {KEYS[name][0]}: {len(repeated)} used more than once, "
+        f"for instance {pc.min(repeated).as_py()}"
+    )

@@ -1,0 +1,323 @@
+"""BigQuery: run a sql/ file, build its tables once, estimate and cap its cost, read a table.
+
+The files in sql/ are BigQuery SQL with Jinja placeholders for names and the feature list
+(`{{ tables.features }}`) and query parameters for values (`@horizon_days`).
+"""
+
+import hashlib
+import io
+import re
+import time
+from datetime import date, datetime, timedelta
+
+import jinja2
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from google.api_core.exceptions import NotFound
+from google.cloud import bigquery
+
+from lib import source
+from lib.cloud import Cloud
+from lib.config import ROOT, Settings
+from lib.stages import Needed, Outcome
+
+# What each file makes, and which tables of ours it reads.
+BUILDS = {
+    "01_prepare_bq": (
+        ("raw_users", "raw_orders", "raw_order_items", "raw_products", "source_counts"), ()),
+    "02_build_features": (("features",), ("raw_orders", "raw_order_items", "raw_users")),
+    "03_build_labels_churn": (("labels",), ("raw_orders",)),
+    "04_build_train": (("train",), ("features", "labels")),
+    "04_build_train_naive": (("train_naive",), ("features", "labels")),
+}
+TIB = 2**40
+
+
+def render(file: str, settings: Settings) -> list[str]:
+    """The statements of sql/<file>.sql with every name filled in.
+
+    Raises:
+        jinja2.UndefinedError: for a placeholder that nothing fills.
+    """
+    text = (ROOT / "sql" / f"{file}.sql").read_text(encoding="utf-8")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    tables = {key: settings.table(key) for key in settings.tables.model_dump()}
+    rendered = environment.from_string(text).render(
+        tables=tables, source=settings.source_dataset, label_column=settings.label.column,
+        features=settings.features, entity=settings.entity,
+    )
+    return [part.strip() for part in rendered.split(";\n") if part.strip()]
+
+
+def parameters(settings: Settings) -> dict[str, int | float]:
+    """Every query parameter that a sql/ file may use."""
+    low, high = settings.label.positive_rate_band
+    return {
+        "sample_percent": settings.snapshots.sample_percent,
+        "step_days": settings.snapshots.step_days,
+        "history_days": settings.snapshots.history_days,
+        "horizon_days": settings.label.horizon_days,
+        "active_days": settings.label.active_days,
+        "positive_rate_low": low,
+        "positive_rate_high": high,
+        "min_join_coverage": settings.checks.min_join_coverage,
+        "max_null_rate": settings.checks.max_null_rate,
+    }
+
+
+def job_config(cloud: Cloud, sql: str, **changes: object) -> bigquery.QueryJobConfig:
+    """Parameters that `sql` uses, labels, and the cap on bytes, for one statement."""
+    kinds = {int: "INT64", float: "FLOAT64"}
+    used = [
+        bigquery.ScalarQueryParameter(name, kinds[type(value)], value)
+        for name, value in parameters(cloud.settings).items() if re.search(rf"@{name}\b", sql)
+    ]
+    return bigquery.QueryJobConfig(
+        query_parameters=used, labels=cloud.settings.labels,
+        maximum_bytes_billed=cloud.settings.costs.max_bytes_billed, **changes,
+    )
+
+
+def build(cloud: Cloud, file: str) -> Outcome:
+    """Make the tables of sql/<file>.sql, or reuse them if nothing they depend on changed.
+
+    Each table carries two labels: `fingerprint` (of the SQL, the parameters and the builds of
+    the tables it reads) and `build` (when). Both are written last, so that a build that was
+    cut off is done again.
+
+    Raises:
+        google.api_core.exceptions.GoogleAPICallError: what BigQuery refused.
+    """
+    settings = cloud.settings
+    makes, reads = BUILDS[file]
+    statements = render(file, settings)
+    inputs = [built_at(cloud, key) for key in reads]
+    if None in inputs:
+        raise Needed(f"sql/{file}.sql reads {', '.join(reads)}, not all built yet",
+                     "the earlier stages", "./run_all.sh")
+    origin = [settings.thelook, _origin(settings)] if not reads else []
+    fingerprint = settings.fingerprint(statements, parameters(settings), inputs, origin)
+    tables = [_find(cloud, key) for key in makes]
+    if all(t is not None and t.labels.get("fingerprint") == fingerprint for t in tables):
+        return Outcome("reused", settings.table(makes[-1]), _figures(tables))
+    scanned = sum(_run(cloud, statement) for statement in statements)
+    tables = [_stamp(cloud, key, fingerprint) for key in makes]
+    figures = _figures(tables)
+    if scanned:
+        dollars = scanned / TIB * settings.costs.usd_per_tib_scanned
+        figures |= {"scanned_gb": round(scanned / 1e9, 3), "usd_at_most": round(dollars, 4)}
+    return Outcome("created", settings.table(makes[-1]), figures)
+
+
+def estimate(cloud: Cloud, statement: str) -> int:
+    """Bytes that one statement would scan, by a dry run (free). The local cloud says 0."""
+    config = job_config(cloud, statement, dry_run=True, use_query_cache=False)
+    return cloud.bigquery.query(statement, job_config=config).total_bytes_processed or 0
+
+
+def _run(cloud: Cloud, statement: str) -> int:
+    """Run one statement to its end; the bytes of its estimate."""
+    scanned, cap = estimate(cloud, statement), cloud.settings.costs.max_bytes_billed
+    if scanned > cap:
+        raise Needed(
+            f"a statement would scan {scanned / 1e9:.1f} GB, over the cap of {cap / 1e9:.1f} GB",
+            "fewer customers (snapshots.sample_percent) or a higher costs.max_bytes_billed",
+            "edit config.yaml")
+    cloud.bigquery.query(statement, job_config=job_config(cloud, statement)).result()
+    return scanned
+
+
+def _find(cloud: Cloud, key: str) -> bigquery.Table | None:
+    try:
+        return cloud.bigquery.get_table(cloud.settings.table(key))
+    except NotFound:
+        return None
+
+
+def _stamp(cloud: Cloud, key: str, fingerprint: str) -> bigquery.Table:
+    table = cloud.bigquery.get_table(cloud.settings.table(key))
+    table.labels = {
+        **cloud.settings.labels, "fingerprint": fingerprint, "build": str(time.time_ns()),
+    }
+    return cloud.bigquery.update_table(table, ["labels"])
+
+
+def _figures(tables: list[bigquery.Table]) -> dict[str, int]:
+    return {f"{table.table_id} rows": table.num_rows for table in tables}
+
+
+def built_at(cloud: Cloud, key: str) -> str | None:
+    """The `build` label of one of our tables (nanoseconds since 1970), None if not built."""
+    table = _find(cloud, key)
+    return table.labels.get("build") if table else None
+
+
+def create_dataset(cloud: Cloud, name: str | None = None) -> Outcome:
+    """The app's dataset (or another), in the configured location; made or reused."""
+    settings = cloud.settings
+    dataset = bigquery.Dataset(f"{settings.project}.{name or settings.names.dataset}")
+    try:
+        found = cloud.bigquery.get_dataset(dataset.reference)
+        if found.location != settings.place.location:
+            raise Needed(
+                f"dataset {found.full_dataset_id} stands in {found.location}",
+                f"a dataset in {settings.place.location}, or another name in config.yaml",
+                f"bq rm -r -d {settings.project}:{found.dataset_id}")
+        return Outcome("reused", str(dataset.reference))
+    except NotFound:
+        dataset.location, dataset.labels = settings.place.location, settings.labels
+        cloud.bigquery.create_dataset(dataset)
+        return Outcome("created", str(dataset.reference))
+
+
+def load_source(cloud: Cloud) -> Outcome:
+    """Make theLook readable by SQL: nothing to do for a BigQuery dataset; load a folder.
+
+    Raises:
+        lib.source.SourceError: a file, column or value of the export cannot be used.
+    """
+    settings = cloud.settings
+    if not settings.source_is_folder:
+        return Outcome("done", settings.source_dataset, {"as": "read where it is"})
+    stamp = _origin(settings)
+    reference = bigquery.DatasetReference(settings.project, settings.names.source_dataset)
+    try:
+        if cloud.bigquery.get_dataset(reference).description == stamp:
+            return Outcome("reused", settings.source_dataset)
+    except NotFound:
+        pass
+    tables = source.read_export(settings.source_folder)  # complains before anything is loaded
+    create_dataset(cloud, settings.names.source_dataset)
+    for name, rows in tables.items():
+        load_table(cloud, f"{settings.source_dataset}.{name}", rows, source.NEEDED[name])
+    dataset = cloud.bigquery.get_dataset(reference)
+    dataset.description = stamp  # last: a load that was cut off is done again
+    cloud.bigquery.update_dataset(dataset, ["description"])
+    return Outcome("created", settings.source_dataset,
+                   {f"{name} rows": rows.num_rows for name, rows in tables.items()})
+
+
+def _origin(settings: Settings) -> str:
+    """What the source is: a dataset's name, or a digest of a folder's files."""
+    if not settings.source_is_folder or not settings.source_folder.is_dir():
+        return settings.source
+    digest = hashlib.sha256()
+    for path in sorted(settings.source_folder.iterdir()):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    return f"export {digest.hexdigest()[:16]}"
+
+
+def load_table(cloud: Cloud, name: str, rows: pa.Table, schema: dict[str, str]) -> None:
+    """Replace table `name` by `rows`; schema: column -> BigQuery type."""
+    fields = [bigquery.SchemaField(column, kind) for column, kind in schema.items()]
+    cloud.bigquery.delete_table(name, not_found_ok=True)
+    cloud.bigquery.create_table(bigquery.Table(name, schema=fields))
+    file = io.BytesIO()
+    pq.write_table(rows, file)
+    file.seek(0)
+    config = bigquery.LoadJobConfig(
+        source_format="PARQUET", write_disposition="WRITE_TRUNCATE", labels=cloud.settings.labels)
+    # size=None: a resumable upload, which both targets take.
+    cloud.bigquery.load_table_from_file(file, name, size=None, job_config=config).result()
+
+
+def read_table(cloud: Cloud, key: str, columns: list[str] | None = None) -> pd.DataFrame:
+    """One of our tables, whole or some columns, through the Storage Read API."""
+    table = cloud.bigquery.get_table(cloud.settings.table(key))
+    fields = [f for f in table.schema if columns is None or f.name in columns]
+    rows = cloud.bigquery.list_rows(table, selected_fields=fields)
+    frame = rows.to_arrow(bqstorage_client=cloud.bigquery_read).to_pandas()
+    return frame if columns is None else frame[columns]
+
+
+def query(cloud: Cloud, sql: str, **values: object) -> pd.DataFrame:
+    """A small result, by REST; `values` (str, int, float, datetime, list of str) are parameters."""
+    config = job_config(cloud, sql)
+    config.query_parameters = [
+        *config.query_parameters,
+        *(_parameter(name, value) for name, value in values.items()),
+    ]
+    rows = cloud.bigquery.query(sql, job_config=config).result()
+    return rows.to_arrow(create_bqstorage_client=False).to_pandas()
+
+
+def run_checks(cloud: Cloud) -> pd.DataFrame:
+    """The rows (check, value, low, high, status) of sql/05_sanity_checks.sql."""
+    (statement,) = render("05_sanity_checks", cloud.settings)
+    return query(cloud, statement)
+
+
+def label_dates(settings: Settings, last_date: date) -> list[date]:
+    """The label spine of sql/03, oldest first, given the day of the newest order."""
+    newest = last_date - timedelta(days=settings.label.horizon_days)
+    step, history = settings.snapshots.step_days, settings.snapshots.history_days
+    return [newest - timedelta(days=n) for n in range(0, history + 1, step)][::-1]
+
+
+# -- look-ups for the notebooks: one line of SQL each ---------------------------------------
+
+
+def customer_rows(cloud: Cloud, key: str, customer_id: str) -> pd.DataFrame:
+    """All rows of one customer in one of our tables."""
+    sql = f"select * from `{cloud.settings.table(key)}` where customer_id = @customer_id"
+    return query(cloud, sql, customer_id=customer_id)
+
+
+def newest_snapshot(cloud: Cloud) -> datetime:
+    """The newest feature_timestamp."""
+    sql = f"select max(feature_timestamp) as t from `{cloud.settings.table('features')}`"
+    return query(cloud, sql)["t"][0].to_pydatetime()
+
+
+def newest_features(cloud: Cloud, one_in: int = 10) -> pd.DataFrame:
+    """One in `one_in` customers' rows of the newest snapshot, in the order of customer_id."""
+    sql = (f"select * from `{cloud.settings.table('features')}` where feature_timestamp = @t "
+           f"and mod(farm_fingerprint(customer_id), {one_in}) = 0 order by customer_id")
+    return query(cloud, sql, t=newest_snapshot(cloud))
+
+
+def served_customers(cloud: Cloud, count: int) -> list[str]:
+    """`count` customers of the newest snapshot that ordered in the last 90 days: the
+    population that the model was trained on. The same ones each time."""
+    sql = (f"select customer_id from `{cloud.settings.table('features')}` where "
+           f"feature_timestamp = @t and orders_90d > 0 "
+           f"order by farm_fingerprint(customer_id) limit {count}")
+    return sorted(query(cloud, sql, t=newest_snapshot(cloud))["customer_id"], key=int)
+
+
+def newest_rows(cloud: Cloud, customers: list[str]) -> pd.DataFrame:
+    """The newest row of each of these customers, by customer_id: what training would see now."""
+    sql = (f"select * from `{cloud.settings.table('features')}` where customer_id in "
+           "unnest(@customers) qualify row_number() over "
+           "(partition by customer_id order by feature_timestamp desc) = 1")
+    return query(cloud, sql, customers=customers).set_index("customer_id").loc[customers]
+
+
+def newest_row(cloud: Cloud, customer_id: str) -> pd.Series:
+    """The newest row of one customer."""
+    return newest_rows(cloud, [customer_id]).iloc[0]
+
+
+def silent_customer(cloud: Cloud) -> str:
+    """A customer whose last two orders lie 100 to 200 days before the newest snapshot."""
+    sql = (f"select customer_id from `{cloud.settings.table('features')}` where "
+           "feature_timestamp = @t and days_since_last_order between 100 and 200 "
+           "and orders_lifetime = 2 order by customer_id limit 1")
+    return query(cloud, sql, t=newest_snapshot(cloud))["customer_id"][0]
+
+
+def example_label(train: pd.DataFrame, label_column: str) -> pd.Series:
+    """A row of train_dataset that makes a good picture: two recent orders, and one to come."""
+    good = train[(train["orders_90d"] == 2) & (train[label_column] == 0)]
+    rows = good if len(good) else train[train["feature_timestamp"].notna()]
+    middle = rows["label_timestamp"].quantile(0.5, interpolation="nearest")
+    return rows[rows["label_timestamp"] == middle].sort_values("customer_id").iloc[0]
+
+
+def _parameter(name: str, value: object):
+    if isinstance(value, list):
+        return bigquery.ArrayQueryParameter(name, "STRING", value)
+    kinds = {str: "STRING", int: "INT64", float: "FLOAT64"}
+    return bigquery.ScalarQueryParameter(name, kinds.get(type(value), "TIMESTAMP"), value)

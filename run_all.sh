@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Run the seven notebooks, unattended: ./run_all.sh --help
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+scripts/setup.sh
+exec .venv/bin/python -m lib.run "$@"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The one test command: unit, contract and data tests, then the notebooks' outputs (nbval).
+#   scripts/test.sh             everything
+#   scripts/test.sh --quick     without the notebooks
+#   scripts/test.sh ARGUMENTS   pytest with these arguments instead
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/setup.sh
+case "${1:-}" in
+    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    "" | --quick) ;;
+    *) exec .venv/bin/python -m pytest "$@" ;;
+esac
+.venv/bin/python -m pytest -q tests
+if [ "${1:-}" != --quick ]; then
+    .venv/bin/python -m pytest -q -p no:cacheprovider --nbval \
+        --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks
+fi

@@ -1,0 +1,66 @@
+-- One snapshot of theLook: the columns that the demo needs, in a dataset of our own.
+--
+-- Why copy at all: the public dataset is rewritten from scratch every day, and every id
+-- changes with it. Features built today and labels built tomorrow would not belong together.
+-- Why `customer_id` is a STRING: the feature store's entity id is one.
+-- Why final `status` is not copied: it is only known later, so no feature may use it.
+
+-- grain: one row per sign-up
+create or replace table `{{ tables.raw_users }}`
+cluster by customer_id
+as
+select
+    cast(id as string) as customer_id,
+    created_at as signed_up_at,
+from `{{ source }}.users`
+where abs(mod(farm_fingerprint(cast(id as string)), 100)) < @sample_percent;
+
+-- grain: one row per order
+create or replace table `{{ tables.raw_orders }}`
+partition by timestamp_trunc(ordered_at, month)
+cluster by customer_id
+as
+select
+    cast(user_id as string) as customer_id,
+    order_id,
+    created_at as ordered_at,
+from `{{ source }}.orders`
+where abs(mod(farm_fingerprint(cast(user_id as string)), 100)) < @sample_percent;
+
+-- grain: one row per item of an order. The item's time is its order's: the source moves
+-- order_items.created_at by hours to days in either direction.
+create or replace table `{{ tables.raw_order_items }}`
+partition by timestamp_trunc(ordered_at, month)
+cluster by customer_id
+as
+select
+    cast(orders.user_id as string) as customer_id,
+    order_items.order_id,
+    order_items.id as order_item_id,
+    order_items.product_id,
+    order_items.sale_price,
+    orders.created_at as ordered_at,
+    order_items.returned_at,
+from `{{ source }}.order_items` as order_items
+inner join `{{ source }}.orders` as orders
+    on order_items.order_id = orders.order_id
+where abs(mod(farm_fingerprint(cast(orders.user_id as string)), 100)) < @sample_percent;
+
+-- grain: one row per product
+create or replace table `{{ tables.raw_products }}`
+as
+select
+    id as product_id,
+    category,
+from `{{ source }}.products`;
+
+-- grain: one row per source table: what was there when the snapshot was taken
+create or replace table `{{ tables.source_counts }}`
+as
+select 'users' as table_name, count(*) as source_rows from `{{ source }}.users`
+union all
+select 'orders' as table_name, count(*) as source_rows from `{{ source }}.orders`
+union all
+select 'order_items' as table_name, count(*) as source_rows from `{{ source }}.order_items`
+union all
+select 'products' as table_name, count(*) as source_rows from `{{ source }}.products`;

@@ -1,0 +1,144 @@
+-- features_customer: what was known about each customer at each snapshot.
+--
+-- grain: one row per customer that has ordered before T, and snapshot T (feature_timestamp).
+-- Every window is (T - W, T]: nothing after T is read, and a return counts only once
+-- `returned_at <= T`. A customer who falls silent keeps getting rows, with zeros, and NULL
+-- where a ratio has no denominator; otherwise the online store would serve the last busy
+-- week for ever.
+create or replace table `{{ tables.features }}`
+partition by timestamp_trunc(feature_timestamp, day)
+cluster by customer_id
+as
+with orders as (
+    select * from `{{ tables.raw_orders }}`
+),
+
+order_items as (
+    select * from `{{ tables.raw_order_items }}`
+),
+
+products as (
+    select * from `{{ tables.raw_products }}`
+),
+
+users as (
+    select * from `{{ tables.raw_users }}`
+),
+
+-- Snapshots count back from the last day of the data, never from today. They reach past the
+-- label spine by its horizon (newer: what is served online) and one step (older: the first
+-- label needs a snapshot at or before it).
+last_day as (
+    select date(max(ordered_at)) as last_date from orders
+),
+
+spine as (
+    select timestamp(snapshot_date) as feature_timestamp
+    from last_day
+    cross join unnest(generate_date_array(
+        date_sub(last_date, interval (@history_days + @horizon_days + @step_days) day),
+        last_date
+    )) as snapshot_date
+    where mod(date_diff(last_date, snapshot_date, day), @step_days) = 0
+),
+
+-- An order is a customer's newest one from its own time until the next one's. So each
+-- (customer, T) meets exactly one row here.
+order_history as (
+    select
+        customer_id,
+        ordered_at,
+        row_number() over (customer_orders) as orders_lifetime,
+        coalesce(
+            lead(ordered_at) over (customer_orders),
+            timestamp '9999-12-31'
+        ) as next_ordered_at,
+    from orders
+    window customer_orders as (partition by customer_id order by ordered_at, order_id)
+),
+
+customers_at_snapshot as (
+    select
+        order_history.customer_id,
+        spine.feature_timestamp,
+        order_history.orders_lifetime,
+        order_history.ordered_at as last_ordered_at,
+    from order_history
+    inner join spine
+        on spine.feature_timestamp >= order_history.ordered_at
+        and spine.feature_timestamp < order_history.next_ordered_at
+),
+
+orders_in_window as (
+    select
+        orders.customer_id,
+        spine.feature_timestamp,
+        cast(countif(
+            orders.ordered_at > timestamp_sub(spine.feature_timestamp, interval 30 day)
+        ) as int64) as orders_30d,
+        count(*) as orders_90d,
+    from orders
+    inner join spine
+        on orders.ordered_at > timestamp_sub(spine.feature_timestamp, interval 90 day)
+        and orders.ordered_at <= spine.feature_timestamp
+    group by orders.customer_id, spine.feature_timestamp
+),
+
+items_in_window as (
+    select
+        order_items.customer_id,
+        spine.feature_timestamp,
+        sum(if(
+            order_items.ordered_at > timestamp_sub(spine.feature_timestamp, interval 30 day),
+            order_items.sale_price,
+            0
+        )) as revenue_30d,
+        sum(order_items.sale_price) as revenue_90d,
+        count(distinct order_items.product_id) as distinct_products_90d,
+        count(distinct products.category) as distinct_categories_90d,
+        cast(countif(
+            order_items.returned_at <= spine.feature_timestamp
+        ) as int64) as returned_items_90d,
+        count(*) as items_90d,
+    from order_items
+    inner join spine
+        on order_items.ordered_at > timestamp_sub(spine.feature_timestamp, interval 90 day)
+        and order_items.ordered_at <= spine.feature_timestamp
+    left join products
+        on order_items.product_id = products.product_id
+    group by order_items.customer_id, spine.feature_timestamp
+)
+
+select
+    base.customer_id,
+
+    coalesce(orders_in_window.orders_30d, 0) as orders_30d,
+    coalesce(orders_in_window.orders_90d, 0) as orders_90d,
+    round(coalesce(items_in_window.revenue_30d, 0), 2) as revenue_30d,
+    round(coalesce(items_in_window.revenue_90d, 0), 2) as revenue_90d,
+    round(
+        safe_divide(items_in_window.revenue_90d, orders_in_window.orders_90d), 2
+    ) as avg_order_value_90d,
+    cast(floor(
+        (unix_seconds(base.feature_timestamp) - unix_seconds(base.last_ordered_at)) / 86400
+    ) as int64) as days_since_last_order,
+    coalesce(items_in_window.distinct_products_90d, 0) as distinct_products_90d,
+    coalesce(items_in_window.distinct_categories_90d, 0) as distinct_categories_90d,
+    safe_divide(
+        items_in_window.returned_items_90d, items_in_window.items_90d
+    ) as return_rate_90d,
+    cast(floor(
+        (unix_seconds(base.feature_timestamp) - unix_seconds(users.signed_up_at)) / 86400
+    ) as int64) as tenure_days,
+    base.orders_lifetime,
+
+    base.feature_timestamp,
+from customers_at_snapshot as base
+left join orders_in_window
+    on base.customer_id = orders_in_window.customer_id
+    and base.feature_timestamp = orders_in_window.feature_timestamp
+left join items_in_window
+    on base.customer_id = items_in_window.customer_id
+    and base.feature_timestamp = items_in_window.feature_timestamp
+left join users
+    on base.customer_id = users.customer_id;

@@ -1,0 +1,83 @@
+"""config.yaml is checked before anything is asked of any service."""
+
+import pytest
+import yaml
+
+from lib import config
+
+
+def test_the_committed_file_loads_for_every_environment():
+    for env in ("dev", "prod"):
+        settings = config.load(target="local", env=env)
+        assert settings.names.dataset == f"churn_{env}"
+        assert settings.names.feature_view.startswith(f"churn_{env}_")
+        assert settings.table("features") == f"local-demo.churn_{env}.features_customer"
+
+
+def test_an_environment_block_overrides_only_what_it_names():
+    dev, prod = (config.load(target="local", env=env) for env in ("dev", "prod"))
+    assert (dev.online_store.max_node_count, prod.online_store.max_node_count) == (1, 2)
+    assert dev.online_store.min_node_count == prod.online_store.min_node_count
+
+
+def test_gcp_needs_a_project_of_its_own():
+    with pytest.raises(config.ConfigError, match=r"targets\.gcp\.project = 'your-project-id'"):
+        config.load(target="gcp")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ({"lable": {}}, ["lable", "unknown key"]),
+        ({"label": {"horizn": 1}}, ["label.horizn", "unknown key"]),
+        ({"label": {"horizon_days": 45}}, ["label.horizon_days = 45", "60 or 90"]),
+        ({"snapshots": {"step_days": "weekly"}}, ["snapshots.step_days = 'weekly'", "integer"]),
+        ({"targets": {"local": {"region": "asia-northeast3"}}},
+         ["targets.local.region = 'asia-northeast3'", "us-central1"]),
+        ({"targets": {"local": {"location": "EU-WEST"}}}, ["location = 'EU-WEST'", "us-central1"]),
+        ({"names": {"feature_group": "Churn-Dev"}}, ["names.feature_group = 'Churn-Dev'"]),
+        ({"names": {"feature_view": "other_view"}}, ["names.feature_view", "churn_dev"]),
+        ({"names": {"bucket": "Under_score"}}, ["names.bucket = 'Under_score'"]),
+        ({"names": {"model": "{nonsense}_model"}}, ["names.model", "{app}"]),
+        ({"app": "1churn"}, ["app = '1churn'"]),
+        ({"features": []}, ["features"]),
+        ({"train": {"split_ratios": [0.5, 0.2, 0.2]}}, ["train.split_ratios", "add up to 1"]),
+        ({"train": {"model_type": "xgboost"}}, ["train.model_type = 'xgboost'"]),
+        ({"label": {"positive_rate_band": [0.9, 0.1]}}, ["label.positive_rate_band"]),
+        ({"online_store": {"min_node_count": 3}}, ["online_store", "max_node_count"]),
+        ({"predict": {"customers": 3}}, ["predict.customers = 3", "10"]),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(override, told):
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(target="local", overrides=override)
+    for part in told:
+        assert part in str(caught.value)
+
+
+def test_a_doubled_feature_is_refused():
+    tree = yaml.safe_load((config.ROOT / "config.yaml").read_text())
+    features = [*tree["features"], tree["features"][0]]
+    with pytest.raises(config.ConfigError, match="given more than once"):
+        config.load(target="local", overrides={"features": features})
+
+
+def test_a_missing_and_a_broken_file_are_told_apart(tmp_path):
+    with pytest.raises(config.ConfigError, match="cannot be read"):
+        config.load(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(config.ConfigError, match="not valid YAML"):
+        config.load(broken)
+
+
+def test_the_label_column_follows_the_horizon():
+    ninety = config.load(target="local", overrides={"label": {"horizon_days": 90}})
+    assert ninety.label.column == "label_churn_90d"
+
+
+def test_a_source_is_a_dataset_or_a_folder(tmp_path):
+    assert not config.load(target="local").source_is_folder
+    folder = config.load(target="local", overrides={"source": str(tmp_path)})
+    assert folder.source_is_folder
+    assert folder.source_dataset == "local-demo.churn_dev_source"

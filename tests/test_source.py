@@ -1,0 +1,400 @@
+"""Reading somebody's export: what is accepted, and that every problem is named, all at once."""
+
+import gzip
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lib import source
+from lib.source import NEEDED, SourceError, read_export
+
+# Columns in another order than NEEDED, and more of them, as a real export has.
+CSV = {
+    "users": [
+        "id,first_name,age,gender,country,traffic_source,created_at",
+        "1,Ada,31,F,China,Search,2022-07-17 13:08:00+00:00",
+        '2,"Bo ""B"", jr",44,M,Brasil,Email,2023-01-02 03:04:00+00:00',
+    ],
+    "orders": [
+        "order_id,user_id,status,gender,created_at,returned_at,num_of_item",
+        "1,1,Complete,F,2022-08-01 10:00:00+00:00,,2",
+        "2,2,Returned,M,2023-02-01 10:00:00+00:00,2023-02-09 10:00:00+00:00,1",
+    ],
+    "order_items": [
+        "id,order_id,user_id,product_id,status,created_at,returned_at,sale_price",
+        "1,1,1,10,Complete,2022-08-01 09:00:00+00:00,,19.99",
+        "2,1,1,11,Complete,2022-08-02 09:00:00+00:00,,5",
+        "3,2,2,12,Returned,2023-02-01 09:00:00+00:00,2023-02-09 10:00:00+00:00,0.5",
+    ],
+    "products": [
+        "id,cost,category,name,brand,retail_price,department",
+        "10,9.5,Jeans,Blue Jeans,Acme,19.99,Women",
+        "11,2.5,Socks,,,5.0,Women",
+        "12,.2,Socks,Crew,Acme,0.50,Men",
+    ],
+}
+
+
+def write_csv(folder, **changed):
+    """Write the export above; keyword arguments replace the lines of a table."""
+    for name, lines in {**CSV, **changed}.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_parquet(folder, name, **columns):
+    """Replace a table of the CSV export by a parquet file; columns replace its columns."""
+    table = read_export(write_csv(folder))[name]
+    (folder / f"{name}.csv").unlink()
+    for column, values in columns.items():
+        table = table.set_column(table.column_names.index(column), column, values)
+    pq.write_table(table, folder / f"{name}.parquet")
+    return folder
+
+
+def problems(folder):
+    with pytest.raises(SourceError) as error:
+        read_export(folder)
+    return error.value.problems
+
+
+def orders_with(line):
+    """Return the lines of orders with a third order."""
+    return [*CSV["orders"], line]
+
+
+# --- what is accepted ----------------------------------------------------------------------
+
+
+def test_csv_is_read_with_the_needed_columns_and_types(tmp_path):
+    tables = read_export(write_csv(tmp_path))
+    arrow = {
+        "INT64": pa.int64(), "FLOAT64": pa.float64(), "STRING": pa.string(),
+        "TIMESTAMP": pa.timestamp("us", tz="UTC"),
+    }
+    assert list(tables) == ["users", "orders", "order_items", "products"]
+    for name, table in tables.items():
+        expected = [(column, arrow[kind]) for column, kind in NEEDED[name].items()]
+        assert [(field.name, field.type) for field in table.schema] == expected
+    assert tables["orders"].to_pylist() == [
+        {"order_id": 1, "user_id": 1, "status": "Complete", "num_of_item": 2,
+         "created_at": datetime(2022, 8, 1, 10, tzinfo=UTC), "returned_at": None},
+        {"order_id": 2, "user_id": 2, "status": "Returned", "num_of_item": 1,
+         "created_at": datetime(2023, 2, 1, 10, tzinfo=UTC),
+         "returned_at": datetime(2023, 2, 9, 10, tzinfo=UTC)},
+    ]
+    assert tables["order_items"]["sale_price"].to_pylist() == [19.99, 5.0, 0.5]
+    assert tables["products"]["brand"].to_pylist() == ["Acme", None, "Acme"]
+
+
+def test_needed_is_what_the_demo_needs():
+    assert {name: " ".join(sorted(columns)) for name, columns in NEEDED.items()} == {
+        "users": "age country created_at gender id traffic_source",
+        "orders": "created_at num_of_item order_id returned_at status user_id",
+        "order_items": "created_at id order_id product_id returned_at sale_price status user_id",
+        "products": "brand category department id retail_price",
+    }
+
+
+def test_gzipped_csv_parquet_and_plain_csv_may_be_mixed(tmp_path):
+    plain = read_export(write_csv(tmp_path))
+    users = tmp_path / "users.csv"
+    (tmp_path / "users.csv.gz").write_bytes(gzip.compress(users.read_bytes()))
+    users.unlink()
+    pq.write_table(plain["products"], tmp_path / "products.parquet")
+    (tmp_path / "products.csv").unlink()
+    (tmp_path / "events.csv").write_text("not,ours\n")
+    mixed = read_export(str(tmp_path))
+    assert all(mixed[name].equals(plain[name]) for name in NEEDED)
+
+
+TIMES = {
+    "2022-07-17 13:08:00+00:00": "2022-07-17T13:08:00",
+    "2022-07-17 13:08:01 UTC": "2022-07-17T13:08:01",
+    "2022-07-17 13:08:02.5+00:00": "2022-07-17T13:08:02.500000",
+    "2022-07-17 13:08:03.123456 UTC": "2022-07-17T13:08:03.123456",
+    "2022-07-17T13:08:04Z": "2022-07-17T13:08:04",
+    "2022-07-17T13:08:05.25Z": "2022-07-17T13:08:05.250000",
+    "2022-07-17 13:08:06": "2022-07-17T13:08:06",
+    "2022-07-17T13:08:07.123456789": "2022-07-17T13:08:07.123456",
+    "2022-07-17 22:08:08+09:00": "2022-07-17T13:08:08",
+    "2022-07-17 08:08:09-05:00": "2022-07-17T13:08:09",
+}
+
+
+def test_csv_times_may_be_written_in_many_ways_within_one_column(tmp_path):
+    lines = [CSV["orders"][0]]
+    lines += [f"{n},1,Complete,F,{text},,1" for n, text in enumerate(TIMES, start=1)]
+    lines += [f"{n},1,Returned,F,2022-07-01 00:00:00 UTC,{text},1"
+              for n, text in enumerate(["", *TIMES], start=100)]
+    orders = read_export(write_csv(tmp_path, orders=lines))["orders"]
+    expected = [datetime.fromisoformat(text).replace(tzinfo=UTC) for text in TIMES.values()]
+    assert orders["created_at"].to_pylist()[: len(TIMES)] == expected
+    assert orders["returned_at"].to_pylist()[len(TIMES) :] == [None, *expected]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ms"), pa.timestamp("s"),
+     pa.timestamp("us", tz="UTC"), pa.timestamp("ns", tz="Asia/Seoul"), pa.string()],
+    ids=str,
+)
+def test_parquet_times_may_have_any_unit_and_zone(tmp_path, kind):
+    moments = [datetime(2022, 8, 1, 10, tzinfo=UTC), datetime(2023, 2, 1, 10, tzinfo=UTC)]
+    values = pa.array(moments, pa.timestamp("us", tz="UTC"))
+    if pa.types.is_timestamp(kind) and kind.tz is None:  # naive means UTC
+        values = values.cast(pa.timestamp("us"))
+    folder = write_parquet(tmp_path, "orders", created_at=values.cast(kind))
+    created = read_export(folder)["orders"]["created_at"]
+    assert created.type == pa.timestamp("us", tz="UTC")
+    assert created.to_pylist() == moments
+
+
+def test_parquet_nanoseconds_are_cut_off(tmp_path):
+    nanos = pa.array([1_700_000_000_123_456_789, 1_700_000_000_000_000_001], pa.timestamp("ns"))
+    orders = read_export(write_parquet(tmp_path, "orders", created_at=nanos))["orders"]
+    created = orders["created_at"]
+    assert created.cast(pa.int64()).to_pylist() == [1_700_000_000_123_456, 1_700_000_000_000_000]
+
+
+def test_parquet_types_of_other_writers_are_cast(tmp_path):
+    folder = write_parquet(
+        tmp_path,
+        "order_items",
+        id=pa.array([1, 2, 3], pa.int32()),
+        order_id=pa.array([1.0, 1.0, 2.0]),
+        status=pa.array(["Complete", "Complete", "Returned"]).dictionary_encode(),
+        returned_at=pa.nulls(3),
+        sale_price=pa.array([Decimal("19.99"), None, Decimal("0.50")], pa.decimal128(9, 2)),
+    )
+    items = read_export(folder)["order_items"]
+    assert items["id"].to_pylist() == [1, 2, 3]
+    assert items["order_id"].to_pylist() == [1, 1, 2]
+    assert items["status"].to_pylist() == ["Complete", "Complete", "Returned"]
+    assert items["returned_at"].null_count == 3
+    assert items["sale_price"].to_pylist() == [19.99, None, 0.5]
+
+
+def test_nan_is_null(tmp_path):
+    folder = write_parquet(tmp_path, "users", age=pa.array([31.0, float("nan")]))
+    assert read_export(folder)["users"]["age"].to_pylist() == [31, None]
+
+
+def test_integers_that_pandas_wrote_as_floats_are_read(tmp_path):
+    tables = read_export(write_csv(tmp_path, orders=orders_with(
+        "3.0,1.0,Complete,F,2022-08-01 10:00:00+00:00,,")))
+    assert tables["orders"].slice(2).select(["order_id", "num_of_item"]).to_pylist() == [
+        {"order_id": 3, "num_of_item": None}
+    ]
+
+
+def test_byte_order_mark_and_crlf_are_read(tmp_path):
+    write_csv(tmp_path)
+    text = "\ufeff" + "\r\n".join(CSV["users"])
+    (tmp_path / "users.csv").write_bytes(text.encode())
+    assert read_export(tmp_path)["users"]["id"].to_pylist() == [1, 2]
+
+
+def test_line_breaks_in_quotes_are_read_in_a_file_of_more_than_one_block(tmp_path):
+    name = '"' + "line\n" * 2_000 + '"'
+    lines = [CSV["users"][0]]
+    lines += [f"{n},{name},20,F,Japan,Search,2024-01-01 00:00:00Z" for n in range(1, 301)]
+    users = read_export(write_csv(tmp_path, users=lines))["users"]  # 3 MB; a block is 1 MB
+    assert users["id"].to_pylist() == list(range(1, 301))
+
+
+# --- what is refused -----------------------------------------------------------------------
+
+
+def test_missing_folder(tmp_path):
+    gone = tmp_path / "gone"
+    assert problems(gone) == ["there is no such folder"]
+    with pytest.raises(SourceError, match="gone cannot be used.*Needed: a folder with one file"):
+        read_export(gone)
+
+
+def test_missing_file_names_what_is_accepted(tmp_path):
+    (write_csv(tmp_path) / "orders.csv").unlink()
+    (tmp_path / "orders.parquet").mkdir()  # a folder of that name is no file
+    assert problems(tmp_path) == [
+        "table orders: there is no orders.csv or orders.csv.gz or orders.parquet"
+    ]
+
+
+def test_two_files_for_one_table(tmp_path):
+    (write_csv(tmp_path) / "users.parquet").write_bytes(b"")
+    assert problems(tmp_path) == [
+        "table users: users.csv and users.parquet are both there, keep one"
+    ]
+
+
+@pytest.mark.parametrize("as_parquet", [False, True])
+def test_missing_columns_name_what_there_is(tmp_path, as_parquet):
+    lines = ["order_id,user_id,created_at,returned_at,items", "1,1,2022-08-01 10:00:00Z,,1"]
+    write_csv(tmp_path, orders=lines)
+    if as_parquet:
+        (tmp_path / "orders.csv").unlink()
+        names = lines[0].split(",")
+        pq.write_table(pa.table({name: ["1"] for name in names}), tmp_path / "orders.parquet")
+    assert problems(tmp_path) == [
+        "table orders lacks columns status, num_of_item; it has order_id, user_id, "
+        "created_at, returned_at, items"
+    ]
+
+
+def test_a_column_that_is_there_twice(tmp_path):
+    lines = [f"{CSV['products'][0]},id", *(f"{line},1" for line in CSV["products"][1:])]
+    assert problems(write_csv(tmp_path, products=lines)) == [
+        "table products has column id more than once"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("x,1,Complete,F,2022-08-01 10:00:00Z,,1",
+         "order_id: INT64 expected, but data row 3 has 'x'"),
+        ("3,1.5,Complete,F,2022-08-01 10:00:00Z,,1",
+         "user_id: INT64 expected, but data row 3 has '1.5'"),
+        ("3,1,Complete,F,17/07/2022 13:08,,1",
+         "created_at: TIMESTAMP expected, but data row 3 has '17/07/2022 13:08'"),
+        ("3,1,Complete,F,2022-08-01 10:00:00Z,2022-13-01 10:00:00Z,1",
+         "returned_at: TIMESTAMP expected, but data row 3 has '2022-13-01 10:00:00Z'"),
+        ("3,1,Complete,F,2022-08-01 10:00:00Z,1659348000,1",
+         "returned_at: TIMESTAMP expected, but data row 3 has '1659348000'"),
+        ("3,1,Complete,F,2022-08-01,,1",
+         "created_at: TIMESTAMP expected, but data row 3 has '2022-08-01'"),
+    ],
+)
+def test_csv_value_that_cannot_be_cast(tmp_path, line, problem):
+    folder = write_csv(tmp_path, orders=orders_with(line))
+    assert problems(folder) == [f"table orders, column {problem}"]
+
+
+@pytest.mark.parametrize("text", ["$5.00", "inf", "nan", "1,5"])
+def test_csv_price_that_is_no_finite_number(tmp_path, text):
+    lines = [*CSV["products"], f'13,1,Socks,Crew,Acme,"{text}",Men']
+    assert problems(write_csv(tmp_path, products=lines)) == [
+        f"table products, column retail_price: FLOAT64 expected, but data row 4 has '{text}'"
+    ]
+
+
+@pytest.mark.parametrize("bad", [1, 500, 777, 1000])
+def test_the_first_bad_row_is_named(tmp_path, bad):
+    lines = [CSV["users"][0]]
+    for row in range(1, 1001):
+        age = f"old{row}" if row in (bad, 1000) else row % 60
+        lines.append(f"{row},Ada,{age},F,China,Search,2022-07-17 13:08:00+00:00")
+    assert problems(write_csv(tmp_path, users=lines)) == [
+        f"table users, column age: INT64 expected, but data row {bad} has 'old{bad}'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "problem"),
+    [
+        ("order_id", pa.array([1.0, 2.5]), "INT64 expected, but data row 2 has '2.5'"),
+        ("order_id", pa.array([True, False]), "INT64 expected, but data row 1 has 'True'"),
+        ("order_id", pa.array([1, 2**63], pa.uint64()),
+         "INT64 expected, but data row 2 has '9223372036854775808'"),
+        ("created_at", pa.array([1, 2]), "TIMESTAMP expected, but data row 1 has '1'"),
+        ("returned_at", pa.array([None, "soon"]), "TIMESTAMP expected, but data row 2 has 'soon'"),
+        ("status", pa.array([["a"], ["b"]]), """STRING expected, but data row 1 has "['a']\""""),
+    ],
+)
+def test_parquet_value_that_cannot_be_cast(tmp_path, column, values, problem):
+    folder = write_parquet(tmp_path, "orders", **{column: values})
+    assert problems(folder) == [f"table orders, column {column}: {problem}"]
+
+
+@pytest.mark.parametrize("as_parquet", [False, True])
+def test_empty_table(tmp_path, as_parquet):
+    if as_parquet:
+        write_parquet(tmp_path, "users")
+        users = pq.read_table(tmp_path / "users.parquet")
+        pq.write_table(users.slice(0, 0), tmp_path / "users.parquet")
+    else:
+        write_csv(tmp_path, users=CSV["users"][:1])
+    file = "users.parquet" if as_parquet else "users.csv"
+    assert problems(tmp_path) == [f"table users ({file}) is empty"]
+
+
+@pytest.mark.parametrize("file", ["users.csv", "users.csv.gz", "users.parquet"])
+@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing of the kind\n1,2\n"])
+def test_a_file_that_is_something_else(tmp_path, file, content):
+    (write_csv(tmp_path) / "users.csv").unlink()
+    (tmp_path / file).write_bytes(content)
+    (problem,) = problems(tmp_path)
+    assert problem.startswith((f"{file} cannot be read: ", "table users lacks columns id, age,"))
+
+
+def test_a_row_with_too_few_fields(tmp_path):
+    (problem,) = problems(write_csv(tmp_path, orders=orders_with("3,1,Complete")))
+    assert problem.startswith("orders.csv cannot be read: ")
+    assert "Expected 7 columns, got 3" in problem
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "column"),
+    [
+        ("users", ",Ada,31,F,China,Search,2022-07-17 13:08:00Z", "id"),
+        ("users", "9,Ada,31,F,China,Search,", "created_at"),
+        ("orders", ",1,Complete,F,2022-07-17 13:08:00Z,,1", "order_id"),
+        ("orders", "9,,Complete,F,2022-07-17 13:08:00Z,,1", "user_id"),
+        ("orders", "9,1,Complete,F,,,1", "created_at"),
+        ("order_items", ",1,1,10,Complete,2022-07-17 13:08:00Z,,1", "id"),
+        ("order_items", "9,,1,10,Complete,2022-07-17 13:08:00Z,,1", "order_id"),
+        ("order_items", "9,1,,10,Complete,2022-07-17 13:08:00Z,,1", "user_id"),
+        ("order_items", "9,1,1,,Complete,2022-07-17 13:08:00Z,,1", "product_id"),
+        ("order_items", "9,1,1,10,Complete,,,1", "created_at"),
+        ("products", ",1,Socks,Crew,Acme,1,Men", "id"),
+    ],
+)
+def test_null_in_a_key(tmp_path, table, line, column):
+    lines = [*CSV[table], line]
+    assert problems(write_csv(tmp_path, **{table: lines})) == [
+        f"table {table}, column {column}: 1 null, first in data row {len(lines) - 1}"
+    ]
+
+
+def test_null_in_a_parquet_key(tmp_path):
+    folder = write_parquet(tmp_path, "orders", user_id=pa.nulls(2))
+    assert problems(folder) == ["table orders, column user_id: 2 null, first in data row 1"]
+
+
+@pytest.mark.parametrize("table", list(NEEDED))
+def test_repeated_ids(tmp_path, table):
+    lines = [*CSV[table], CSV[table][1], CSV[table][2], CSV[table][2]]
+    first = int(CSV[table][1].split(",")[0])
+    assert problems(write_csv(tmp_path, **{table: lines})) == [
+        f"table {table}, column {source.KEYS[table][0]}: 2 used more than once, "
+        f"for instance {first}"
+    ]
+
+
+def test_all_problems_are_reported_at_once_in_one_paragraph(tmp_path):
+    write_csv(
+        tmp_path,
+        users=["id,age", "1,2"],
+        orders=orders_with("1,1,Complete,F,yesterday,,many"),
+        products=CSV["products"][:1],
+    )
+    (tmp_path / "order_items.csv").unlink()
+    found = problems(tmp_path)
+    assert [problem.split(":")[0].split(";")[0] for problem in found] == [
+        "table users lacks columns gender, country, traffic_source, created_at",
+        "table orders, column created_at",
+        "table orders, column num_of_item",
+        "table orders, column order_id",
+        "table order_items",
+        "table products (products.csv) is empty",
+    ]
+    with pytest.raises(ValueError, match="6 problems") as error:
+        read_export(tmp_path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(problem in message for problem in found)
+    assert "(6) table products" in message
