@@ -68,15 +68,15 @@ def parameters(settings: Settings) -> dict[str, int | float]:
 
 def job_config(cloud: Cloud, sql: str, **changes: object) -> bigquery.QueryJobConfig:
     """Parameters that `sql` uses, labels, and the cap on bytes, for one statement."""
-    kinds = {int: "INT64", float: "FLOAT64"}
-    used = [
-        bigquery.ScalarQueryParameter(name, kinds[type(value)], value)
-        for name, value in parameters(cloud.settings).items() if re.search(rf"@{name}\b", sql)
-    ]
+    used = _used(parameters(cloud.settings), sql)
     return bigquery.QueryJobConfig(
-        query_parameters=used, labels=cloud.settings.labels,
+        query_parameters=[_parameter(name, value) for name, value in used.items()], labels=cloud.settings.labels,
         maximum_bytes_billed=cloud.settings.costs.max_bytes_billed, **changes,
     )
+
+
+def _used(values: dict, sql: str) -> dict:
+    return {name: value for name, value in values.items() if re.search(rf"@{name}\b", sql)}
 
 
 def build(cloud: Cloud, file: str) -> Outcome:
@@ -97,7 +97,8 @@ def build(cloud: Cloud, file: str) -> Outcome:
         raise Needed(f"sql/{file}.sql reads {', '.join(reads)}, not all built yet",
                      "the earlier stages", "./run_all.sh")
     origin = [settings.thelook, _origin(settings)] if not reads else []
-    fingerprint = settings.fingerprint(statements, parameters(settings), inputs, origin)
+    used = _used(parameters(settings), " ".join(statements))
+    fingerprint = settings.fingerprint(statements, used, inputs, origin)
     tables = [_find(cloud, key) for key in makes]
     if all(t is not None and t.labels.get("fingerprint") == fingerprint for t in tables):
         return Outcome("reused", settings.table(makes[-1]), _figures(tables))
@@ -298,6 +299,19 @@ def newest_rows(cloud: Cloud, customers: list[str]) -> pd.DataFrame:
 def newest_row(cloud: Cloud, customer_id: str) -> pd.Series:
     """The newest row of one customer."""
     return newest_rows(cloud, [customer_id]).iloc[0]
+
+
+def instance(cloud: Cloud, row: pd.Series) -> dict[str, object]:
+    """The features of a row as plain values by name, None for NULL: what an endpoint takes."""
+    values = {name: row[name] for name in cloud.settings.feature_names}
+    return {k: None if pd.isna(v) else float(v) for k, v in values.items()}
+
+
+def base_rate(cloud: Cloud) -> float:
+    """The overall share of label 1: what guessing would say of everyone."""
+    settings = cloud.settings
+    sql = f"select avg({settings.label.column}) as rate from `{settings.table('labels')}`"
+    return float(query(cloud, sql)["rate"][0])
 
 
 def silent_customer(cloud: Cloud) -> str:

@@ -1,0 +1,274 @@
+"""eval: model + one split -> metrics.json, and curves.json for the charts.
+
+metrics.json holds the figures of --split, beside them a baseline (the best that a constant can
+do: the split's own positive rate for everybody), and the same for the valid split.
+Probabilities are of label 1; accuracy takes 0.5 as the threshold. Both files are the same at
+every run.
+
+Exit status: 0 done, 1 the input cannot be used, 2 a bad command line.
+"""
+
+import argparse
+import hashlib
+import json
+import pickle
+import sys
+from pathlib import Path
+
+POINTS = 200  # of a curve, at most
+BINS = 10  # of the calibration curve, with equally many rows
+BARS = 50  # of the histogram
+IMPORTANCE_ROWS, IMPORTANCE_REPEATS = 10_000, 5
+SEED = 7  # of the rows and permutations behind the feature importance
+
+
+class InputError(ValueError):
+    """The input cannot be used; the message is one line for the user."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is told in one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        prog="eval", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input_dataset", required=True, type=Path,
+                        help="folder with test.parquet and valid.parquet")
+    parser.add_argument("--input_model", required=True, type=Path,
+                        help="folder with model.pkl and model_meta.json")
+    parser.add_argument("--label_col", required=True, help="column of 0 and 1")
+    parser.add_argument("--split", choices=["test", "valid"], default="test")
+    parser.add_argument("--output_metrics", required=True, type=Path, help="metrics.json to write")
+    parser.add_argument("--output_curves", type=Path, help="curves.json to write, if given")
+    return parser.parse_args(argv)
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def read_model(folder: Path):
+    """(Pipeline, model_meta.json as a dict).
+
+    Raises:
+        InputError: a file is missing or damaged, or another scikit-learn wrote the model.
+    """
+    import sklearn
+
+    try:
+        meta = json.loads((folder / "model_meta.json").read_text(encoding="utf-8"))
+        digest, version = meta["sha256"], meta["versions"]["scikit-learn"]
+        content = (folder / "model.pkl").read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} does not exist") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{folder / 'model_meta.json'} is not what train writes") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise InputError(f"{folder / 'model.pkl'} is not the file that model_meta.json vouches for")
+    if version != sklearn.__version__:
+        raise InputError(f"the model was trained with scikit-learn {version}, "
+                         f"here is {sklearn.__version__}")
+    return pickle.loads(content), meta
+
+
+def read_split(dataset: Path, split: str, features: list[str], label: str):
+    """One split: (DataFrame of float64 features, array of int 0/1 labels).
+
+    Raises:
+        InputError: no such file or column, no rows, a value or label that cannot be used.
+    """
+    import numpy as np
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    path = dataset / f"{split}.parquet"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    try:
+        columns = pq.read_schema(path).names
+        missing = [name for name in (*features, label) if name not in columns]
+        if missing:
+            raise InputError(f"{path} has no column {', '.join(missing)}")
+        rows = pd.read_parquet(path, columns=[*features, label]).astype("float64")
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:  # not a parquet file, or text in a column
+        raise InputError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
+    if rows.empty:
+        raise InputError(f"{path} has no rows")
+    endless = [name for name in features if np.isinf(rows[name]).any()]
+    if endless:
+        raise InputError(f"{path}: infinite values in {', '.join(endless)}")
+    found = set(rows[label].unique())
+    if found != {0.0, 1.0}:
+        raise InputError(f"{path}: label {label} must hold both 0 and 1 and nothing else, "
+                         f"but holds {sorted(found, key=str)[:5]}")
+    return rows[features], rows[label].to_numpy().astype("int64")
+
+
+# --- figures ----------------------------------------------------------------------------------
+
+
+def measure(labels, probabilities) -> dict:
+    """The figures of one split.
+
+    Args:
+        labels: int array of 0 and 1, both present.
+        probabilities: of label 1, float array of the same length.
+    """
+    import numpy as np
+    from sklearn import metrics
+
+    rate = float(labels.mean())
+    return {
+        "rows": len(labels),
+        "positive_rate": rounded(rate),
+        "roc_auc": rounded(metrics.roc_auc_score(labels, probabilities)),
+        "pr_auc": rounded(metrics.average_precision_score(labels, probabilities)),
+        "accuracy": rounded(((probabilities >= 0.5) == labels).mean()),
+        "log_loss": rounded(metrics.log_loss(labels, probabilities)),
+        "brier": rounded(((probabilities - labels) ** 2).mean()),
+        "baseline": {
+            "roc_auc": 0.5,
+            "pr_auc": rounded(rate),
+            "accuracy": rounded(max(rate, 1 - rate)),
+            "log_loss": rounded(-rate * np.log(rate) - (1 - rate) * np.log(1 - rate)),
+            "brier": rounded(rate * (1 - rate)),
+        },
+    }
+
+
+def draw(pipeline, rows, labels, probabilities) -> dict:
+    """The series of curves.json; arguments as in `measure`, `rows` the DataFrame behind them."""
+    from sklearn import metrics
+
+    false_rate, true_rate, _ = metrics.roc_curve(labels, probabilities)
+    precision, recall, _ = metrics.precision_recall_curve(labels, probabilities)
+    precision, recall = precision[::-1], recall[::-1]  # from recall 0 up
+    on_roc, on_pr = thin(false_rate + true_rate), thin(recall)
+    return {
+        "roc": {"fpr": series(false_rate[on_roc]), "tpr": series(true_rate[on_roc])},
+        "pr": {"recall": series(recall[on_pr]), "precision": series(precision[on_pr])},
+        "calibration": calibrate(labels, probabilities),
+        "histogram": count_bars(labels, probabilities),
+        "importance": importance(pipeline, rows, labels),
+    }
+
+
+def thin(ascending):
+    """Indices of at most POINTS points of a curve, evenly apart, the first and last among them."""
+    import numpy as np
+
+    grid = np.linspace(ascending[0], ascending[-1], POINTS - 1)
+    picked = np.searchsorted(ascending, grid[:-1])
+    return np.unique(np.append(picked, [0, len(ascending) - 1]))
+
+
+def calibrate(labels, probabilities) -> dict:
+    """Predicted and observed rate in bins of equally many rows, lowest predictions first."""
+    import numpy as np
+
+    order = np.argsort(probabilities, kind="stable")
+    bins = [part for part in np.array_split(order, BINS) if len(part)]
+    return {
+        "mean_predicted": series([probabilities[part].mean() for part in bins]),
+        "observed": series([labels[part].mean() for part in bins]),
+        "count": [len(part) for part in bins],
+    }
+
+
+def count_bars(labels, probabilities) -> dict:
+    """Rows per class in BARS equal bins over [0, 1]; `edges` has one more entry than the counts."""
+    import numpy as np
+
+    counts = {value: np.histogram(probabilities[labels == value], bins=BARS, range=(0, 1))
+              for value in (0, 1)}
+    return {"edges": series(counts[0][1]), "label_0": counts[0][0].tolist(),
+            "label_1": counts[1][0].tolist()}
+
+
+def importance(pipeline, rows, labels) -> dict:
+    """Fall of the ROC-AUC when one feature's values are shuffled: mean and std over repeats.
+
+    Measured on at most IMPORTANCE_ROWS rows, drawn from each class by its share, so that both
+    are always there. Greatest first.
+    """
+    import numpy as np
+    from sklearn.inspection import permutation_importance
+
+    generator = np.random.default_rng(SEED)
+    share = min(1, IMPORTANCE_ROWS / len(labels))
+    picked = np.sort(np.concatenate([
+        generator.choice(where, size=max(1, int(len(where) * share)), replace=False)
+        for where in (np.flatnonzero(labels == value) for value in (0, 1))]))
+    result = permutation_importance(
+        pipeline, rows.iloc[picked], labels[picked], scoring="roc_auc",
+        n_repeats=IMPORTANCE_REPEATS, random_state=SEED)
+    order = np.argsort(-result.importances_mean, kind="stable")
+    return {
+        "feature": [rows.columns[i] for i in order],
+        "mean": series(result.importances_mean[order]),
+        "std": series(result.importances_std[order]),
+        "rows": len(picked), "repeats": IMPORTANCE_REPEATS, "unit": "fall of ROC-AUC",
+    }
+
+
+def rounded(value: float) -> float:
+    return round(float(value), 6)
+
+
+def series(values) -> list[float]:
+    """Five digits are more than a chart can show."""
+    return [round(float(value), 5) for value in values]
+
+
+# --- the whole --------------------------------------------------------------------------------
+
+
+def write_json(path: Path, content: dict) -> None:
+    """A file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read, measure, write. Raises InputError."""
+    pipeline, meta = read_model(options.input_model)
+    if meta["label"] != options.label_col:
+        raise InputError(f"the model predicts {meta['label']}, not --label_col {options.label_col}")
+    features, splits = meta["features"], {}
+    for split in sorted({options.split, "valid"}):
+        rows, labels = read_split(options.input_dataset, split, features, options.label_col)
+        splits[split] = rows, labels, pipeline.predict_proba(rows)[:, 1]
+    metrics = {"split": options.split, **measure(*splits[options.split][1:]),
+               "valid": measure(*splits["valid"][1:])}
+    write_json(options.output_metrics, metrics)
+    for name in ("roc_auc", "pr_auc", "accuracy"):
+        print(f"eval: {options.split} {name} {metrics[name]:.4f} "
+              f"(baseline {metrics['baseline'][name]:.4f})")
+    print(f"eval: {options.split} positive_rate {metrics['positive_rate']:.4f} "
+          f"on {metrics['rows']} rows", flush=True)
+    if options.output_curves:
+        curves = {"split": options.split, **draw(pipeline, *splits[options.split])}
+        write_json(options.output_curves, curves)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The program; returns the exit status."""
+    options = parse_arguments(argv)
+    try:
+        run(options)
+    except (InputError, OSError) as error:
+        print(f"eval: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

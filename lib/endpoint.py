@@ -1,0 +1,91 @@
+"""Create or reuse the endpoint, deploy a model version to it, predict."""
+
+from google.api_core.exceptions import GoogleAPICallError
+
+from lib.cloud import Cloud
+from lib.stages import Needed, Outcome
+
+
+class NotDeployed(LookupError):
+    """There is no endpoint, or no model is deployed to it."""
+
+
+def find(cloud: Cloud):
+    """The app's endpoint (aiplatform.Endpoint), or None."""
+    endpoints = cloud.aiplatform.Endpoint.list(
+        filter=f'display_name="{cloud.settings.names.endpoint}"')
+    return endpoints[0] if endpoints else None
+
+
+def create(cloud: Cloud) -> Outcome:
+    """The app's endpoint; the Outcome's value is the aiplatform.Endpoint."""
+    standing = find(cloud)
+    if standing is not None:
+        return Outcome("reused", standing.resource_name, value=standing)
+    made = cloud.aiplatform.Endpoint.create(
+        display_name=cloud.settings.names.endpoint, labels=cloud.settings.labels)
+    return Outcome("created", made.resource_name, value=made)
+
+
+def deploy(cloud: Cloud, endpoint, model) -> Outcome:
+    """Send all traffic of the endpoint to this model version; remove older ones after that.
+
+    Raises:
+        Needed: the container did not start or did not get healthy.
+    """
+    serve = cloud.settings.serve
+    wanted = (model.resource_name, model.version_id)
+    deployed = endpoint.list_models()
+    current = [d for d in deployed if (_plain(d.model), d.model_version_id) == wanted]
+    figures = {"version": model.version_id, "machine": serve.machine_type}
+    if current:
+        return Outcome("reused", endpoint.resource_name, figures, endpoint)
+    try:
+        model.deploy(
+            endpoint=endpoint, traffic_percentage=100, machine_type=serve.machine_type,
+            deployed_model_display_name=cloud.settings.names.model,
+            min_replica_count=serve.min_replica_count,
+            max_replica_count=serve.max_replica_count)
+    except RuntimeError as error:  # the operation ended in an error: say it with what is needed
+        raise Needed(
+            f"deploying {model.versioned_resource_name} failed: {error}",
+            f"an image {cloud.settings.serving_image} that serves /health and can read "
+            f"{model.uri}", "scripts/build_serving_container.sh") from error
+    for old in deployed:
+        endpoint.undeploy(deployed_model_id=old.id)
+    return Outcome("created", endpoint.resource_name, figures, endpoint)
+
+
+def _plain(model_name: str) -> str:
+    return model_name.split("@")[0]
+
+
+def connect(cloud: Cloud):
+    """The endpoint, ready to predict.
+
+    Raises:
+        NotDeployed: no endpoint, or no model on it.
+    """
+    endpoint = find(cloud)
+    if endpoint is None:
+        raise NotDeployed(f"the endpoint {cloud.settings.names.endpoint} does not exist; "
+                          "./run_all.sh --from 06 makes it")
+    if not endpoint.list_models():
+        raise NotDeployed(f"no model is deployed to the endpoint {endpoint.display_name}; "
+                          "./run_all.sh --from 06 deploys it")
+    return endpoint
+
+
+def predict(endpoint, instances: list[dict[str, object]]) -> list[float]:
+    """Churn probability, 0 to 1, of each instance ({feature name: value or None})."""
+    reply = endpoint.predict(instances=instances)
+    return [row["churn_probability"] for row in reply.predictions]
+
+
+def refusal(endpoint, instances: list[dict[str, object]]) -> str:
+    """What the endpoint answers to instances that it must refuse; "" if it takes them."""
+    try:
+        predict(endpoint, instances)
+        return ""
+    except GoogleAPICallError as error:
+        return f"{error.code} {error.message}"

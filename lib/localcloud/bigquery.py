@@ -1,0 +1,95 @@
+"""BigQuery of the local cloud: the `bqemulator` package (DuckDB + sqlglot) on loopback."""
+
+import asyncio
+import io
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery
+
+from lib.localcloud import thelook
+
+PUBLIC_DATASET = "bigquery-public-data.thelook_ecommerce"
+
+
+class BigQueryServer:
+    """One bqemulator in this process; tables live in a DuckDB file under `data_dir`."""
+
+    def __init__(self, data_dir: Path, project: str):
+        # bqemulator loads DuckDB's `spatial` extension at start and would download it; this
+        # puts the copy from the PyPI wheel in its place, so that it starts with no network.
+        import duckdb_extensions
+
+        duckdb_extensions.import_extension("spatial")
+        from bqemulator.config import LogLevel, PersistenceMode, Settings
+        from bqemulator.server import EmulatorServer
+
+        data_dir.mkdir(parents=True, exist_ok=True)
+        self._server = EmulatorServer(
+            Settings(
+                rest_port=0,
+                grpc_port=0,
+                persistence_mode=PersistenceMode.PERSISTENT,
+                data_dir=data_dir,
+                default_project_id=project,
+                enable_format_extensions=False,  # Avro only; would need a download
+                time_travel_retention_days=0,  # else every rewrite keeps a copy for a week
+                log_level=LogLevel.WARNING,
+            )
+        )
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+    @property
+    def rest(self) -> str:
+        """http://127.0.0.1:port of the REST API."""
+        return self._server.rest_url
+
+    @property
+    def grpc(self) -> str:
+        """127.0.0.1:port of the Storage Read API."""
+        return self._server.grpc_endpoint
+
+
+def load_thelook(rest: str, project: str, users: int, seed: int, as_of: datetime) -> None:
+    """Make the public theLook dataset and load it through BigQuery's own load jobs.
+
+    Nothing is done if the dataset already holds exactly this one (its description tells).
+    """
+    client = bigquery.Client(
+        project=project,
+        credentials=AnonymousCredentials(),
+        client_options={"api_endpoint": rest},
+    )
+    wanted = f"Synthetic theLook: {users} users, seed {seed}, as of {as_of.isoformat()}"
+    dataset = client.create_dataset(PUBLIC_DATASET, exists_ok=True)
+    if client.get_dataset(PUBLIC_DATASET).description == wanted:
+        return
+    for table, rows in thelook.generate(users=users, seed=seed, as_of=as_of).items():
+        _load(client, f"{PUBLIC_DATASET}.{table}", thelook.SCHEMAS[table], rows)
+    dataset.description = wanted  # last: a load that was cut off is done again
+    client.update_dataset(dataset, ["description"])
+
+
+def _load(client: bigquery.Client, name: str, schema: list[tuple[str, str]], rows: pa.Table) -> None:
+    fields = [bigquery.SchemaField(column, kind) for column, kind in schema]
+    client.delete_table(name, not_found_ok=True)
+    client.create_table(bigquery.Table(name, schema=fields))
+    file = io.BytesIO()
+    pq.write_table(rows, file)
+    file.seek(0)
+    config = bigquery.LoadJobConfig(source_format="PARQUET", write_disposition="WRITE_TRUNCATE")
+    # size=None makes the upload resumable; the emulator refuses the multipart form.
+    client.load_table_from_file(file, name, size=None, job_config=config).result()
+
+
+async def load_thelook_async(*args: object) -> None:
+    """`load_thelook` off the event loop, which the emulator itself needs."""
+    await asyncio.to_thread(load_thelook, *args)

@@ -1,0 +1,8 @@
+"""The stand-in for Vertex AI: Feature Store, Model Registry and endpoints over REST.
+
+Rules, their sources and limits: ../README.md.
+"""
+
+from lib.localcloud.vertex.app import create_app
+
+__all__ = ["create_app"]

@@ -1,0 +1,218 @@
+"""The BigQuery tables that features come from: their rules, and reading them for a sync."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import google.api_core.exceptions as google_errors
+import grpc
+import pyarrow as pa
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery, bigquery_storage_v1
+from google.cloud.bigquery_storage_v1.services.big_query_read.transports import (
+    BigQueryReadGrpcTransport,
+)
+
+from lib.localcloud.vertex.errors import ApiError, invalid
+
+DEFAULT_ENTITY_COLUMN = "entity_id"
+TIMESTAMP_COLUMN = "feature_timestamp"
+ENTITY_TYPES = ("STRING", "INTEGER", "INT64")
+# BigQuery type -> field of FeatureValue; a timestamp is served as int64 microseconds.
+VALUE_FIELDS = {
+    "BOOLEAN": "bool", "BOOL": "bool", "INTEGER": "int64", "INT64": "int64",
+    "FLOAT": "double", "FLOAT64": "double", "STRING": "string", "TIMESTAMP": "int64",
+    "BYTES": "bytes",
+}
+SCRATCH_DATASET = "_vertex_sync"
+TIMEOUT = 600
+
+
+@dataclass(frozen=True)
+class Source:
+    """One table and how it is to be reduced to one row per entity.
+
+    Attributes:
+        key: what tells it from the other sources of the same view (the group's id, or "").
+        table: `project.dataset.table`.
+        columns: feature name -> column.
+        order: the timestamp column; None for a table that is no time series.
+        dense: the newest row, nulls and all; else the newest non-null value of each column.
+    """
+
+    key: str
+    table: str
+    entity_columns: tuple[str, ...]
+    columns: dict[str, str]
+    order: str | None
+    dense: bool
+
+
+class BigQuery:
+    """Google's clients, pointed at the local BigQuery."""
+
+    def __init__(self, project: str, rest: str, grpc_address: str):
+        self._client = bigquery.Client(
+            project=project, credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": rest})
+        # A record batch is larger than gRPC's default limit of 4 MiB a message.
+        self._channel = grpc.insecure_channel(
+            grpc_address, options=[("grpc.max_receive_message_length", -1)])
+        self._reader = bigquery_storage_v1.BigQueryReadClient(
+            transport=BigQueryReadGrpcTransport(channel=self._channel))
+
+    def close(self) -> None:
+        self._channel.close()
+        self._client.close()
+
+    def schema(self, uri: str) -> dict[str, bigquery.SchemaField]:
+        """Column name -> field of a `bq://project.dataset.table`.
+
+        Raises:
+            ApiError: INVALID_ARGUMENT for a URI that is none; NOT_FOUND if there is no such table.
+        """
+        try:
+            found = self._client.get_table(table_id(uri), retry=None, timeout=TIMEOUT)
+        except google_errors.NotFound:
+            raise ApiError("NOT_FOUND", f"BigQuery table {uri} was not found.") from None
+        return {field.name: field for field in found.schema}
+
+    def newest(self, source: Source) -> tuple[list, Iterator[tuple[str, str]], int]:
+        """One row per entity: ([name, value field] pairs, (entity, JSON list) rows, slot ms).
+
+        BigQuery does the reduction into a scratch table; that is read through the Storage Read
+        API, since query results over REST come at a few thousand rows a second.
+
+        Raises:
+            google.api_core.exceptions.GoogleAPIError: the table or a column is gone, and so on.
+        """
+        scratch = f"{self._client.project}.{SCRATCH_DATASET}.{uuid.uuid4().hex}"
+        self._client.create_dataset(SCRATCH_DATASET, exists_ok=True, retry=None)
+        started = time.monotonic()
+        try:
+            job = self._client.query(
+                f"create table `{scratch}` as {reduction(source)}", retry=None, job_retry=None)
+            job.result(timeout=TIMEOUT)
+            # The emulator counts no slots: then the statement's wall time stands in.
+            slot_ms = job.slot_millis or round((time.monotonic() - started) * 1000)
+            schema = self._client.get_table(scratch, retry=None).schema
+            table = self._read(scratch)
+        finally:
+            self._client.delete_table(scratch, not_found_ok=True, retry=None)
+        columns = [[f.name, value_field(f)] for f in schema if not f.name.startswith("entity ")]
+        return columns, _rows(table, len(source.entity_columns)), slot_ms
+
+    def _read(self, table: str) -> pa.Table:
+        project, dataset, name = table.split(".")
+        session = self._reader.create_read_session(
+            parent=f"projects/{project}",
+            read_session=bigquery_storage_v1.types.ReadSession(
+                table=f"projects/{project}/datasets/{dataset}/tables/{name}",
+                data_format=bigquery_storage_v1.types.DataFormat.ARROW),
+            max_stream_count=1)
+        schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
+        batches = [
+            pa.ipc.read_record_batch(
+                pa.py_buffer(part.arrow_record_batch.serialized_record_batch), schema)
+            for stream in session.streams
+            for part in self._reader.read_rows(stream.name)]
+        return pa.Table.from_batches(batches, schema)
+
+
+def table_id(uri: str) -> str:
+    """`bq://project.dataset.table` -> `project.dataset.table`; INVALID_ARGUMENT if it is none."""
+    parts = uri.removeprefix("bq://").split(".")
+    if not uri.startswith("bq://") or len(parts) != 3 or not all(parts) or "`" in uri:
+        raise invalid(f"{uri!r} must be bq://project.dataset.table.")
+    return ".".join(parts)
+
+
+def value_field(field: bigquery.SchemaField) -> str | None:
+    """The field of FeatureValue that carries this column, without "_value"; None if none does."""
+    scalar = VALUE_FIELDS.get(field.field_type)
+    if field.mode != "REPEATED" or scalar is None:
+        return scalar
+    return None if scalar == "bytes" else f"{scalar}_array"
+
+
+def check_entity_columns(schema: dict[str, bigquery.SchemaField], columns: list[str]) -> None:
+    """Raise INVALID_ARGUMENT unless every entity id column is there, STRING or INT64."""
+    for name in columns:
+        field = schema.get(name)
+        if field is None:
+            raise invalid(f"entity_id_columns: the source has no column {name!r}.")
+        if field.field_type not in ENTITY_TYPES or field.mode == "REPEATED":
+            raise invalid(
+                f"entity_id_columns: {name!r} is {field.field_type}; it must be STRING or INT64.")
+
+
+def check_timestamp_column(schema: dict[str, bigquery.SchemaField], name: str) -> None:
+    """Raise INVALID_ARGUMENT unless the timestamp column is there and a TIMESTAMP."""
+    field = schema.get(name)
+    if field is None:
+        raise invalid(f"The source has no timestamp column {name!r}.")
+    if field.field_type != "TIMESTAMP" or field.mode == "REPEATED":
+        raise invalid(f"Timestamp column {name!r} is {field.field_type}; it must be TIMESTAMP.")
+
+
+def check_feature_column(schema: dict[str, bigquery.SchemaField], name: str) -> None:
+    """Raise INVALID_ARGUMENT unless the column is there and of a type that can be served."""
+    field = schema.get(name)
+    if field is None:
+        raise invalid(f"The source has no column {name!r}; set version_column_name.")
+    if value_field(field) is None:
+        kind = f"ARRAY of {field.field_type}" if field.mode == "REPEATED" else field.field_type
+        raise invalid(f"Column {name!r} is {kind}, which a feature cannot be; cast it.")
+
+
+def reduction(source: Source) -> str:
+    """The SELECT that leaves one row per entity."""
+    entity = [f"`{column}`" for column in source.entity_columns]
+    # A space in the name: no feature id can be the same.
+    keys = [f"cast({column} as string) as `entity {i}`" for i, column in enumerate(entity)]
+    present = " and ".join(f"{column} is not null" for column in entity)
+    by = ", ".join(entity)
+    order = f"`{source.order}`" if source.order else None
+    stamp = [f"{{}} as `{TIMESTAMP_COLUMN}`"] if order else []
+
+    if source.dense or not order:
+        values = [f"`{column}` as `{name}`" for name, column in source.columns.items()]
+        selected = ", ".join(keys + values + [s.format(order) for s in stamp])
+        newest = f"order by {order} desc" if order else f"order by {by}"
+        return (
+            f"select {selected} from `{source.table}` where {present} "
+            f"qualify row_number() over (partition by {by} {newest}) = 1")
+    values = [
+        f"any_value(`{column}` having max if(`{column}` is null, null, {order})) as `{name}`"
+        for name, column in source.columns.items()]
+    selected = ", ".join(keys + values + [s.format(f"max({order})") for s in stamp])
+    return f"select {selected} from `{source.table}` where {present} group by {by}"
+
+
+def entity_key(parts: list[str]) -> str:
+    """How an entity is keyed in the online store."""
+    return json.dumps(parts)
+
+
+def _rows(table: pa.Table, keys: int) -> Iterator[tuple[str, str]]:
+    """(entity, JSON list of values), a batch at a time to keep memory small."""
+    for batch in table.to_batches(max_chunksize=20_000):
+        columns = [_plain(column) for column in batch.columns]
+        values = zip(*columns[keys:], strict=True) if columns[keys:] else [()] * batch.num_rows
+        for entity, row in zip(zip(*columns[:keys], strict=True), values, strict=True):
+            yield entity_key(list(entity)), json.dumps(row)
+
+
+def _plain(column: pa.Array) -> list:
+    """Values that JSON holds: timestamps as microseconds, bytes as latin-1 text."""
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).to_pylist()
+    if pa.types.is_list(column.type) and pa.types.is_timestamp(column.type.value_type):
+        zone = column.type.value_type.tz
+        micros = column.cast(pa.list_(pa.timestamp("us", zone)))
+        return micros.cast(pa.list_(pa.int64())).to_pylist()
+    if pa.types.is_binary(column.type):
+        return [value and value.decode("latin-1") for value in column.to_pylist()]
+    return column.to_pylist()

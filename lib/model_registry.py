@@ -1,0 +1,79 @@
+"""Upload a model version with its evaluation, or reuse the version that holds the same bytes."""
+
+from google.cloud.aiplatform_v1 import ModelEvaluation
+from google.protobuf import struct_pb2
+
+from lib.cloud import Cloud
+from lib.stages import Needed, Outcome
+
+# Google's schema for a classification evaluation (model evaluation import, documentation).
+METRICS_SCHEMA = ("gs://google-cloud-aiplatform/schema/modelevaluation/"
+                  "classification_metrics_1.0.0.yaml")
+PREDICT_ROUTE, HEALTH_ROUTE, PORT = "/predict", "/health", 8080
+
+
+def find(cloud: Cloud):
+    """The default version of the app's model (aiplatform.Model), or None."""
+    models = cloud.aiplatform.Model.list(
+        filter=f'display_name="{cloud.settings.names.model}"')
+    return models[0] if models else None
+
+
+def upload(cloud: Cloud, artifact_uri: str, meta: dict, metrics: dict) -> Outcome:
+    """A new version of the app's model, unless its default version is this very file.
+
+    Args:
+        artifact_uri: gs:// folder with model.pkl and model_meta.json.
+        meta: model_meta.json.
+        metrics: metrics.json, kept with the version as its evaluation.
+
+    Returns:
+        Outcome whose value is the aiplatform.Model.
+    """
+    settings = cloud.settings
+    digest = meta["sha256"][:16]
+    standing = find(cloud)
+    if standing is not None and standing.labels.get("model_sha") == digest:
+        return Outcome("reused", standing.versioned_resource_name, _figures(standing), standing)
+    model = cloud.aiplatform.Model.upload(
+        display_name=settings.names.model,
+        parent_model=standing.resource_name if standing else None,
+        artifact_uri=artifact_uri,
+        serving_container_image_uri=settings.serving_image,
+        serving_container_predict_route=PREDICT_ROUTE,
+        serving_container_health_route=HEALTH_ROUTE,
+        serving_container_ports=[PORT],
+        version_aliases=[f"sha-{digest}"],
+        version_description=f"{meta['model_type']} on {settings.table('train')}",
+        labels={**settings.labels, "model_sha": digest, "model_type": meta["model_type"]},
+    )
+    _import_evaluation(cloud, model, metrics)
+    return Outcome("created", model.versioned_resource_name, _figures(model), model)
+
+
+def newest(cloud: Cloud) -> Outcome:
+    """The default version of the app's model, as the Outcome's value.
+
+    Raises:
+        Needed: nothing was uploaded yet.
+    """
+    model = find(cloud)
+    if model is None:
+        raise Needed(f"no model {cloud.settings.names.model} in the registry", "notebook 05",
+                     "./run_all.sh --from 05")
+    return Outcome("done", model.versioned_resource_name, _figures(model), model)
+
+
+def _figures(model) -> dict:
+    return {"version": model.version_id, "aliases": ", ".join(model.version_aliases)}
+
+
+def _import_evaluation(cloud: Cloud, model, metrics: dict) -> None:
+    values = struct_pb2.Value()
+    # The schema's own names for the areas under the two curves.
+    values.struct_value.update({"auRoc": metrics["roc_auc"], "auPrc": metrics["pr_auc"]})
+    cloud.models.import_model_evaluation(
+        parent=model.versioned_resource_name,
+        model_evaluation=ModelEvaluation(
+            display_name=f"{cloud.settings.names.model}-{metrics['split']}",
+            metrics_schema_uri=METRICS_SCHEMA, metrics=values))

@@ -1,0 +1,234 @@
+"""serving: the model over HTTP, by the contract of a Vertex AI custom prediction container.
+
+Settings, all from the environment:
+  AIP_STORAGE_URI    gs://bucket/folder (or a local folder) with model.pkl and model_meta.json
+  AIP_HTTP_PORT      8080
+  AIP_HEALTH_ROUTE   /health
+  AIP_PREDICT_ROUTE  /predict
+  SERVING_HOST       0.0.0.0
+  STORAGE_EMULATOR_HOST  http://host:port instead of Google's Cloud Storage
+
+GET health -> 200 {"status": "healthy"}
+POST predict {"instances": [{feature: number or null, ...}, ...]}
+          -> 200 {"predictions": [{"churn_probability": p}, ...]}, in the same order
+          -> 400 {"error": reason}
+An instance names every feature of the model, in any order, and nothing else; null says that
+there is no value. A list of values is refused: only names tell which value is which.
+
+It does not start, and says why in one line, if the model is not the file that model_meta.json
+vouches for or another version of scikit-learn wrote it: such a model may load, and be wrong.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pandas as pd
+import sklearn
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+MAX_INSTANCES = 1000  # in one request; Vertex AI itself stops at 1.5 MB
+DOWNLOAD_SECONDS = 60
+
+
+class StartError(RuntimeError):
+    """The container cannot serve; the message is one line."""
+
+
+class BadRequest(ValueError):
+    """The request cannot be answered; the message goes back with status 400."""
+
+
+# --- the model --------------------------------------------------------------------------------
+
+
+def read_files(uri: str) -> tuple[bytes, bytes]:
+    """(model.pkl, model_meta.json) of a gs:// or local folder; raises StartError."""
+    try:
+        if not uri.startswith("gs://"):
+            folder = Path(uri)
+            return (folder / "model.pkl").read_bytes(), (folder / "model_meta.json").read_bytes()
+        return download(uri)
+    except OSError as error:
+        raise StartError(f"the model in {uri} cannot be read: {one_line(error)}") from None
+
+
+def download(uri: str) -> tuple[bytes, bytes]:
+    """As `read_files`, from Cloud Storage."""
+    # Imported here: a local folder needs none of them.
+    from google.api_core.exceptions import GoogleAPICallError, RetryError
+    from google.auth.credentials import AnonymousCredentials
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud import storage
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    bucket, _, folder = uri.removeprefix("gs://").partition("/")
+    prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+    retry = DEFAULT_RETRY.with_timeout(DOWNLOAD_SECONDS)
+    try:
+        if os.environ.get("STORAGE_EMULATOR_HOST"):
+            client = storage.Client(project="local", credentials=AnonymousCredentials())
+        else:
+            client = storage.Client()
+        model, meta = (
+            client.bucket(bucket).blob(prefix + name).download_as_bytes(
+                timeout=DOWNLOAD_SECONDS, retry=retry)
+            for name in ("model.pkl", "model_meta.json"))
+    except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
+        raise StartError(f"the model in {uri} cannot be read: {one_line(error)}") from None
+    return model, meta
+
+
+def load(uri: str):
+    """(Pipeline, model_meta.json as a dict), checked.
+
+    Raises:
+        StartError: no such files, a damaged one, another scikit-learn, another feature order.
+    """
+    content, meta_text = read_files(uri)
+    try:
+        meta = json.loads(meta_text)
+        digest, features = meta["sha256"], meta["features"]
+        version = meta["versions"]["scikit-learn"]
+    except (ValueError, KeyError, TypeError):
+        raise StartError(f"model_meta.json in {uri} is not what train writes") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise StartError(f"model.pkl in {uri} is not the file that model_meta.json vouches for")
+    if version != sklearn.__version__:
+        raise StartError(f"the model was trained with scikit-learn {version}, this image has "
+                         f"{sklearn.__version__}: build it with the version of the model")
+    pipeline = pickle.loads(content)
+    takes = pipeline[0].transformers_[0][2]
+    if takes != features:
+        raise StartError(f"the model takes {takes}, but model_meta.json says {features}")
+    if list(pipeline.classes_) != [0, 1]:
+        raise StartError(f"the model tells classes {list(pipeline.classes_)}, not 0 and 1")
+    # What scikit-learn imports at its first prediction, it imports now.
+    pipeline.predict_proba(pd.DataFrame([[None] * len(features)], columns=features, dtype="float64"))
+    return pipeline, meta
+
+
+# --- one request ------------------------------------------------------------------------------
+
+
+def parse(body: bytes, features: list[str]) -> pd.DataFrame:
+    """The instances as a float64 DataFrame, one row each, null as NaN; raises BadRequest."""
+    try:
+        request = json.loads(body, parse_constant=refuse_constant)
+    except BadRequest:
+        raise
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is not JSON") from None
+    instances = request.get("instances") if isinstance(request, dict) else None
+    if not isinstance(instances, list) or not instances:
+        raise BadRequest('the body must be {"instances": [...]} with at least one instance')
+    if len(instances) > MAX_INSTANCES:
+        raise BadRequest(f"{len(instances)} instances are more than {MAX_INSTANCES}")
+    for position, instance in enumerate(instances):
+        check(position, instance, features)
+    return pd.DataFrame(instances, columns=features, dtype="float64")
+
+
+def refuse_constant(name: str):
+    raise BadRequest(f"{name} is not JSON; a missing value is null")
+
+
+def check(position: int, instance: object, features: list[str]) -> None:
+    """Raises BadRequest unless the instance has every feature, no other, and only numbers."""
+    if not isinstance(instance, dict):
+        raise BadRequest(f"instance {position} is not an object {{feature: value}}")
+    missing = [name for name in features if name not in instance]
+    if missing:
+        raise BadRequest(f"instance {position} lacks {', '.join(missing)}")
+    extra = sorted(set(instance) - set(features))
+    if extra:
+        raise BadRequest(f"instance {position} has unknown {', '.join(extra)}")
+    for name, value in instance.items():
+        if value is not None and not is_number(value):
+            raise BadRequest(f"instance {position}: {name} is neither a number nor null")
+
+
+def is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond float64
+        return False
+
+
+def create_app(pipeline, meta: dict, health_route: str, predict_route: str) -> FastAPI:
+    """The two routes; any other answers 404."""
+    app = FastAPI(openapi_url=None)
+
+    @app.get(health_route)
+    async def health() -> dict:
+        return {"status": "healthy"}
+
+    @app.post(predict_route)
+    async def predict(request: Request) -> JSONResponse:
+        try:
+            rows = parse(await request.body(), meta["features"])
+        except BadRequest as error:
+            return JSONResponse({"error": str(error)}, status_code=400)
+        # In a thread, so that /health answers while a large request is worked on.
+        probabilities = await run_in_threadpool(pipeline.predict_proba, rows)
+        return JSONResponse({"predictions": [
+            {"churn_probability": float(p)} for p in probabilities[:, 1]]})
+
+    return app
+
+
+# --- the program ------------------------------------------------------------------------------
+
+
+def settings() -> dict:
+    """What the environment says; raises StartError."""
+    value = os.environ.get
+    uri = value("AIP_STORAGE_URI", "")
+    if not uri:
+        raise StartError("AIP_STORAGE_URI is not set: where are model.pkl and model_meta.json?")
+    port = value("AIP_HTTP_PORT") or "8080"
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise StartError(f"AIP_HTTP_PORT {port!r} is not a port")
+    routes = value("AIP_HEALTH_ROUTE") or "/health", value("AIP_PREDICT_ROUTE") or "/predict"
+    for route in routes:
+        if not route.startswith("/"):
+            raise StartError(f"the route {route!r} does not start with /")
+    return {"uri": uri, "port": int(port), "health_route": routes[0], "predict_route": routes[1],
+            "host": value("SERVING_HOST") or "0.0.0.0"}
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Load the model, then serve until SIGTERM; returns the exit status."""
+    argparse.ArgumentParser(
+        prog="serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(argv)
+    try:
+        given = settings()
+        pipeline, meta = load(given["uri"])
+    except StartError as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return 1
+    print(f"serving: {meta['model_type']} {meta['sha256'][:16]} on "
+          f"{given['host']}:{given['port']}{given['predict_route']}", flush=True)
+    app = create_app(pipeline, meta, given["health_route"], given["predict_route"])
+    uvicorn.run(app, host=given["host"], port=given["port"], access_log=False,
+                log_level="warning")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

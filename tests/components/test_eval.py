@@ -1,0 +1,220 @@
+"""eval: every figure against its definition, the curves, and every refusal."""
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+FEATURES = ["orders_90d", "avg_order_value_90d", "days_since_last_order", "tenure_days"]
+LABEL = "label_churn_60d"
+
+
+@pytest.fixture(scope="module")
+def arguments(dataset, model):
+    """arguments(folder, **changes) -> a command line of eval that works."""
+
+    def build(output, **changes: object) -> list[str]:
+        options = {"input_dataset": dataset, "input_model": model, "label_col": LABEL,
+                   "output_metrics": output / "metrics.json",
+                   "output_curves": output / "curves.json", **changes}
+        return [part for name, value in options.items() for part in (f"--{name}", str(value))]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def written(program, arguments, tmp_path_factory):
+    """(metrics, curves, labels, probabilities) of the test split, by the program."""
+    folder = tmp_path_factory.mktemp("eval") / "not" / "there yet"
+    done = program("eval", *arguments(folder))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "eval: test roc_auc 0." in done.stdout and "baseline" in done.stdout
+    assert sorted(f.name for f in folder.iterdir()) == ["curves.json", "metrics.json"]
+    return json.loads((folder / "metrics.json").read_text()), json.loads(
+        (folder / "curves.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def truth(dataset, model):
+    """truth(split) -> (labels, probabilities), computed here."""
+    pipeline = pickle.loads((model / "model.pkl").read_bytes())
+
+    def of(split: str):
+        rows = pd.read_parquet(dataset / f"{split}.parquet")
+        return rows[LABEL].to_numpy(), pipeline.predict_proba(rows[FEATURES])[:, 1]
+
+    return of
+
+
+def pairwise_roc_auc(labels, scores) -> float:
+    """Share of (churned, retained) pairs in the right order; a tie counts half."""
+    higher = scores[labels == 1][:, None] - scores[labels == 0][None, :]
+    return float((higher > 0).mean() + (higher == 0).mean() / 2)
+
+
+def stepwise_pr_auc(labels, scores) -> float:
+    """Precision at each distinct threshold, weighted by the recall that it adds."""
+    area = recall_before = 0.0
+    for threshold in sorted(set(scores), reverse=True):
+        taken = labels[scores >= threshold]
+        recall = taken.sum() / labels.sum()
+        area += (recall - recall_before) * taken.mean()
+        recall_before = recall
+    return area
+
+
+@pytest.mark.parametrize("split", ["test", "valid"])
+def test_figures_match_their_definitions(written, truth, split):
+    metrics = written[0] if split == "test" else written[0]["valid"]
+    labels, scores = truth(split)
+    rate = labels.mean()
+    expected = {
+        "rows": len(labels),
+        "positive_rate": rate,
+        "roc_auc": pairwise_roc_auc(labels, scores),
+        "pr_auc": stepwise_pr_auc(labels, scores),
+        "accuracy": np.mean([(s >= 0.5) == y for y, s in zip(labels, scores, strict=True)]),
+        "log_loss": -np.mean(np.log(np.where(labels == 1, scores, 1 - scores))),
+        "brier": np.mean((scores - labels) ** 2),
+    }
+    assert {k: metrics[k] for k in expected} == pytest.approx(expected, abs=1e-6)
+    constant = np.full(len(labels), rate)
+    baseline = {
+        "roc_auc": pairwise_roc_auc(labels, constant), "pr_auc": stepwise_pr_auc(labels, constant),
+        "accuracy": max(rate, 1 - rate), "brier": np.mean((constant - labels) ** 2),
+        "log_loss": -np.mean(np.log(np.where(labels == 1, rate, 1 - rate))),
+    }
+    assert metrics["baseline"] == pytest.approx(baseline, abs=1e-6)
+
+
+def test_keys(written):
+    metrics = written[0]
+    assert metrics["split"] == "test"
+    assert set(metrics) - {"split", "valid"} == set(metrics["valid"])
+
+
+def test_curves_run_from_end_to_end_and_match_the_areas(written):
+    metrics, curves = written
+    fpr, tpr = curves["roc"]["fpr"], curves["roc"]["tpr"]
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+    assert fpr == sorted(fpr) and tpr == sorted(tpr)
+    assert np.trapezoid(tpr, fpr) == pytest.approx(metrics["roc_auc"], abs=0.002)
+    recall, precision = curves["pr"]["recall"], curves["pr"]["precision"]
+    assert (recall[0], recall[-1]) == (0, 1) and recall == sorted(recall)
+    assert precision[-1] == pytest.approx(metrics["positive_rate"], abs=1e-4)
+    assert np.trapezoid(precision, recall) == pytest.approx(metrics["pr_auc"], abs=0.01)
+    assert all(len(values) <= 200 for curve in ("roc", "pr") for values in curves[curve].values())
+
+
+def test_calibration_and_histogram_hold_every_row(written, truth):
+    curves, (labels, scores) = written[1], truth("test")
+    bins = curves["calibration"]
+    assert sum(bins["count"]) == len(labels) and max(bins["count"]) - min(bins["count"]) <= 1
+    assert bins["mean_predicted"] == sorted(bins["mean_predicted"])
+    for name, values in (("mean_predicted", scores), ("observed", labels)):
+        assert np.average(bins[name], weights=bins["count"]) == pytest.approx(
+            values.mean(), abs=1e-4)
+    bars = curves["histogram"]
+    assert len(bars["edges"]) == len(bars["label_0"]) + 1 == len(bars["label_1"]) + 1
+    assert (sum(bars["label_0"]), sum(bars["label_1"])) == (
+        (labels == 0).sum(), (labels == 1).sum())
+
+
+def test_importance_finds_what_matters(written):
+    found = written[1]["importance"]
+    fall = dict(zip(found["feature"], found["mean"], strict=True))
+    assert set(fall) == set(FEATURES) and found["mean"] == sorted(found["mean"], reverse=True)
+    assert set(found["feature"][:2]) == {"tenure_days", "orders_90d"}
+    assert fall["tenure_days"] > 0.05 and abs(fall["days_since_last_order"]) < 0.02
+    assert all(std >= 0 for std in found["std"])
+
+
+def test_same_bytes_twice_and_for_columns_in_another_order(
+    evaluate, arguments, dataset, tmp_path
+):
+    turned = tmp_path / "turned"
+    turned.mkdir()
+    for split in ("valid", "test"):
+        rows = pd.read_parquet(dataset / f"{split}.parquet")
+        rows[rows.columns[::-1]].to_parquet(turned / f"{split}.parquet", index=False)
+    assert evaluate.main(arguments(tmp_path / "a")) == 0
+    assert evaluate.main(arguments(tmp_path / "b", input_dataset=turned)) == 0
+    for name in ("metrics.json", "curves.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_valid_split_without_curves(evaluate, arguments, written, tmp_path):
+    command = arguments(tmp_path, split="valid")
+    at = command.index("--output_curves")
+    assert evaluate.main(command[:at] + command[at + 2:]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["split"] == "valid" and metrics["valid"] == written[0]["valid"]
+    assert metrics["roc_auc"] == metrics["valid"]["roc_auc"]
+    assert [f.name for f in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_thin_keeps_the_ends_of_any_curve(evaluate):
+    for curve in ([0.0, 1.0], [0.0, 0.0, 1.0, 1.0], np.sort(np.random.default_rng(0).random(5000))):
+        picked = evaluate.thin(np.array(curve))
+        assert picked[0] == 0 and picked[-1] == len(curve) - 1 and len(picked) <= 200
+        assert (np.diff(picked) > 0).all()
+
+
+def test_help(program):
+    done = program("eval", "--help")
+    assert done.returncode == 0 and "--output_metrics" in done.stdout and not done.stderr
+
+
+def changed_model(model, folder, **changes):
+    """A copy of the model with other values in its meta file."""
+    shutil.copytree(model, folder)
+    meta = json.loads((model / "model_meta.json").read_text())
+    (folder / "model_meta.json").write_text(json.dumps({**meta, **changes}))
+    return folder
+
+
+def test_unusable_models(evaluate, arguments, refusal, model, tmp_path):
+    def told(folder):
+        status, line = refusal(evaluate, *arguments(tmp_path / "out", input_model=folder))
+        assert status == 1 and not (tmp_path / "out").exists()
+        return line
+
+    assert "model_meta.json does not exist" in told(tmp_path / "absent")
+    assert "vouches" in told(changed_model(model, tmp_path / "a", sha256="0" * 64))
+    other = changed_model(model, tmp_path / "b", versions={"scikit-learn": "0.1"})
+    assert "trained with scikit-learn 0.1" in told(other)
+    assert "not what train writes" in told(changed_model(model, tmp_path / "c", versions=None))
+    (other / "model_meta.json").write_text("{")
+    assert "not what train writes" in told(other)
+    (other / "model_meta.json").write_bytes((model / "model_meta.json").read_bytes())
+    (other / "model.pkl").unlink()
+    assert "model.pkl does not exist" in told(other)
+
+
+@pytest.mark.parametrize("change, reason", [
+    (lambda rows: rows.drop(columns="tenure_days"), "has no column tenure_days"),
+    (lambda rows: rows[:0], "has no rows"),
+    (lambda rows: rows.assign(**{LABEL: 0}), "must hold both 0 and 1"),
+])
+def test_unusable_datasets(evaluate, arguments, refusal, dataset, tmp_path, change, reason):
+    for split in ("valid", "test"):
+        rows = change(pd.read_parquet(dataset / f"{split}.parquet"))
+        rows.to_parquet(tmp_path / f"{split}.parquet", index=False)
+    status, line = refusal(evaluate, *arguments(tmp_path / "out", input_dataset=tmp_path))
+    assert status == 1 and reason in line
+
+
+def test_bad_options(evaluate, arguments, refusal, tmp_path):
+    status, line = refusal(evaluate, *arguments(tmp_path, split="train"))
+    assert status == 2 and "invalid choice" in line
+    status, line = refusal(evaluate, *arguments(tmp_path, label_col="label_churn_90d"))
+    assert status == 1 and "predicts label_churn_60d, not --label_col label_churn_90d" in line
+
+
+def test_process_has_no_traceback(program, arguments, tmp_path):
+    done = program("eval", *arguments(tmp_path / "out", input_dataset=tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == f"eval: {tmp_path}/test.parquet does not exist\n"

@@ -1,0 +1,134 @@
+"""What every image must keep to, the template, and the interfaces as kfp reads them."""
+
+import json
+import re
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = sorted(f.parent for f in (ROOT / "lib").glob("**/Dockerfile"))
+PARTS = sorted(f.parent for f in (ROOT / "lib" / "components").glob("*/component.yaml"))
+by_name = {"argvalues": IMAGES, "ids": [folder.name for folder in IMAGES]}
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Package -> version of a requirements file; every line must be an exact pin."""
+    found = {}
+    for line in path.read_text().splitlines():
+        line = line.split("#")[0].strip()
+        if line:
+            match = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==([^\s;*]+)(?:\s*;.*)?", line)
+            assert match, f"{path}: not an exact pin: {line}"
+            found[re.sub(r"[-_.]+", "-", match[1]).lower()] = match[2]
+    return found
+
+
+def test_the_images_are_these():
+    assert [f.name for f in IMAGES] == ["_template", "data_load", "eval", "train", "serving"]
+
+
+@pytest.mark.parametrize("folder", **by_name)
+def test_dockerfile(folder):
+    text = (folder / "Dockerfile").read_text().replace("\\\n", " ")
+    steps = [line.split(maxsplit=1) for line in text.splitlines()
+             if line and not line.startswith("#")]
+    last = dict(steps)  # of a repeated instruction, the one that holds
+    assert json.loads(last["ENTRYPOINT"]) == ["python", "src/main.py"]
+    assert (folder / "src" / "main.py").is_file()
+    assert last["USER"].split(":")[0] not in ("root", "0")
+    assert [name for name, _ in steps].index("USER") > max(
+        i for i, (name, _) in enumerate(steps) if name in ("RUN", "COPY"))
+    assert steps[0] == ["ARG", "BASE_IMAGE=python:3.11-slim"]
+    assert "--no-cache-dir" in last["RUN"] and "requirements.txt" in last["RUN"]
+    for label, argument in (("revision", "REVISION"), ("version", "VERSION")):
+        assert f'org.opencontainers.image.{label}="${{{argument}}}"' in last["LABEL"]
+        assert ["ARG", f"{argument}=unknown"] in steps
+
+
+@pytest.mark.parametrize("folder", **by_name)
+def test_pins_are_those_that_are_tested_here(folder):
+    own = pins(folder / "requirements.txt")
+    for package, version in own.items():
+        assert metadata.version(package) == version, package
+    root = ROOT / "requirements.txt"
+    if root.is_file():
+        common = pins(root)
+        assert {p: v for p, v in own.items() if p in common} == {
+            p: common[p] for p in own if p in common}
+
+
+def test_train_eval_and_serving_agree_on_what_a_model_is():
+    images = [pins(ROOT / "lib" / name / "requirements.txt")
+              for name in ("components/train", "components/eval", "serving")]
+    for package in ("scikit-learn", "numpy", "scipy", "joblib", "pandas"):
+        assert len({image[package] for image in images}) == 1, package
+
+
+@pytest.mark.parametrize("folder", **by_name)
+def test_image_imports_nothing_of_the_library(folder):
+    for file in (folder / "src").glob("**/*.py"):
+        assert not re.search(r"^\s*(from|import)\s+lib\b", file.read_text(), re.MULTILINE), file
+
+
+@pytest.mark.parametrize("folder", PARTS, ids=[folder.name for folder in PARTS])
+def test_component_yaml_and_program_have_the_same_options(started, folder):
+    done = started(folder, "--help")
+    assert done.returncode == 0, done.stderr
+    usage = done.stdout.split("\n\n")[0]
+    options = set(re.findall(r"--(\w+)", usage))
+    container = yaml.safe_load((folder / "component.yaml").read_text())["implementation"]
+    passed = re.findall(r"--(\w+)", json.dumps(container))
+    assert len(passed) == len(set(passed)) and set(passed) == options - {"help"}
+
+
+def test_kfp_wires_the_three_components(tmp_path):
+    from kfp import compiler, components, dsl
+
+    load, train, evaluate = (
+        components.load_component_from_file(
+            str(ROOT / "lib" / "components" / name / "component.yaml"))
+        for name in ("data_load", "train", "eval"))
+
+    @dsl.pipeline(name="churn")
+    def pipeline(table: str):
+        names = {"label_col": "y", "feature_cols": "a,b"}
+        data = load(table=table, time_col="t", id_col="id", gap_days=60, **names)
+        data = data.outputs["output_dataset"]
+        model = train(input_dataset=data, model_type="random_forest", **names)
+        evaluate(input_dataset=data, input_model=model.outputs["output_model"], label_col="y")
+
+    compiler.Compiler().compile(pipeline, str(tmp_path / "churn.yaml"))
+    spec = next(yaml.safe_load_all((tmp_path / "churn.yaml").read_text()))
+    containers = [e["container"] for e in spec["deploymentSpec"]["executors"].values()]
+    # No `command`: the image's own ENTRYPOINT runs, wherever the container does.
+    assert all(set(container) == {"image", "args"} for container in containers)
+    outputs = {name: {key: value["artifactType"]["schemaTitle"]
+                      for key, value in part["outputDefinitions"]["artifacts"].items()}
+               for name, part in spec["components"].items()}
+    assert outputs == {
+        "comp-data-load": {"output_dataset": "system.Dataset"},
+        "comp-train": {"output_model": "system.Model"},
+        "comp-eval": {"output_metrics": "system.Metrics", "output_curves": "system.Artifact"},
+    }
+
+
+def test_copy_of_the_template_works(started, dataset, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(ROOT / "lib" / "components" / "_template", folder)
+    output = tmp_path / "new" / "dataset"
+    done = started(folder, "--input_dataset", dataset, "--output_dataset", output)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((output / "row_counts.json").read_text()) == {
+        "test": 1500, "train": 4000, "valid": 1500}
+
+    done = started(folder, "--input_dataset", tmp_path, "--output_dataset", output)
+    assert (done.returncode, done.stderr) == (1, f"template: {tmp_path} holds no .parquet file\n")
+    (tmp_path / "a.parquet").write_text("not parquet")
+    done = started(folder, "--input_dataset", tmp_path, "--output_dataset", output)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    done = started(folder, "--input_dataset", tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1

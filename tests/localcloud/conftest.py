@@ -1,0 +1,262 @@
+"""BigQuery and Vertex AI of the local cloud, in this process, and Google's clients for them."""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import textwrap
+import threading
+import time
+
+import pytest
+import uvicorn
+from google.api_core.client_options import ClientOptions
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import aiplatform_v1, bigquery
+
+from lib.localcloud.bigquery import BigQueryServer
+from lib.localcloud.vertex import create_app
+
+PROJECT = "p1"
+_numbers = itertools.count()
+
+# A model server that obeys Vertex AI's contract for custom containers, in stdlib Python.
+SERVER = '''
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+HEALTH, PREDICT = os.environ["AIP_HEALTH_ROUTE"], os.environ["AIP_PREDICT_ROUTE"]
+print("model server at", os.environ["AIP_STORAGE_URI"])
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = 65536  # one packet an answer: two would wait 40 ms for each other
+    def log_message(self, *args): pass
+    def reply(self, status, content):
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    def do_GET(self):
+        self.reply(200 if self.path == HEALTH else 404, {})
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if asked["instances"] == ["environment"]:
+            return self.reply(200, {"predictions": [dict(os.environ)]})
+        if asked["instances"] == ["die"]:
+            os._exit(3)
+        if asked["instances"] == ["bad"]:
+            return self.reply(422, {"error": "feature revenue_90d is missing"})
+        if asked["instances"] == ["nonsense"]:
+            return self.reply(200, {"answer": 42})
+        self.reply(200, {"predictions": [sum(row) for row in asked["instances"]]})
+host = os.environ.get("SERVING_HOST", "0.0.0.0")
+ThreadingHTTPServer((host, int(os.environ["AIP_HTTP_PORT"])), Handler).serve_forever()
+'''
+
+
+@pytest.fixture(scope="session")
+def bq_server(tmp_path_factory):
+    """A running bqemulator."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server = BigQueryServer(tmp_path_factory.mktemp("bigquery"), PROJECT)
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result(60)
+    yield server
+    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def bq(bq_server):
+    """Google's BigQuery client, with an empty dataset `ds`."""
+    client = bigquery.Client(
+        PROJECT, credentials=AnonymousCredentials(),
+        client_options={"api_endpoint": bq_server.rest})
+    client.create_dataset("ds")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def table(bq):
+    """Make a table from a SELECT; returns its bq:// URI."""
+
+    def make(select, name=None):
+        name = name or f"{PROJECT}.ds.t{next(_numbers)}"
+        bq.query(f"create or replace table `{name}` as {textwrap.dedent(select)}").result()
+        return f"bq://{name}"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Image name -> folder: `echo` works, `broken` dies at start, `deaf` is never healthy."""
+    folders = {}
+    for name, program in {
+        "echo": SERVER,
+        "broken": "raise SystemExit('no model.joblib in gs://b/m')",
+        "deaf": "import time; print('loading...', flush=True); time.sleep(60)",
+    }.items():
+        folders[name] = tmp_path_factory.mktemp("images") / name
+        folders[name].mkdir()
+        (folders[name] / "main.py").write_text(program)
+        (folders[name] / "Dockerfile").write_text(
+            'FROM python:3.11-slim\nCOPY main.py .\nENTRYPOINT ["python", "main.py"]\n')
+    return folders
+
+
+class Vertex:
+    """A running stand-in and GAPIC clients for it."""
+
+    def __init__(self, data_dir, bq_server, images):
+        self.app = create_app(
+            data_dir=data_dir, project=PROJECT, bigquery_rest=bq_server.rest,
+            bigquery_grpc=bq_server.grpc, storage="http://127.0.0.1:1", images=images)
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()  # a call may come before the server runs
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(self.app, log_level="warning", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self._thread.start()
+        self.registry = self.client(aiplatform_v1.FeatureRegistryServiceClient)
+        self.admin = self.client(aiplatform_v1.FeatureOnlineStoreAdminServiceClient)
+        self.online = self.client(aiplatform_v1.FeatureOnlineStoreServiceClient)
+        self.models = self.client(aiplatform_v1.ModelServiceClient)
+        self.endpoints = self.client(aiplatform_v1.EndpointServiceClient)
+        self.predictions = self.client(aiplatform_v1.PredictionServiceClient)
+
+    def client(self, kind):
+        return kind(
+            credentials=AnonymousCredentials(), transport="rest",
+            client_options=ClientOptions(api_endpoint=self.url))
+
+    def close(self):
+        self.app.state.close()
+        self._server.should_exit = True
+        self._thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def start_vertex(bq_server, images):
+    """Context manager: a stand-in of one's own, over a data folder."""
+
+    @contextlib.contextmanager
+    def start(data_dir):
+        vertex = Vertex(data_dir, bq_server, images)
+        try:
+            yield vertex
+        finally:
+            vertex.close()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def vertex(start_vertex, tmp_path_factory):
+    """The stand-in that the tests share; each works in a location of its own."""
+    with start_vertex(tmp_path_factory.mktemp("vertex")) as running:
+        yield running
+
+
+@pytest.fixture
+def location():
+    """A location that no other test uses."""
+    return f"projects/{PROJECT}/locations/test{next(_numbers)}"
+
+
+@pytest.fixture
+def group(vertex, location):
+    """Make a feature group with features over a table; returns its name."""
+
+    def make(uri, features, group_id="fg", **spec):
+        spec.setdefault("entity_id_columns", ["id"])
+        created = vertex.registry.create_feature_group(
+            parent=location, feature_group_id=group_id, feature_group={
+                "big_query": {"big_query_source": {"input_uri": uri}, **spec}}).result()
+        for feature in features:
+            vertex.registry.create_feature(
+                parent=created.name, feature_id=feature, feature={}).result()
+        return created.name
+
+    return make
+
+
+@pytest.fixture
+def store(vertex, location):
+    """The name of an online store."""
+    return vertex.admin.create_feature_online_store(
+        parent=location, feature_online_store_id="store", feature_online_store={
+            "bigtable": {"auto_scaling": {"min_node_count": 1, "max_node_count": 1}}},
+    ).result().name
+
+
+@pytest.fixture
+def view(vertex, store):
+    """Make a view of features of groups; returns its name."""
+
+    def make(features, view_id="view", groups=("fg",), cron="TZ=Etc/UTC 0 3 * * 1"):
+        return vertex.admin.create_feature_view(
+            parent=store, feature_view_id=view_id, feature_view={
+                "sync_config": {"cron": cron} if cron else None,
+                "feature_registry_source": {"feature_groups": [
+                    {"feature_group_id": g, "feature_ids": features} for g in groups]}},
+        ).result().name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """Poll until a condition is true; gives what it gave."""
+
+    def wait(condition, seconds=20):
+        deadline = time.monotonic() + seconds
+        while not (result := condition()):
+            assert time.monotonic() < deadline, "timed out"
+            time.sleep(0.02)
+        return result
+
+    return wait
+
+
+@pytest.fixture
+def sync(vertex, wait_for):
+    """Sync a view and wait; returns the finished FeatureViewSync."""
+
+    def run(view_name):
+        name = vertex.admin.sync_feature_view(feature_view=view_name).feature_view_sync
+        return wait_for(lambda: _finished(vertex, name))
+
+    return run
+
+
+def _finished(vertex, name):
+    found = vertex.admin.get_feature_view_sync(name=name)
+    return found if found.run_time.HasField("end_time") else None
+
+
+@pytest.fixture
+def fetch(vertex):
+    """Feature name -> value of an entity (None for null), feature_timestamp among them."""
+
+    def run(view_name, *parts, key=None):
+        data_key = {"key": key} if key else {"composite_key": {"parts": parts}}
+        answer = vertex.online.fetch_feature_values(
+            request={"feature_view": view_name, "data_key": data_key})
+        return {f.name: _value(f) for f in answer.key_values.features}
+
+    return run
+
+
+def _value(feature):
+    message = type(feature).pb(feature)
+    if not message.HasField("value"):
+        return None
+    value = getattr(message.value, message.value.WhichOneof("value"))
+    return list(value.values) if hasattr(value, "values") else value

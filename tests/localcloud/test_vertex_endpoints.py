@@ -1,0 +1,277 @@
+"""Endpoints: deploying a container as a process, predicting, and what goes wrong on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+from google.api_core import exceptions as errors
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import aiplatform
+
+from lib.localcloud.vertex.containers import image_name, read_dockerfile
+
+ROOT = Path(__file__).resolve().parents[2]
+RESOURCES = {"machine_spec": {"machine_type": "n1-standard-2"}, "min_replica_count": 1}
+
+
+@pytest.fixture
+def model(vertex, location):
+    """Upload a model with an image; returns its name."""
+
+    def make(image="echo", model_id="m", **container):
+        return vertex.models.upload_model(parent=location, model={
+            "display_name": "churn", "artifact_uri": "gs://b/m", "container_spec": {
+                "image_uri": f"us-docker.pkg.dev/p1/repo/{image}@sha256:0a", **container},
+        }).result().model
+
+    return make
+
+
+@pytest.fixture
+def endpoint(vertex, location):
+    created = vertex.endpoints.create_endpoint(
+        parent=location, endpoint={"display_name": "e"}).result()
+    return created.name
+
+
+@pytest.fixture
+def deploy(vertex, endpoint):
+    def run(model_name, traffic=(("0", 100),), **deployed):
+        return vertex.endpoints.deploy_model(
+            endpoint=endpoint, traffic_split=dict(traffic), deployed_model={
+                "model": model_name, "dedicated_resources": RESOURCES, **deployed},
+        ).result(timeout=20).deployed_model
+
+    return run
+
+
+def undeploy_all(vertex, endpoint):
+    for deployed in vertex.endpoints.get_endpoint(name=endpoint).deployed_models:
+        vertex.endpoints.undeploy_model(
+            endpoint=endpoint, deployed_model_id=deployed.id, traffic_split={}).result()
+
+
+def processes(vertex):
+    return {i: s.process for i, s in vertex.app.state.cloud.containers._servers.items()}
+
+
+def test_deploy_predict_undeploy(vertex, endpoint, model, deploy):
+    name = model()
+    deployed = deploy(name)
+    assert deployed.model == name and deployed.model_version_id == "1"
+    found = vertex.endpoints.get_endpoint(name=endpoint)
+    assert found.traffic_split == {deployed.id: 100}
+    refs = vertex.models.get_model(name=name).deployed_models
+    assert [(r.endpoint, r.deployed_model_id) for r in refs] == [(endpoint, deployed.id)]
+
+    answer = vertex.predictions.predict(endpoint=endpoint, instances=[[1, 2.5], [3, 4]])
+    assert list(answer.predictions) == [3.5, 7.0]
+    assert (answer.deployed_model_id, answer.model, answer.model_version_id) == (
+        deployed.id, name, "1")
+    assert answer.model_display_name == "churn"
+
+    with pytest.raises(errors.BadRequest, match="deployed"):
+        vertex.endpoints.delete_endpoint(name=endpoint)
+    with pytest.raises(errors.BadRequest, match="deployed"):
+        vertex.models.delete_model(name=name)
+    process = processes(vertex)[deployed.id]
+    vertex.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id=deployed.id).result()
+    assert process.poll() is not None
+    with pytest.raises(errors.BadRequest, match="traffic"):
+        vertex.predictions.predict(endpoint=endpoint, instances=[[1]])
+    with pytest.raises(errors.NotFound):
+        vertex.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id=deployed.id)
+    vertex.endpoints.delete_endpoint(name=endpoint).result()
+    with pytest.raises(errors.NotFound):
+        vertex.predictions.predict(endpoint=endpoint, instances=[[1]])
+
+
+def test_the_container_contract(vertex, endpoint, model, deploy):
+    deployed = deploy(model(
+        health_route="/live", predict_route="/score", env=[{"name": "THRESHOLD", "value": "0.5"}]))
+    seen = dict(vertex.predictions.predict(
+        endpoint=endpoint, instances=["environment"]).predictions[0])
+    assert seen["AIP_HEALTH_ROUTE"] == "/live" and seen["AIP_PREDICT_ROUTE"] == "/score"
+    assert seen["AIP_STORAGE_URI"] == "gs://b/m" and seen["THRESHOLD"] == "0.5"
+    assert seen["AIP_MODE"] == "PREDICTION" and seen["AIP_DEPLOYED_MODEL_ID"] == deployed.id
+    assert seen["AIP_ENDPOINT_ID"] == endpoint.rsplit("/")[-1]
+    assert seen["STORAGE_EMULATOR_HOST"].startswith("http") and seen["AIP_HTTP_PORT"].isdecimal()
+    assert not [key for key in seen if key.startswith("PYTEST")]  # nothing of the host's
+    undeploy_all(vertex, endpoint)
+
+
+def test_deployments_that_are_refused(vertex, endpoint, model, deploy, location):
+    name = model()
+    with pytest.raises(errors.NotFound):
+        deploy(f"{location}/models/other")
+    with pytest.raises(errors.NotFound):
+        deploy(name + "@2")
+    for traffic in ({"0": 50}, {"0": 50, "77": 50}, {"0": 150, "1": -50}):
+        with pytest.raises(errors.BadRequest, match="traffic_split"):
+            deploy(name, traffic.items())
+    with pytest.raises(errors.BadRequest, match="dedicated_resources"):
+        vertex.endpoints.deploy_model(endpoint=endpoint, deployed_model={"model": name})
+    with pytest.raises(errors.NotFound):
+        vertex.endpoints.deploy_model(endpoint=endpoint + "9", deployed_model={"model": name})
+
+
+@pytest.mark.parametrize(("image", "says"), [
+    ("unknown", "repo/unknown"), ("broken", "no model.joblib in gs://b/m"),
+    ("deaf", "loading...")])
+def test_deployments_that_fail(vertex, endpoint, model, image, says):
+    name = model(image, deployment_timeout={"seconds": 1})
+    operation = vertex.endpoints.deploy_model(
+        endpoint=endpoint, traffic_split={"0": 100},
+        deployed_model={"model": name, "dedicated_resources": RESOURCES})
+    assert image == "unknown" or not operation.done()
+    with pytest.raises(errors.GoogleAPICallError, match=says):
+        operation.result(timeout=20)
+    assert not vertex.endpoints.get_endpoint(name=endpoint).deployed_models
+    assert not [p for p in processes(vertex).values() if p.poll() is None]
+
+
+def test_what_the_container_answers(vertex, endpoint, model, deploy):
+    deploy(model())
+    with pytest.raises(errors.BadRequest, match="feature revenue_90d is missing"):
+        vertex.predictions.predict(endpoint=endpoint, instances=["bad"])
+    with pytest.raises(errors.InternalServerError, match="predictions"):
+        vertex.predictions.predict(endpoint=endpoint, instances=["nonsense"])
+    undeploy_all(vertex, endpoint)
+
+
+def test_a_container_that_died_is_started_again(vertex, endpoint, model, deploy):
+    deployed = deploy(model())
+    process = processes(vertex)[deployed.id]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    answer = vertex.predictions.predict(endpoint=endpoint, instances=[[1, 2]])
+    assert list(answer.predictions) == [3]
+    with pytest.raises(errors.ServiceUnavailable):  # dies of the request, both times
+        vertex.predictions.predict(endpoint=endpoint, instances=["die"], retry=None)
+    answer = vertex.predictions.predict(endpoint=endpoint, instances=[[1, 2]])
+    assert list(answer.predictions) == [3]
+    undeploy_all(vertex, endpoint)
+
+
+def test_two_models_share_the_traffic(vertex, endpoint, model, deploy):
+    name = model()
+    first = deploy(name)
+    second = deploy(name, ((first.id, 50), ("0", 50)))
+    seen = {
+        vertex.predictions.predict(endpoint=endpoint, instances=[[1]]).deployed_model_id
+        for _ in range(60)}
+    assert seen == {first.id, second.id}
+    with pytest.raises(errors.BadRequest, match="traffic"):
+        vertex.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id=first.id)
+    vertex.endpoints.undeploy_model(
+        endpoint=endpoint, deployed_model_id=first.id, traffic_split={second.id: 100}).result()
+    changed = vertex.endpoints.update_endpoint(
+        endpoint={"name": endpoint, "display_name": "new"}, update_mask={"paths": ["display_name"]})
+    assert changed.display_name == "new" and changed.traffic_split == {second.id: 100}
+    undeploy_all(vertex, endpoint)
+    assert not vertex.endpoints.get_endpoint(name=endpoint).traffic_split
+
+
+def test_endpoints_that_are_refused(vertex, location):
+    def create(endpoint_id="", **endpoint):
+        return vertex.endpoints.create_endpoint(request={
+            "parent": location, "endpoint": {"display_name": "e"} | endpoint,
+            "endpoint_id": endpoint_id}).result()
+
+    assert create("my-endpoint").name == f"{location}/endpoints/my-endpoint"
+    with pytest.raises(errors.Conflict):
+        create("my-endpoint")
+    for endpoint_id in ("Mine", "with_underscore", "ends-", "012", "1234567890"):
+        with pytest.raises(errors.BadRequest):
+            create(endpoint_id)
+    for endpoint in ({"display_name": ""}, {"display_name": "x" * 129},
+                     {"dedicated_endpoint_enabled": True}):
+        with pytest.raises(errors.BadRequest):
+            create(**endpoint)
+
+
+def test_a_restart_starts_the_model_again_and_an_end_ends_it(start_vertex, tmp_path):
+    parent = "projects/p1/locations/us-central1"
+    with start_vertex(tmp_path) as first:
+        model = first.models.upload_model(parent=parent, model={
+            "display_name": "m", "container_spec": {"image_uri": "r/echo:1"}}).result().model
+        name = first.endpoints.create_endpoint(
+            parent=parent, endpoint={"display_name": "e"}).result().name
+        first.endpoints.deploy_model(
+            endpoint=name, traffic_split={"0": 100},
+            deployed_model={"model": model, "dedicated_resources": RESOURCES}).result()
+        (process,) = processes(first).values()
+    assert process.poll() is not None
+    with start_vertex(tmp_path) as second:
+        assert list(second.predictions.predict(
+            endpoint=name, instances=[[2, 3]]).predictions) == [5]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_model_server_dies_with_a_local_cloud_that_is_killed(images, tmp_path, wait_for):
+    program = f"""
+import pathlib, time
+from lib.localcloud.vertex.containers import Containers, Spec
+containers = Containers({{"echo": pathlib.Path({str(images["echo"])!r})}},
+                        pathlib.Path({str(tmp_path)!r}))
+environment = {{"AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p", "AIP_STORAGE_URI": ""}}
+print(containers.start(Spec("1", "echo", "/h", "/p", environment)).process.pid, flush=True)
+time.sleep(60)"""
+    host = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pid = int(host.stdout.readline())
+    assert alive(pid)
+    host.kill()
+    host.wait()
+    host.stdout.close()
+    wait_for(lambda: not alive(pid))
+
+
+def alive(pid):
+    """Whether a process runs (a zombie that waits for its collector does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_high_level_classes(vertex):
+    aiplatform.init(
+        project="p1", location="us-east4", credentials=AnonymousCredentials(),
+        api_endpoint=vertex.url, api_transport="rest", staging_bucket="gs://b")
+    model = aiplatform.Model.upload(
+        display_name="churn", artifact_uri="gs://b/m", serving_container_image_uri="r/echo:1")
+    endpoint = aiplatform.Endpoint.create(display_name="churn")
+    endpoint.deploy(model, machine_type="n1-standard-2")
+    assert endpoint.predict([[1, 2]]).predictions == [3.0]
+    (found,) = aiplatform.Endpoint.list(filter='display_name="churn"')
+    assert found.resource_name == endpoint.resource_name
+    assert [m.model_version_id for m in found.list_models()] == ["1"]
+    second = aiplatform.Model.upload(
+        parent_model=model.resource_name, artifact_uri="gs://b/m2", display_name="churn",
+        serving_container_image_uri="r/echo:2")
+    endpoint.deploy(second, traffic_percentage=100)
+    assert endpoint.predict([[1, 2]]).model_version_id == "2"
+    endpoint.undeploy_all()
+    endpoint.delete()
+    model.delete()
+
+
+def test_image_names_and_dockerfiles(tmp_path):
+    assert image_name("us-docker.pkg.dev/p/r/serving:abc") == "serving"
+    assert image_name("localhost:5000/serving@sha256:0a") == "serving"
+    assert image_name("serving") == "serving"
+    file = tmp_path / "Dockerfile"
+    file.write_text(
+        'FROM a AS build\nCMD ["make"]\nFROM b\n# ENTRYPOINT ["no"]\n'
+        'ENTRYPOINT ["python", \\\n  "-m", "src.main"]\nCMD ["--port", "8080"]\n')
+    assert read_dockerfile(file) == (["python", "-m", "src.main"], ["--port", "8080"])
+
+
+def test_predict_body_is_checked(vertex, endpoint):
+    answer = requests.post(f"{vertex.url}/v1/{endpoint}:predict", json={"rows": []})
+    assert answer.status_code == 400 and "rows" in answer.json()["error"]["message"]

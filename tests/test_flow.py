@@ -1,0 +1,245 @@
+"""The whole flow on a small theLook, through Google's own clients: in order, as a run does it.
+
+The tests of this file build on each other, as the notebooks do.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from lib import (
+    config, endpoint, feature_store, model_registry, predict, stages, training, warehouse,
+)
+from lib.checks import latency, leakage, parity, sanity
+from lib.config import ROOT
+from lib.stages import Needed
+from tests.conftest import SMALL
+
+STEPS = [
+    ("dataset", warehouse.create_dataset),
+    ("source", warehouse.load_source),
+    *((file, lambda c, f=file: warehouse.build(c, f)) for file in warehouse.BUILDS),
+    ("group", feature_store.create_group),
+    ("features", feature_store.register_features),
+    ("store", feature_store.create_online_store),
+    ("view", feature_store.create_view),
+    ("sync", feature_store.sync),
+    ("training", training.run),
+    ("model", lambda c: upload(c)),
+    ("endpoint", endpoint.create),
+    ("deployment", lambda c: endpoint.deploy(c, endpoint.find(c), model_registry.find(c))),
+]
+
+
+def upload(cloud):
+    result = training.run(cloud).value
+    return model_registry.upload(cloud, result.artifact_uri, result.meta, result.metrics)
+
+
+def run_command(module, *arguments):
+    variables = {**os.environ, config.SETTINGS_VARIABLE: json.dumps(SMALL)}
+    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, text=True,
+                          capture_output=True, env=variables, timeout=120)
+
+
+def listing(cloud):
+    """The names of everything that stands."""
+    sdk, parent = cloud.aiplatform, cloud.parent
+    names = [g.name for g in cloud.registry.list_feature_groups(parent=parent)]
+    names += [f.name for f in cloud.registry.list_features(parent=feature_store.group_name(cloud))]
+    names += [s.name for s in cloud.online_admin.list_feature_online_stores(parent=parent)]
+    names += [v.name for v in cloud.online_admin.list_feature_views(
+        parent=feature_store.store_name(cloud))]
+    names += [s.name for s in feature_store.list_syncs(cloud)]
+    names += [m.resource_name for m in sdk.Model.list()]
+    names += [f"version {v.version_id}" for v in
+              model_registry.find(cloud).versioning_registry.list_versions()]
+    names += [e.resource_name for e in sdk.Endpoint.list()]
+    names += [d.id for d in endpoint.find(cloud).list_models()]
+    names += [t.full_table_id for t in cloud.bigquery.list_tables(cloud.settings.dataset)]
+    names += [b.name for b in cloud.storage.list_blobs(cloud.settings.names.bucket)]
+    return sorted(names)
+
+
+def test_each_missing_thing_has_its_own_message_before_anything_stands(cloud):
+    with pytest.raises(feature_store.EntityNotServed, match=r"online store .* does not exist"):
+        feature_store.fetch(cloud, "1")
+    with pytest.raises(endpoint.NotDeployed, match="does not exist"):
+        endpoint.connect(cloud)
+    with pytest.raises(Needed, match="nothing|no model"):
+        model_registry.newest(cloud)
+    with pytest.raises(Needed, match="not built"):
+        training.run(cloud)
+    done = run_command("lib.predict", "--customer_id", "1")
+    assert (done.returncode, done.stdout) == (predict.NOT_DEPLOYED, "")
+
+
+def test_the_flow_creates_each_thing_once(cloud):
+    for name, step in STEPS:
+        if name == "sync":
+            customer = warehouse.served_customers(cloud, 1)[0]
+            with pytest.raises(feature_store.EntityNotServed, match="never been synced"):
+                feature_store.fetch(cloud, customer)
+        if name == "deployment":
+            with pytest.raises(endpoint.NotDeployed, match="no model is deployed"):
+                endpoint.connect(cloud)
+        outcome = step(cloud)
+        assert outcome.status in (("done", "created") if name == "source" else ("created",)), name
+        assert outcome.resource, name
+
+
+def test_a_second_pass_makes_nothing_new(cloud):
+    before = listing(cloud)
+    assert {name: step(cloud).status for name, step in STEPS if name != "source"} == {
+        name: "reused" for name, _ in STEPS if name != "source"}
+    assert listing(cloud) == before
+
+
+def test_labels_lean_but_have_both_classes(cloud):
+    checks = sanity.run(cloud).value
+    assert 0.85 < sanity.positive_rate(checks) < 0.95
+
+
+def test_the_registry_tells_what_each_feature_means(cloud):
+    table = feature_store.read_registry(cloud)
+    assert list(table["feature"]) == cloud.settings.feature_names
+    written = {f.name: (f.description, f.unit.lower()) for f in cloud.settings.features}
+    assert {r.feature: (r.description, r.unit) for r in table.itertuples()} == written
+    assert set(table["owner"]) == {cloud.settings.owner}
+
+
+def test_fetch_serves_the_newest_row_with_its_nulls(cloud):
+    newest = warehouse.newest_features(cloud, one_in=1)
+    silent = newest[newest["avg_order_value_90d"].isna()].head(3)["customer_id"]
+    for customer in [*warehouse.served_customers(cloud, 5), *silent]:
+        served, taken_at = feature_store.fetch(cloud, customer)
+        stored = warehouse.newest_row(cloud, customer)
+        assert list(served) == cloud.settings.feature_names
+        assert taken_at == stored["feature_timestamp"].to_pydatetime()
+        for name, value in served.items():
+            assert (value is None) == pd.isna(stored[name])
+            assert value is None or value == pytest.approx(stored[name], abs=1e-9)
+
+
+def test_a_prediction_is_a_probability_and_ignores_the_order_of_features(cloud):
+    predictor = predict.Predictor(cloud)
+    customers = warehouse.served_customers(cloud, 12)
+    answers = predict.many(predictor, customers).value
+    assert len(answers) == 12
+    assert all(0 < a.churn_probability < 1 for a in answers)
+    assert len({a.churn_probability for a in answers}) > 3
+    first = answers[0]
+    backwards = dict(reversed(first.features.items()))
+    assert endpoint.predict(predictor.endpoint, [backwards]) == [first.churn_probability]
+
+
+def test_the_endpoint_refuses_what_it_was_not_trained_on(cloud):
+    service = endpoint.connect(cloud)
+    good = predict.Predictor(cloud).predict(warehouse.served_customers(cloud, 1)[0]).features
+    short = {k: v for k, v in good.items() if k != "tenure_days"}
+    assert "tenure_days" in endpoint.refusal(service, [short])
+    assert "extra" in endpoint.refusal(service, [{**good, "extra": 1}])
+    assert endpoint.refusal(service, [{**good, "tenure_days": "long"}]).startswith("400")
+    assert endpoint.refusal(service, [good]) == ""
+
+
+def test_an_unknown_customer_is_told_apart(cloud):
+    with pytest.raises(feature_store.EntityNotServed, match="'no-such-id' is not in the feature"):
+        predict.Predictor(cloud).predict("no-such-id")
+
+
+def test_predict_is_a_command(cloud):
+    customer = warehouse.served_customers(cloud, 1)[0]
+    done = run_command("lib.predict", "--customer_id", customer)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert list(answer["features"]) == cloud.settings.feature_names
+    assert 0 < answer["churn_probability"] < 1
+    unknown = run_command("lib.predict", "--customer_id", "no-such-id")
+    assert unknown.returncode == predict.NOT_SERVED
+    assert "is not in the feature view" in unknown.stderr and unknown.stdout == ""
+
+
+def test_parity_holds_and_a_stale_online_store_is_caught(cloud):
+    customers = warehouse.served_customers(cloud, 40)
+    assert parity.figures(parity.run(cloud, customers).value) == {
+        "customers": 40, "features": 11, "mismatches": 0, "max_abs_diff": 0.0}
+    table, customer = cloud.settings.table("features"), customers[0]
+    cloud.bigquery.query(
+        f"update `{table}` set orders_90d = orders_90d + 5, avg_order_value_90d = null "
+        f"where customer_id = '{customer}'").result()
+    with pytest.raises(Needed) as caught:
+        parity.run(cloud, customers)
+    told = str(caught.value)
+    assert f"customer {customer}, orders_90d" in told and "avg_order_value_90d" in told
+    assert "differ in 2 of 440" in told
+    feature_store.sync(cloud, force=True)
+    assert parity.figures(parity.run(cloud, customers).value)["mismatches"] == 0
+
+
+def test_the_naive_join_promises_more_than_it_keeps(cloud):
+    figures = leakage.measure(cloud, training.run(cloud).value.metrics).value
+    assert figures["naive_roc_auc"] > figures["naive_model_on_honest_roc_auc"]
+
+
+def test_an_impossible_score_ends_the_run(cloud):
+    assert leakage.check_honest(cloud, {"roc_auc": 0.80}).status == "done"
+    with pytest.raises(Needed, match="sees the future"):
+        leakage.check_honest(cloud, {"roc_auc": 0.82})
+
+
+def test_latency_is_measured_per_call(cloud):
+    predictor = predict.Predictor(cloud)
+    samples = latency.measure(predictor, warehouse.served_customers(cloud, 3), 10).value
+    assert {k: len(v) for k, v in samples.items()} == {"fetch": 10, "predict": 10, "both": 10}
+    assert set(latency.figures(samples)) == {"fetch_p50", "fetch_p99", "predict_p50", "predict_p99"}
+
+
+def test_another_model_replaces_the_old_one_on_the_endpoint(cloud):
+    other = cloud.settings.train.model_copy(update={"model_type": "logistic_regression"})
+    there = dataclasses.replace(
+        cloud, settings=cloud.settings.model_copy(update={"train": other}))
+    before = model_registry.find(there).version_id
+    assert training.run(there).status == "created"
+    assert upload(there).status == "created"
+    model = model_registry.find(there)
+    assert int(model.version_id) == int(before) + 1
+    outcome = endpoint.deploy(there, endpoint.find(there), model)
+    assert outcome.status == "created"
+    (deployed,) = endpoint.find(there).list_models()
+    assert deployed.model_version_id == model.version_id
+
+
+def test_a_group_over_another_table_is_not_silently_reused(cloud):
+    tables = cloud.settings.tables.model_copy(update={"features": "other_table"})
+    there = dataclasses.replace(
+        cloud, settings=cloud.settings.model_copy(update={"tables": tables}))
+    with pytest.raises(Needed, match="another source"):
+        feature_store.create_group(there)
+
+
+def test_summary_of_a_failed_step_is_kept(cloud, tmp_path):
+    run = stages.open_run("04_feature_store", cloud.settings, tmp_path)
+    tables = cloud.settings.tables.model_copy(update={"features": "no_such_table"})
+    names = cloud.settings.names.model_copy(update={"feature_group": "churn_dev_other"})
+    there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
+        update={"tables": tables, "names": names}))
+    with pytest.raises(stages.StageError, match="no_such_table"):
+        run.step("feature group", feature_store.create_group, there)
+
+
+def test_a_restart_keeps_everything(cloud):
+    from lib import cloud as clouds
+
+    customer = warehouse.served_customers(cloud, 1)[0]
+    before = predict.Predictor(cloud).predict(customer)
+    assert clouds.stop_local()
+    again = clouds.connect(cloud.settings)
+    assert again.started_local
+    after = predict.Predictor(again).predict(customer)
+    assert (after.features, after.churn_probability) == (before.features, before.churn_probability)
