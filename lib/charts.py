@@ -27,7 +27,7 @@ ORANGE, BLUE, AMBER, SKY, GREEN = "#D55E00", "#0072B2", "#E69F00", "#56B4E9", "#
 INK, GREY, PALE, BROWN = "#222222", "#666666", "#E4E4E4", "#8A5A00"
 BASE = {"color": GREY, "linewidth": 1.5, "linestyle": (0, (5, 3))}  # a line to compare with
 STATUS = {"fail": (ORANGE, "X"), "warn": (AMBER, "^"), "pass": (BLUE, "o")}  # worst first
-WIDTH, DPI, WRAP = 11, 120, 82  # inches, dots per inch, characters of a title's line
+WIDTH, DPI, WRAP = 11, 120, 78  # inches, dots per inch, characters of a title's line
 
 STYLE = {
     "font.family": ["DejaVu Sans"], "font.size": 12, "axes.titlesize": 12, "lines.linewidth": 2.5,
@@ -45,6 +45,7 @@ class Chart(Figure):
     @styled
     def draw(self, renderer):
         super().draw(renderer)
+        self.set_layout_engine("none")  # laid out once: a second drawing is the same
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -165,20 +166,19 @@ def feature_distributions(sample: DataFrame, features: Sequence[Mapping]) -> Cha
 
 
 def _distribution(axes: Axes, values: pd.Series, unit: str) -> None:
-    known = values.dropna()
+    known, bins, rwidth = values.dropna(), 25, None
     if unit == "USD" and (known > 0).any():
         known = known[known > 0]
         bins = np.geomspace(*known.quantile([0.001, 0.999]) * [1, 1.001], 26)
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    elif known.nunique() <= 12 and (known % 1 == 0).all():
-        bins = np.arange(known.min(), known.max() + 2) - 0.5
+    elif 0 < known.nunique() <= 12 and (known % 1 == 0).all():
+        bins, rwidth = np.arange(known.min(), known.max() + 2) - 0.5, 0.88
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     else:
-        bins = 25
         _ticks(axes, x=3)
-    axes.hist(known, bins, weights=np.full(len(known), 1 / len(values)), color=BLUE, rwidth=0.96)
+    axes.hist(known, bins, weights=[1 / len(values)] * len(known), color=BLUE, rwidth=rwidth)
     _ticks(axes, "y", y=2)
 
 
@@ -204,22 +204,23 @@ def point_in_time_pick(orders: Sequence[datetime], snapshots: DataFrame, label_t
         f"Customer {customer_id}: the label of {_day(label)} gets the snapshot of {_day(chosen)}; "
         f"the {len(future)} later ones are from the future",
         "Orders and feature snapshots of one customer (diamond: taken, crosses: from the future)")
-    for left, right, fill, colour, text in (
-        (window, chosen, SKY, BLUE, "feature window"),
-        (label, until, AMBER, BROWN, f"label window: orders {came}, so label {int(not came)}")):
+    told = f"label window: orders {came}, so label {int(not came)}"
+    for left, right, fill, colour, text, at, ha in (
+        (window, chosen, SKY, BLUE, "feature window", chosen, "right"),
+        (label, until, AMBER, BROWN, told, label, "left")):
         axes.axvspan(left, right, 0, 0.82, color=fill, alpha=0.25, linewidth=0)
-        _say(axes, f"{text}\n({_day(left)}, {_day(right)}]", (left, -0.5), 1, 4, color=colour)
-    start, end = window - pd.Timedelta(days=14), max([until, *future]) + pd.Timedelta(days=10)
+        _say(axes, f"{text}\n({_day(left)}, {_day(right)}]", (at, -0.5), 0, 4, ha=ha, color=colour)
+    end = max([until, *future]) + pd.Timedelta(days=10)
     axes.plot(placed, [0] * len(placed), "o", color=INK, ms=11)
     axes.plot(past[:-1], [1] * len(past[:-1]), "|", color=GREY, ms=16, mew=2)
-    axes.plot(future, [1] * len(future), "x", color=ORANGE, ms=10, mew=2)
+    axes.plot(future, [1] * len(future), "x", color=ORANGE, ms=8, mew=2)
     axes.plot(chosen, 1, "D", color=BLUE, ms=13)
     for at, name, colour in zip([chosen, *future[-1:]], ["taken", "not taken"], [BLUE, ORANGE]):
         orders_90d, revenue_90d = frame.loc[at, ["orders_90d", "revenue_90d"]].map(_number)
         text = f"{name}: {_day(at)}\norders_90d {orders_90d}\nrevenue_90d {revenue_90d} USD"
         _say(axes, text, (at, 1.15), 6, ha="right", va="top", color=colour)
     _rows(axes, ["orders", "feature\nsnapshots"])
-    _dates(axes, ylim=(1.85, -0.95), xlim=(start, end))
+    _dates(axes, ylim=(1.85, -0.95), xlim=(window - 0.08 * (end - window), end))
     return figure
 
 
@@ -403,12 +404,12 @@ def served_features(features: Mapping, percentiles: Mapping, probability: float,
     _rows(axes, names)
     colour = ORANGE if points >= 0 else BLUE
     card.set_axis_off()
-    card.set(xlim=(-0.06, 1.06), ylim=(0, 1))
-    card.barh([0.45, 0.45], [1, probability], color=[PALE, colour], height=0.08)
-    card.vlines(base_rate, 0.39, 0.51, color=INK)
-    _say(card, f"{probability:.1%}", (0.5, 0.72), ha="center", size=38, color=colour)
-    _say(card, "chance of no order", (0.5, 0.62), ha="center")
-    _say(card, f"line: base rate\n{base_rate:.1%}", (0.5, 0.36), ha="center", va="top")
+    card.set(xlim=(-0.06, 1.06), ylim=(-0.5, 0.5))
+    card.barh([0, 0], [1, probability], color=[PALE, colour], height=0.08)
+    card.vlines(base_rate, -0.06, 0.06, color=INK)
+    _say(card, f"{probability:.1%}", (0.5, 0), 0, 52, ha="center", size=38, color=colour)
+    _say(card, "chance of no order", (0.5, 0), 0, 26, ha="center")
+    _say(card, f"line: base rate\n{base_rate:.1%}", (0.5, 0), 0, -24, ha="center", va="top")
     return figure
 
 
@@ -430,7 +431,7 @@ def latency(samples: Mapping[str, Sequence[float]]) -> Chart:
             _say(axes, f"p{mark} {_number(value)}", (value, share * top), 5, va="top")
         slower = f" ({sum(ms > end)} slower, up to {_number(max(ms))})" if max(ms) > end else ""
         axes.set_title(f"{name}, {len(ms)} times", weight="bold", loc="left")
-        axes.set(xlabel=f"milliseconds{slower}", ylabel="calls", xlim=(0, end), ylim=(0, 1.42 * top))
+        axes.set(xlabel=f"milliseconds{slower}", ylabel="calls", xlim=(0, end), ylim=(0, 1.4 * top))
         _ticks(axes, x=4, y=5)
     return figure
 
@@ -450,7 +451,7 @@ def checks_overview(checks: DataFrame) -> Chart:
     figure, axes = _figure(
         f"{len(bad)} of {len(frame)} checks do not pass: {', '.join(bad[:3])}"
         + ", ..." * (len(bad) > 3) if bad else f"All {len(frame)} checks pass",
-        "Value within the (allowed) in grey; circle: pass, triangle: warning, cross: fail",
+        "Value within what is allowed (grey bar, brackets); pass: dot, warning: triangle, fail: X",
         1.25 + 0.29 * kind.nunique())
     names = []
     for row, (name, group) in enumerate(frame.groupby("kind", sort=False)):
@@ -475,14 +476,14 @@ BOXES = {  # fill: (x and y of the middle in inches, text) of each
     PALE: [(0.82, 2.95, "theLook\n(public)")],
     "white": [
         (2.72, 4.4, "labels_\ncustomer_churn"), (2.72, 1.5, "features_\ncustomer"),
-        (4.15, 2.95, "train_dataset"), (5.92, 4.4, "data_load"), (7.02, 4.4, "train"),
-        (7.92, 4.4, "eval")],
-    "#CFE4F2": [(9.08, 4.4, "Model\nRegistry"), (10.36, 4.4, "Endpoint")],
+        (4.15, 2.95, "train_dataset"), (5.88, 4.4, "data_load"), (6.98, 4.4, "train"),
+        (7.86, 4.4, "eval")],
+    "#CFE4F2": [(9.05, 4.4, "Model\nRegistry"), (10.33, 4.4, "Endpoint")],
     "#CDEBE1": [
         (5.95, 1.5, "Feature\nGroup"), (7.28, 1.5, "Feature\nView"), (8.92, 1.5, "Online\nStore")],
     "#FBE3C8": [
-        (7.2, 2.95, "customer_id"), (8.92, 2.95, "fetch"), (10.36, 2.95, "predict"),
-        (10.32, 1.5, "churn\nprobability")]}
+        (7.2, 2.95, "customer_id"), (8.92, 2.95, "fetch"), (10.33, 2.95, "predict"),
+        (10.33, 1.5, "churn\nprobability")]}
 AREAS = [  # left, bottom, width, height, name of what surrounds some boxes
     (1.66, 0.9, 3.34, 4.25, "BigQuery"), (5.24, 3.85, 3.15, 1.3, "components: an image each"),
     (5.24, 0.9, 4.36, 1.35, "Feature Store")]
@@ -510,7 +511,7 @@ def architecture() -> Chart:
         axes.add_patch(area)
         axes.text(left + 0.12, bottom + height - 0.08, name, color=GREY, va="top")
     for fill, x, y, text in ((fill, *box) for fill, group in BOXES.items() for box in group):
-        width = 0.28 + 0.095 * max(map(len, text.split("\n")))
+        width = 0.26 + 0.09 * max(map(len, text.split("\n")))
         box = FancyBboxPatch((x - width / 2, y - 0.32), width, 0.64, corners, fc=fill, ec=GREY)
         axes.add_patch(box)
         axes.text(x, y, text, ha="center", va="center")
@@ -587,7 +588,7 @@ def _times(values) -> pd.DatetimeIndex:
 
 
 def _day(moment) -> str:
-    return f"{moment.day} {moment:%b %Y}"
+    return f"{moment:{moment.day}\N{NO-BREAK SPACE}%b\N{NO-BREAK SPACE}%Y}"
 
 
 def _number(value) -> str:

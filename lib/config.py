@@ -45,7 +45,8 @@ class Part(BaseModel):
 class Target(Part):
     project: str
     region: str
-    location: Literal["US", "EU"] | str
+    location: str
+    pinned_images: bool
 
 
 class TheLook(Part):
@@ -140,6 +141,10 @@ class Train(Part):
     params: dict[Literal["random_forest", "logistic_regression"], dict]
     split_ratios: tuple[Share, Share, Share]
     seed: int
+    runner: Literal["pipeline", "custom_job"]
+    min_roc_auc: Share
+    machine_type: str
+    timeout_seconds: Count
 
 
 class Serve(Part):

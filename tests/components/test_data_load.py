@@ -1,6 +1,8 @@
 """data_load as a process and in process, against an emulated BigQuery."""
 
 import json
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -100,6 +102,31 @@ def test_without_the_read_api_rows_are_the_same(data_load, here, tables, tmp_pat
     assert data_load.main(arguments(tables["good"], tmp_path / "rest")) == 0
     for name in ("train.parquet", "valid.parquet", "test.parquet", "split.json"):
         assert (tmp_path / "grpc" / name).read_bytes() == (tmp_path / "rest" / name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["DATE", "DATETIME"])
+def test_other_types_of_column(data_load, here, bigquery_server, tmp_path, kind):
+    """INT64 ids, days as time, BOOL labels; NUMERIC and BOOL features become float64."""
+    rows = labels()
+    days = rows["label_timestamp"].dt.tz_localize(None)
+    rows = pd.DataFrame({
+        "customer_id": rows["customer_id"].astype("int64"),
+        "label_timestamp": days.dt.date if kind == "DATE" else days,
+        "label_churn_60d": rows["label_churn_60d"].astype(bool),
+        "orders_90d": [Decimal(int(n)) / 4 for n in rows["orders_90d"]],
+        "is_new": rows["orders_90d"] > 2,
+    })
+    schema = {"customer_id": "INT64", "label_timestamp": kind, "label_churn_60d": "BOOL",
+              "orders_90d": "NUMERIC", "is_new": "BOOL"}
+    table = bigquery_server.load(f"types_{kind}", schema, rows)
+    assert data_load.main(arguments(table, tmp_path, feature_cols="orders_90d,is_new")) == 0
+    part = pq.read_table(tmp_path / "train.parquet")
+    assert [str(kind) for kind in part.schema.types] == [
+        "string", "timestamp[us, tz=UTC]", "int64", "double", "double"]
+    assert part["label_timestamp"][0].as_py() == datetime(2025, 6, 1, tzinfo=UTC)
+    read = part.to_pandas()
+    assert (read["orders_90d"] * 4 == read["customer_id"].astype(int) % 5).all()
+    assert (read["is_new"] == (read["orders_90d"] > 0.5)).all()
 
 
 def test_dates_instead_of_ratios(data_load, here, tables, tmp_path):

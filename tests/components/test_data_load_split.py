@@ -44,7 +44,7 @@ def brute_cut(times: list[int], gap: int, ratios: tuple) -> tuple[int, int] | No
     def rank(option):
         cuts, counts = option
         miss = sum(abs(n - r * most) for n, r in zip(counts, ratios, strict=True))
-        return round(miss, 9), -sum(counts), cuts
+        return round(miss, 9), cuts
 
     return min(options, key=rank)[0]
 

@@ -93,7 +93,7 @@ def test_figures_match_their_definitions(written, truth, split):
 def test_keys(written):
     metrics = written[0]
     assert metrics["split"] == "test"
-    assert set(metrics) - {"split", "valid"} == set(metrics["valid"])
+    assert set(metrics) - {"split", "valid", "gate"} == set(metrics["valid"])
 
 
 def test_curves_run_from_end_to_end_and_match_the_areas(written):
@@ -218,3 +218,44 @@ def test_process_has_no_traceback(program, arguments, tmp_path):
     done = program("eval", *arguments(tmp_path / "out", input_dataset=tmp_path))
     assert done.returncode == 1
     assert done.stderr == f"eval: {tmp_path}/test.parquet does not exist\n"
+
+
+GATE = [("min_roc_auc", 0.99, "below"), ("max_roc_auc", 0.01, "above"),
+        ("positive_rate_low", 0.999, "below"), ("positive_rate_high", 0.001, "above")]
+
+
+@pytest.mark.parametrize(("option", "value", "told"), GATE)
+def test_a_model_outside_the_gate_is_not_approved(
+    program, arguments, model, tmp_path, option, value, told
+):
+    done = program("eval", *arguments(
+        tmp_path, **{option: value}, output_verdict=tmp_path / "verdict"))
+    assert done.returncode == 0, done.stderr
+    gate = json.loads((tmp_path / "metrics.json").read_text())["gate"]
+    assert gate["pass"] is False and len(gate["reasons"]) == 1 and told in gate["reasons"][0]
+    assert (tmp_path / "verdict").read_text() == "fail"
+    refused = program("eval", "approve", "--input_model", str(model), "--input_metrics",
+                      str(tmp_path / "metrics.json"), "--output_model", str(tmp_path / "out"))
+    assert refused.returncode == 1 and told in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_inside_the_gate_is_approved_byte_for_byte(program, arguments, model, tmp_path):
+    done = program("eval", *arguments(
+        tmp_path, min_roc_auc=0.1, max_roc_auc=0.9999, positive_rate_low=0.01,
+        positive_rate_high=0.99, output_verdict=tmp_path / "verdict"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "verdict").read_text() == "pass"
+    done = program("eval", "approve", "--input_model", str(model), "--input_metrics",
+                   str(tmp_path / "metrics.json"), "--output_model", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    for name in ("model.pkl", "model_meta.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (model / name).read_bytes()
+
+
+def test_metrics_without_a_verdict_approve_nothing(program, model, tmp_path):
+    (tmp_path / "metrics.json").write_text('{"roc_auc": 0.9}')
+    done = program("eval", "approve", "--input_model", str(model), "--input_metrics",
+                   str(tmp_path / "metrics.json"), "--output_model", str(tmp_path / "out"))
+    assert done.returncode == 1 and "no verdict" in done.stderr

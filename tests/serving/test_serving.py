@@ -232,6 +232,7 @@ def serving():
     spec = importlib.util.spec_from_file_location("serving_main", LIB / "serving/src/main.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.uvicorn = None  # a refusal that is missed must fail here, not serve for ever
     return module
 
 

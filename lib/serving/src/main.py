@@ -112,7 +112,8 @@ def load(uri: str):
     if list(pipeline.classes_) != [0, 1]:
         raise StartError(f"the model tells classes {list(pipeline.classes_)}, not 0 and 1")
     # What scikit-learn imports at its first prediction, it imports now.
-    pipeline.predict_proba(pd.DataFrame([[None] * len(features)], columns=features, dtype="float64"))
+    nothing = pd.DataFrame([[None] * len(features)], columns=features, dtype="float64")
+    pipeline.predict_proba(nothing)
     return pipeline, meta
 
 

@@ -9,7 +9,7 @@ rows between are dropped and counted.
   --split_ratios  Of all pairs (first time of valid, first time of test) that leave no split
                   empty, K is the most times that any pair keeps. Taken is the pair whose three
                   counts of times are nearest to ratio x K (sum of absolute differences); among
-                  equals the one that keeps more times, then the earlier one.
+                  equals the earliest.
   --valid_from, --test_from  valid and test start at the first time on or after these dates.
 
 Dropped, and counted: rows in a gap, customers outside the sample, and rows in which every
@@ -74,6 +74,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sample_percent", type=float, default=100.0,
                         help="of the customers, by hash of the id (default 100)")
     parser.add_argument("--seed", type=whole, default=7, help="of the sample (default 7)")
+    parser.add_argument("--build", default="",
+                        help="which build of the table this is: kept in split.json, and part of "
+                             "a pipeline's cache key, so that a rebuilt table is read again")
     parser.add_argument("--output_dataset", required=True, type=Path, help="folder to write")
     options = parser.parse_args(argv)
 
@@ -269,9 +272,8 @@ def cut_by_ratios(
     most = kept.max()
     miss = sum(abs(part - share * most)
                for part, share in zip((train, valid, test), shares, strict=True))
-    miss = np.where(kept > 0, miss, np.inf)
-    nearest = miss <= miss.min() + 1e-9
-    row, column = np.unravel_index(np.argmax(np.where(nearest, kept, 0)), kept.shape)
+    miss = np.where(kept > 0, miss.round(9), np.inf)  # rounded: equal must compare equal
+    row, column = np.unravel_index(np.argmin(miss), miss.shape)
     return int(times[row]), int(times[column])
 
 
@@ -379,6 +381,7 @@ def split_table(table: pa.Table, options: argparse.Namespace) -> tuple[dict[str,
               for code, name in enumerate(SPLITS)}
     report = {
         "table": options.table,
+        "build": options.build,
         "columns": {"id": id_col, "time": time_col, "label": label_col,
                     "features": options.feature_cols},
         "gap_days": options.gap_days,

@@ -1,9 +1,16 @@
-"""eval: model + one split -> metrics.json, and curves.json for the charts.
+"""eval: model + one split -> metrics.json, and curves.json for the charts; or approve a model.
 
 metrics.json holds the figures of --split, beside them a baseline (the best that a constant can
 do: the split's own positive rate for everybody), and the same for the valid split.
 Probabilities are of label 1; accuracy takes 0.5 as the threshold. Both files are the same at
 every run.
+
+The gate: with --min_roc_auc, --max_roc_auc, --positive_rate_low or --positive_rate_high,
+metrics.json also says whether the model may pass and why not, and --output_verdict holds one
+word for a pipeline's condition: pass or fail.
+
+`approve` as the first word: copy a model whose metrics.json passed the gate to --output_model;
+any other is refused. Only what it writes is ever registered.
 
 Exit status: 0 done, 1 the input cannot be used, 2 a bad command line.
 """
@@ -12,6 +19,7 @@ import argparse
 import hashlib
 import json
 import pickle
+import shutil
 import sys
 from pathlib import Path
 
@@ -43,8 +51,22 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="folder with model.pkl and model_meta.json")
     parser.add_argument("--label_col", required=True, help="column of 0 and 1")
     parser.add_argument("--split", choices=["test", "valid"], default="test")
+    parser.add_argument("--min_roc_auc", type=float, help="gate: at least this on --split")
+    parser.add_argument("--max_roc_auc", type=float,
+                        help="gate: at most this; more than the data holds is a leak")
+    parser.add_argument("--positive_rate_low", type=float, help="gate: of --split, at least")
+    parser.add_argument("--positive_rate_high", type=float, help="gate: of --split, at most")
     parser.add_argument("--output_metrics", required=True, type=Path, help="metrics.json to write")
+    parser.add_argument("--output_verdict", type=Path, help="file for one word: pass or fail")
     parser.add_argument("--output_curves", type=Path, help="curves.json to write, if given")
+    return parser.parse_args(argv)
+
+
+def parse_approval(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="eval approve", allow_abbrev=False)
+    parser.add_argument("--input_model", required=True, type=Path, help="what train wrote")
+    parser.add_argument("--input_metrics", required=True, type=Path, help="its metrics.json")
+    parser.add_argument("--output_model", required=True, type=Path, help="folder to write")
     return parser.parse_args(argv)
 
 
@@ -226,6 +248,38 @@ def series(values) -> list[float]:
     return [round(float(value), 5) for value in values]
 
 
+# --- the gate ---------------------------------------------------------------------------------
+
+
+def judge(metrics: dict, options: argparse.Namespace) -> dict:
+    """{"pass": bool, "reasons": [why not]}: metrics.json's figures against the gate's options."""
+    limits = [
+        ("roc_auc", options.min_roc_auc, options.max_roc_auc),
+        ("positive_rate", options.positive_rate_low, options.positive_rate_high),
+    ]
+    reasons = []
+    for name, low, high in limits:
+        if low is not None and metrics[name] < low:
+            reasons.append(f"{name} {metrics[name]:.4f} is below {low:g}")
+        if high is not None and metrics[name] > high:
+            reasons.append(f"{name} {metrics[name]:.4f} is above {high:g}")
+    return {"pass": not reasons, "reasons": reasons}
+
+
+def approve(options: argparse.Namespace) -> None:
+    """Copy the model if its metrics.json says that it passed; raises InputError if not."""
+    try:
+        verdict = json.loads(options.input_metrics.read_text(encoding="utf-8"))["gate"]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{options.input_metrics} holds no verdict of the gate") from error
+    if not verdict["pass"]:
+        raise InputError("the model did not pass the gate: " + "; ".join(verdict["reasons"]))
+    options.output_model.mkdir(parents=True, exist_ok=True)
+    for name in ("model.pkl", "model_meta.json"):
+        shutil.copyfile(options.input_model / name, options.output_model / name)
+    print(f"eval: approved the model in {options.input_model}")
+
+
 # --- the whole --------------------------------------------------------------------------------
 
 
@@ -248,7 +302,11 @@ def run(options: argparse.Namespace) -> None:
         splits[split] = rows, labels, pipeline.predict_proba(rows)[:, 1]
     metrics = {"split": options.split, **measure(*splits[options.split][1:]),
                "valid": measure(*splits["valid"][1:])}
+    metrics["gate"] = judge(metrics, options)
     write_json(options.output_metrics, metrics)
+    if options.output_verdict:
+        options.output_verdict.parent.mkdir(parents=True, exist_ok=True)
+        options.output_verdict.write_text("pass" if metrics["gate"]["pass"] else "fail")
     for name in ("roc_auc", "pr_auc", "accuracy"):
         print(f"eval: {options.split} {name} {metrics[name]:.4f} "
               f"(baseline {metrics['baseline'][name]:.4f})")
@@ -261,9 +319,12 @@ def run(options: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The program; returns the exit status."""
-    options = parse_arguments(argv)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        run(options)
+        if argv[:1] == ["approve"]:
+            approve(parse_approval(argv[1:]))
+        else:
+            run(parse_arguments(argv))
     except (InputError, OSError) as error:
         print(f"eval: {error}", file=sys.stderr)
         return 1
