@@ -1,0 +1,192 @@
+"""Submit the training pipeline to Vertex AI Pipelines, and wait for it.
+
+    python -m lib.pipelines.run [--compile-only] [--no-wait] [--no-cache] [--target gcp]
+
+Prints a line for each task as its state changes, and the console address. Exit status:
+0 succeeded (or submitted, with --no-wait), 1 failed: the step and its last line are named,
+2 a bad command line or config.yaml.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
+
+from lib import cloud as clouds
+from lib import config, stages, warehouse
+from lib.cloud import Cloud
+from lib.pipelines import compile as compiling
+from lib.stages import Needed
+
+POLL_SECONDS = (0.5, 10.0)  # from, to: grows by half each time
+ENDED = {PipelineState.PIPELINE_STATE_SUCCEEDED, PipelineState.PIPELINE_STATE_FAILED,
+         PipelineState.PIPELINE_STATE_CANCELLED}
+# What the pipeline itself adds around our steps.
+OWN_TASKS = ("data_load", "train", "eval", "approve")
+
+
+def parameters(cloud: Cloud) -> dict:
+    """The pipeline's parameters, all from config.yaml and the table's build.
+
+    Raises:
+        Needed: train_dataset is not built.
+    """
+    settings = cloud.settings
+    built = warehouse.built_at(cloud, "train")
+    if built is None:
+        raise Needed(f"{settings.table('train')} is not built", "notebook 03",
+                     "./run_all.sh --from 01")
+    low, high = settings.label.positive_rate_band
+    return {
+        "table": settings.table("train"), "label_col": settings.label.column,
+        "time_col": "label_timestamp", "id_col": settings.entity.column,
+        "feature_cols": ",".join(settings.feature_names),
+        "gap_days": settings.label.horizon_days,
+        "split_ratios": ",".join(map(str, settings.train.split_ratios)),
+        "sample_percent": 100.0, "model_type": settings.train.model_type,
+        "params": json.dumps(settings.train.params[settings.train.model_type]),
+        "seed": settings.train.seed, "min_roc_auc": settings.train.min_roc_auc,
+        "max_roc_auc": settings.checks.max_honest_roc_auc, "positive_rate_low": low,
+        "positive_rate_high": high, "build": built,
+    }
+
+
+def submit(cloud: Cloud, fingerprint: str, cache: bool = True):
+    """Compile and submit; the running aiplatform.PipelineJob, labelled with `fingerprint`."""
+    settings = cloud.settings
+    with tempfile.TemporaryDirectory() as folder:
+        template, _ = compiling.compile_to(settings, Path(folder))
+        job = cloud.aiplatform.PipelineJob(
+            display_name=f"{settings.app}-{settings.env}-training", template_path=str(template),
+            pipeline_root=f"gs://{settings.names.bucket}/pipelines",
+            parameter_values=parameters(cloud), labels={**settings.labels, "training": fingerprint},
+            # None leaves each step's own setting; False turns every one off.
+            enable_caching=None if cache else False,
+        )
+        job.submit()
+    return job
+
+
+def find(cloud: Cloud, fingerprint: str):
+    """A succeeded job with this fingerprint (aiplatform.PipelineJob), or None."""
+    jobs = cloud.aiplatform.PipelineJob.list(filter=f'labels.training="{fingerprint}"')
+    return next((job for job in jobs if job.state == PipelineState.PIPELINE_STATE_SUCCEEDED), None)
+
+
+def wait(cloud: Cloud, job, say: Callable[[str], None] = print) -> None:
+    """Poll the job to its end; say each task's state as it changes.
+
+    Raises:
+        Needed: the job failed or was cancelled (naming the step and its last line), or it is
+            not over after train.timeout_seconds.
+    """
+    limit, began, pause, told = (
+        cloud.settings.train.timeout_seconds, time.monotonic(), POLL_SECONDS[0], {})
+    while True:
+        job._sync_gca_resource()
+        for task in tasks(job):
+            state = PipelineTaskDetail.State(task.state).name
+            if told.get(task.task_name) != state:
+                told[task.task_name] = state
+                say(f"  {task.task_name}: {_word(state)}")
+        if job.state in ENDED:
+            break
+        if time.monotonic() - began > limit:
+            raise Needed(f"pipeline job {job.resource_name} is not over after {limit} s",
+                         "more time (train.timeout_seconds), or a look at the job",
+                         job._dashboard_uri())
+        time.sleep(pause)
+        pause = min(pause * 1.5, POLL_SECONDS[1])
+    if job.state != PipelineState.PIPELINE_STATE_SUCCEEDED:
+        raise Needed(_why(job), "a step that succeeds; what was done is kept, and taken from the "
+                     "cache", f"python -m lib.pipelines.run --target {cloud.settings.target}")
+
+
+def tasks(job) -> list[PipelineTaskDetail]:
+    """The details of our own steps, in the order of the pipeline."""
+    found = {task.task_name: task for task in job.task_details}
+    return [found[name] for name in _names(found)]
+
+
+def _names(found: dict) -> list[str]:
+    """kfp names a task after its component, with "-" for "_"."""
+    return [n for step in OWN_TASKS for n in found if n.replace("-", "_") == step]
+
+
+def _word(state: str) -> str:
+    return {"SKIPPED": "reused from cache", "NOT_TRIGGERED": "not triggered"}.get(
+        state, state.lower())
+
+
+def _why(job) -> str:
+    """Which step failed and what it said last."""
+    for task in tasks(job):
+        if task.error.code or task.state == PipelineTaskDetail.State.FAILED:
+            last = (task.error.message.strip() or "no message").splitlines()[-1]
+            return f"step {task.task_name} of {job.resource_name} failed: {last}"
+    message = job.gca_resource.error.message or PipelineState(job.state).name
+    return f"pipeline job {job.resource_name}: {message}"
+
+
+def name(job) -> str:
+    """Resource name of the job."""
+    return job.resource_name
+
+
+def states(job) -> dict[str, str]:
+    """Step -> state, as the service tells it."""
+    return {task.task_name.replace("-", "_"): PipelineTaskDetail.State(task.state).name
+            for task in tasks(job)}
+
+
+def artifacts(cloud: Cloud, job) -> dict[str, str]:
+    """Step and output -> gs:// address, e.g. {"train.output_model": "gs://..."}."""
+    return {
+        f"{task.task_name.replace('-', '_')}.{name}": found.artifacts[0].uri
+        for task in tasks(job) for name, found in task.outputs.items() if found.artifacts
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    from lib import training
+
+    parser = argparse.ArgumentParser(prog="python -m lib.pipelines.run", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile-only", action="store_true", help="write the spec, submit nothing")
+    parser.add_argument("--no-wait", action="store_true", help="submit and leave")
+    parser.add_argument("--no-cache", action="store_true", help="run every step anew")
+    parser.add_argument("--target", choices=["local", "gcp"])
+    parser.add_argument("--env", choices=["dev", "prod"])
+    options = parser.parse_args(arguments)
+    try:
+        settings = config.load(target=options.target, env=options.env)
+    except config.ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        if options.compile_only:
+            print(*compiling.compile_to(settings, compiling.DEFAULT_OUTPUT), sep="\n")
+            return 0
+        cloud = clouds.connect(settings)
+        training.make_bucket(cloud)
+        job = submit(cloud, training.fingerprint(cloud), cache=not options.no_cache)
+        print(job.resource_name, job._dashboard_uri(), sep="\n")
+        if not options.no_wait:
+            wait(cloud, job)
+    except Exception as error:
+        told = stages.explain(error, "pipeline", "training", settings)
+        if told is None:
+            raise
+        print(told, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
