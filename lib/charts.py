@@ -524,6 +524,42 @@ def architecture() -> Chart:
     return figure
 
 
+# State of a step, as the service tells it -> fill, and the word beside a symbol.
+STATES = {
+    "SUCCEEDED": ("#D8ECE5", "\u2713 succeeded"), "SKIPPED": ("#D6E9F5", "\u21ba from cache"),
+    "NOT_TRIGGERED": ("#F7F7F7", "\u2013 not triggered"), "FAILED": ("#F8DDC9", "\u2717 failed")}
+
+
+@styled
+def pipeline_graph(states: Mapping[str, str]) -> Chart:
+    """The steps of the training pipeline in order, each with its state; the gate before the last.
+
+    states: step name -> state name (SUCCEEDED, SKIPPED, NOT_TRIGGERED, FAILED, ...).
+    """
+    steps = list(_some(states, "steps"))
+    passed = states[steps[-1]] in ("SUCCEEDED", "SKIPPED")
+    figure, axes = _figure(
+        "The model passed the gate" if passed else "The model did not pass: nothing is registered",
+        "Steps of the pipeline job, each an image of its own; the last runs only if eval "
+        "says pass", 2.4)
+    figure.set_layout_engine("none")
+    axes.set(xlim=(0, 11), ylim=(0, 1.6), position=(0, 0, 1, 1.6 / 2.4))
+    axes.set_axis_off()
+    gap = 10 / len(steps)
+    for i, step in enumerate(steps):
+        x, (fill, word) = 0.5 + gap * (i + 0.5), STATES.get(
+            states[step], ("#FFFFFF", states[step].lower()))
+        corners = "round,pad=0,rounding_size=0.08"
+        axes.add_patch(FancyBboxPatch((x - 0.85, 0.4), 1.7, 0.9, corners, fc=fill, ec=GREY))
+        axes.text(x, 1.0, step, ha="center", va="center", weight="bold")
+        axes.text(x, 0.66, word, ha="center", va="center", color=GREY)
+        if i:
+            axes.annotate("", (x - 0.87, 0.85), (x - gap + 0.87, 0.85), arrowprops={
+                "arrowstyle": "-|>", "fc": INK, "mutation_scale": 15})
+    axes.text(0.5 + gap * (len(steps) - 1), 1.05, "gate", color=BLUE, ha="center")
+    return figure
+
+
 def _figure(finding: str, subtitle: str, height: float = 5.0, *grid: int, **options):
     """(Chart, its axes): the finding and the subtitle stand above a grid of axes."""
     figure = Chart(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")

@@ -4,6 +4,7 @@ Everything else in `lib` takes a `Cloud` and cannot tell which target it talks t
 clients send the same requests, to Google or to loopback.
 """
 
+import logging
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ class Cloud:
     """Google's clients for one target, each made when first asked for.
 
     vertex: base URL of Vertex AI. bigquery_rest, bigquery_grpc: None means Google's own.
+    project_number: None asks Google's Resource Manager.
     """
 
     settings: Settings
@@ -39,6 +41,7 @@ class Cloud:
     bigquery_grpc: str | None = None
     note: str = ""
     started_local: bool = False
+    project_number: int | None = None
 
     @property
     def parent(self) -> str:
@@ -101,6 +104,16 @@ class Cloud:
         """The high-level SDK (Model, Endpoint), initialised for this target."""
         from google.cloud import aiplatform
 
+        # The SDK prints every operation to stdout; our own lines say the same, once.
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith("google.cloud.aiplatform"):
+                logging.getLogger(name).setLevel(logging.WARNING)
+        if self.project_number:
+            # The SDK compares the number of the bucket's project with Resource Manager's answer.
+            # That client can be pointed nowhere else, and would wait a minute for the network.
+            from google.cloud.aiplatform.utils import resource_manager_utils
+
+            resource_manager_utils.get_project_number = lambda *_, **__: self.project_number
         aiplatform.init(
             project=self.settings.project, location=self.settings.region,
             credentials=self.credentials, api_endpoint=self.vertex, api_transport="rest",
@@ -152,6 +165,7 @@ def _connect_local(settings: Settings) -> Cloud:
     return Cloud(
         settings, AnonymousCredentials(), running["vertex"], running["bigquery"],
         running["bigquery_grpc"], "local cloud " + ("started" if started else "is up"), started,
+        running["project_number"],
     )
 
 

@@ -101,6 +101,13 @@ class Checks(Part):
     max_honest_roc_auc: Share
     parity_customers: Count
     parity_tolerance: Annotated[float, Field(ge=0)]
+    planted_faults: bool
+    planted_customers: Annotated[int, Field(ge=20, le=1000)]
+    freshness_customers: Annotated[int, Field(ge=5, le=1000)]
+    leakage_seeds: Annotated[int, Field(ge=1, le=20)]
+    leakage_sample_percent: Annotated[int, Field(ge=1, le=100)]
+    latency_callers: Annotated[int, Field(ge=2, le=64)]
+    latency_sql_requests: Count
 
 
 class Entity(Part):

@@ -1,5 +1,7 @@
 """Create or reuse the endpoint, deploy a model version to it, predict."""
 
+import re
+
 from google.api_core.exceptions import GoogleAPICallError
 
 from lib.cloud import Cloud
@@ -39,7 +41,7 @@ def deploy(cloud: Cloud, endpoint, model) -> Outcome:
     current = [d for d in deployed if (_plain(d.model), d.model_version_id) == wanted]
     figures = {"version": model.version_id, "machine": serve.machine_type}
     if current:
-        return Outcome("reused", endpoint.resource_name, figures, endpoint)
+        return Outcome("reused", endpoint.resource_name, figures)
     try:
         model.deploy(
             endpoint=endpoint, traffic_percentage=100, machine_type=serve.machine_type,
@@ -53,7 +55,7 @@ def deploy(cloud: Cloud, endpoint, model) -> Outcome:
             f"{model.uri}", "scripts/build_serving_container.sh") from error
     for old in deployed:
         endpoint.undeploy(deployed_model_id=old.id)
-    return Outcome("created", endpoint.resource_name, figures, endpoint)
+    return Outcome("created", endpoint.resource_name, figures)
 
 
 def _plain(model_name: str) -> str:
@@ -88,4 +90,5 @@ def refusal(endpoint, instances: list[dict[str, object]]) -> str:
         predict(endpoint, instances)
         return ""
     except GoogleAPICallError as error:
-        return f"{error.code} {error.message}"
+        # The client puts method and URL in front of what the service said.
+        return f"{int(error.code)} {re.sub(r'^[A-Z]+ http[^ ]+: ', '', error.message)}"

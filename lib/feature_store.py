@@ -175,7 +175,7 @@ def sync(cloud: Cloud, force: bool = False) -> Outcome:
             return Outcome("reused", standing.name, _sync_figures(standing))
     started = cloud.online_admin.sync_feature_view(feature_view=view_name(cloud))
     finished = wait_for_sync(cloud, started.feature_view_sync)
-    return Outcome("created", finished.name, _sync_figures(finished), finished)
+    return Outcome("created", finished.name, _sync_figures(finished))
 
 
 def _sync_of_this_build(cloud: Cloud) -> vertex.FeatureViewSync | None:

@@ -3,8 +3,10 @@
 from google.cloud.aiplatform_v1 import ModelEvaluation
 from google.protobuf import struct_pb2
 
+from lib import images
 from lib.cloud import Cloud
 from lib.stages import Needed, Outcome
+from lib.training import Training
 
 # Google's schema for a classification evaluation (model evaluation import, documentation).
 METRICS_SCHEMA = ("gs://google-cloud-aiplatform/schema/modelevaluation/"
@@ -19,18 +21,21 @@ def find(cloud: Cloud):
     return models[0] if models else None
 
 
-def upload(cloud: Cloud, artifact_uri: str, meta: dict, metrics: dict) -> Outcome:
+def upload(cloud: Cloud, training: Training) -> Outcome:
     """A new version of the app's model, unless its default version is this very file.
-
-    Args:
-        artifact_uri: gs:// folder with model.pkl and model_meta.json.
-        meta: model_meta.json.
-        metrics: metrics.json, kept with the version as its evaluation.
 
     Returns:
         Outcome whose value is the aiplatform.Model.
+
+    Raises:
+        Needed: the gate did not let the model pass, so there is nothing to register.
     """
-    settings = cloud.settings
+    settings, meta = cloud.settings, training.meta
+    if training.artifact_uri is None:
+        raise Needed("the model did not pass the gate: "
+                     + "; ".join(training.metrics["gate"]["reasons"]),
+                     "a model inside train.min_roc_auc, checks.max_honest_roc_auc and "
+                     "label.positive_rate_band", "edit config.yaml, then ./run_all.sh --from 05")
     digest = meta["sha256"][:16]
     standing = find(cloud)
     if standing is not None and standing.labels.get("model_sha") == digest:
@@ -38,16 +43,20 @@ def upload(cloud: Cloud, artifact_uri: str, meta: dict, metrics: dict) -> Outcom
     model = cloud.aiplatform.Model.upload(
         display_name=settings.names.model,
         parent_model=standing.resource_name if standing else None,
-        artifact_uri=artifact_uri,
-        serving_container_image_uri=settings.serving_image,
+        artifact_uri=training.artifact_uri,
+        serving_container_image_uri=images.reference(
+            settings, settings.serve.image, required=settings.place.pinned_images),
         serving_container_predict_route=PREDICT_ROUTE,
         serving_container_health_route=HEALTH_ROUTE,
         serving_container_ports=[PORT],
         version_aliases=[f"sha-{digest}"],
-        version_description=f"{meta['model_type']} on {settings.table('train')}",
-        labels={**settings.labels, "model_sha": digest, "model_type": meta["model_type"]},
+        # Where it came from, for whoever finds it in a year.
+        version_description=f"{meta['model_type']} on {settings.table('train')}, by {training.job}",
+        labels={**settings.labels, "model_sha": digest, "model_type": meta["model_type"],
+                "training_job": training.job.rsplit("/", 1)[1][-63:],
+                "training_table": settings.tables.train},
     )
-    _import_evaluation(cloud, model, metrics)
+    _import_evaluation(cloud, model, training.metrics)
     return Outcome("created", model.versioned_resource_name, _figures(model), model)
 
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lib import cloud as clouds
-from lib import config, stages
+from lib import config, report, stages
 from lib.config import ROOT, Settings
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
@@ -48,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         for number, notebook in enumerate(chosen, 1):
             _execute(notebook, settings, folder, f"[{number}/{len(chosen)}]")
         _close(folder, time.monotonic() - began)
+        for line in report.after_run(folder):
+            _say(folder, line)
         return 0
     except KeyboardInterrupt:
         _say(folder, "stopped; start again to go on: what stands is reused")

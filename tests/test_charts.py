@@ -114,6 +114,7 @@ def times_taken():
     return {"fetch": list(fetch), "predict": list(predict), "both": list(fetch + predict)}
 
 
+STEPS = {"data_load": "SKIPPED", "train": "SUCCEEDED", "eval": "SUCCEEDED", "approve": "SUCCEEDED"}
 CHARTS = {
     "orders_over_time": lambda: charts.orders_over_time(daily_orders(), LABELS, 60),
     "labels_per_snapshot": lambda: charts.labels_per_snapshot(label_rates(), 60, (0.8, 0.97)),
@@ -133,6 +134,7 @@ CHARTS = {
     "latency": lambda: charts.latency(times_taken()),
     "checks_overview": lambda: charts.checks_overview(checks()),
     "architecture": charts.architecture,
+    "pipeline_graph": lambda: charts.pipeline_graph(STEPS),
 }
 
 
@@ -408,3 +410,10 @@ def test_architecture_names_every_part():
     told = {plain(t.get_text()) for t in drawn("architecture")[0].axes[0].texts}
     assert {"train_dataset", "Feature Group", "Feature View", "Online Store", "Model Registry",
             "Endpoint", "customer_id", "fetch", "predict", "churn probability"} <= told
+
+
+def test_pipeline_graph_tells_whether_the_model_passed():
+    assert finding(drawn("pipeline_graph")[0]) == "The model passed the gate"
+    stopped = charts.pipeline_graph({**STEPS, "approve": "NOT_TRIGGERED"})
+    assert finding(stopped) == "The model did not pass: nothing is registered"
+    assert "\u2013 not triggered" in {t.get_text() for t in stopped.axes[0].texts}

@@ -37,8 +37,7 @@ STEPS = [
 
 
 def upload(cloud):
-    result = training.run(cloud).value
-    return model_registry.upload(cloud, result.artifact_uri, result.meta, result.metrics)
+    return model_registry.upload(cloud, training.run(cloud).value)
 
 
 def run_command(module, *arguments):

@@ -1,31 +1,124 @@
-"""How long an online prediction takes: fetch, predict, and both."""
+"""How long an online prediction takes: fetch, predict, both; alone, and many at once.
+
+Beside it: what the same features cost if a service computed them by SQL at each request.
+"""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 
+from lib import warehouse
+from lib.cloud import Cloud
 from lib.predict import Predictor
 from lib.stages import Outcome
 
+KINDS = ("fetch", "predict", "both")
+PERCENTILES = (50, 95, 99)
 
-def measure(predictor: Predictor, customers: list[str], requests: int) -> Outcome:
-    """Time `requests` predictions, one caller, going round the customers.
 
-    The first tenth is not counted: connections and caches warm up.
+def measure(
+    predictor: Predictor, customers: list[str], requests: int, callers: int = 1
+) -> Outcome:
+    """Time `requests` predictions in all, by `callers` at once, going round the customers.
+
+    Not counted are the first twentieth, at least one for each caller (connections and caches
+    warm up), and, for each caller, the look-up of the endpoint.
 
     Returns:
         Outcome whose value is {"fetch" | "predict" | "both": [milliseconds]}.
     """
-    warm_up = max(1, requests // 10)
-    answers = [predictor.predict(customers[i % len(customers)])
-               for i in range(warm_up + requests)][warm_up:]
+    # The clients' HTTP session is not promised to be thread-safe: each caller has its own.
+    idle = [predictor, *(Predictor(dataclasses.replace(predictor.cloud))
+                         for _ in range(callers - 1))]
+    own = threading.local()
+
+    def ask(number: int):
+        if not hasattr(own, "predictor"):
+            own.predictor = idle.pop()
+        return own.predictor.predict(customers[number % len(customers)])
+
+    warm_up = max(callers, requests // 20)
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(ask, range(warm_up)))
+        began = time.perf_counter()
+        answers = list(pool.map(ask, range(requests)))
+        seconds = time.perf_counter() - began
     samples = {
         "fetch": [a.fetch_ms for a in answers],
         "predict": [a.predict_ms for a in answers],
         "both": [a.fetch_ms + a.predict_ms for a in answers],
     }
-    return Outcome("done", figures={"requests": requests}, value=samples)
+    return Outcome("done", predictor.endpoint.resource_name, {
+        "callers": callers, "requests": requests,
+        "requests a second": f"{requests / seconds:.1f}"}, samples)
 
 
-def figures(samples: dict[str, list[float]]) -> dict[str, float]:
-    """p50 and p99 of fetch and predict, in milliseconds, for summary.json."""
-    return {f"{kind}_p{p}": round(float(np.percentile(samples[kind], p)), 3)
-            for kind in ("fetch", "predict") for p in (50, 99)}
+def by_sql(cloud: Cloud, customers: list[str], requests: int) -> Outcome:
+    """Time sql/request_time_features.sql for one customer at a time, `requests` times.
+
+    Returns:
+        Outcome whose value is the milliseconds of each; one more before them is not counted.
+    """
+    (statement,) = warehouse.render("request_time_features", cloud.settings)
+    now, times = warehouse.newest_snapshot(cloud), []
+    for number in range(requests + 1):
+        began = time.perf_counter()
+        warehouse.query(cloud, statement, feature_timestamp=now,
+                        customer_id=customers[number % len(customers)])
+        times.append(1000 * (time.perf_counter() - began))
+    return Outcome("done", cloud.settings.dataset, {"requests": requests}, times[1:])
+
+
+def compare(predictor: Predictor, customers: list[str]) -> Outcome:
+    """All of it, as config.yaml says: alone, checks.latency_callers at once, and by SQL.
+
+    Returns:
+        Outcome whose value is {"alone": samples, "together": samples, "callers": int,
+        "sql": [milliseconds]}, samples as of `measure`.
+    """
+    settings = predictor.cloud.settings
+    checks, requests = settings.checks, settings.predict.latency_requests
+    timings = {
+        "alone": measure(predictor, customers, requests).value,
+        "together": measure(predictor, customers, requests, checks.latency_callers).value,
+        "callers": checks.latency_callers,
+        "sql": by_sql(predictor.cloud, customers, checks.latency_sql_requests).value,
+    }
+    return Outcome("done", predictor.endpoint.resource_name, {
+        "requests": requests, "callers": f"1 and {checks.latency_callers}",
+        "by SQL": checks.latency_sql_requests}, timings)
+
+
+def series(timings: Mapping) -> dict[str, list[float]]:
+    """The samples of `compare` by a name that tells them: one entry per row of the table."""
+    named = {f"{kind}, 1 caller": timings["alone"][kind] for kind in KINDS}
+    named |= {f"{kind}, {timings['callers']} callers": timings["together"][kind]
+              for kind in KINDS}
+    return named | {"features by SQL, 1 caller": timings["sql"]}
+
+
+def table(timings: Mapping) -> pd.DataFrame:
+    """p50, p95 and p99 in milliseconds, and the number of calls, of each series."""
+    return pd.DataFrame({
+        name: {**{f"p{p} ms": float(np.percentile(ms, p)) for p in PERCENTILES},
+               "calls": len(ms)}
+        for name, ms in series(timings).items()}).T.astype({"calls": int})
+
+
+def figures(
+    alone: Mapping, together: Mapping | None = None, sql: list[float] | None = None
+) -> dict[str, float]:
+    """For summary.json, in milliseconds: p50 and p99 of fetch and predict, one caller; of both
+    with many callers, and of the features by SQL, if these are given."""
+    parts = [(kind, alone[kind]) for kind in ("fetch", "predict")]
+    if together is not None:
+        parts += [("both", alone["both"]), ("both_concurrent", together["both"])]
+    if sql is not None:
+        parts.append(("sql_features", sql))
+    return {f"{name}_p{p}": round(float(np.percentile(ms, p)), 3)
+            for name, ms in parts for p in (50, 99)}

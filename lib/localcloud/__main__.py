@@ -19,11 +19,13 @@ def main() -> int:
     start.add_argument("--users", type=int, default=DEFAULT_THELOOK["users"])
     start.add_argument("--seed", type=int, default=DEFAULT_THELOOK["seed"])
     start.add_argument("--as-of", default=DEFAULT_THELOOK["as_of"], help="end of the orders")
+    start.add_argument("--runner", choices=("process", "container"), default=None,
+                       help="how pipeline tasks and custom jobs run; container: on DOCKER_HOST")
     commands.add_parser("status", help="where it runs; status 1 if it does not")
     commands.add_parser("stop", help="stop it; its data stay")
     commands.add_parser("reset", help="stop it and delete its data")
     serve = commands.add_parser("serve", help="run in the foreground (what `start` launches)")
-    serve.add_argument("arguments", help="JSON: state, project, thelook, images")
+    serve.add_argument("arguments", help="JSON: state, project, thelook, images, runner")
     options = parser.parse_args()
 
     if options.command == "serve":
@@ -31,12 +33,13 @@ def main() -> int:
 
         given = json.loads(options.arguments)
         images = {name: Path(folder) for name, folder in given["images"].items()}
-        server.run(Path(given["state"]), given["project"], given["thelook"], images)
+        server.run(Path(given["state"]), given["project"], given["thelook"], images,
+                   given.get("runner", "process"))
         return 0
     if options.command == "start":
         thelook = {"users": options.users, "seed": options.seed, "as_of": options.as_of}
         try:
-            running, new = process.start(options.project, thelook)
+            running, new = process.start(options.project, thelook, runner=options.runner)
         except process.LocalCloudError as error:
             print(error, file=sys.stderr)
             return 1

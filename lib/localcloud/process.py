@@ -29,9 +29,9 @@ class LocalCloudError(RuntimeError):
 
 def start(
     project: str, thelook: dict | None, images: dict[str, Path] | None = None,
-    state: Path = STATE,
+    state: Path = STATE, runner: str | None = None,
 ) -> tuple[dict, bool]:
-    """Start the local cloud, or find the one that runs with the same project and theLook.
+    """Start the local cloud, or find the one that runs with the same project, theLook and runner.
 
     One that runs with others is stopped first (its data stay).
 
@@ -40,6 +40,8 @@ def start(
         thelook: {"users": int, "seed": int, "as_of": ISO time} of the public dataset, or None.
         images: container image name -> folder with its Dockerfile; by default `local_images()`.
         state: folder for its state.
+        runner: how the tasks of pipelines and custom jobs run: "process", or "container" on the
+            Docker engine at DOCKER_HOST; None takes whatever runs, and starts "process".
 
     Returns:
         What running.json holds (pid and the URL of each service), and whether it was started
@@ -52,12 +54,13 @@ def start(
     state.mkdir(parents=True, exist_ok=True)
     with _locked(state):
         running = status(state)
-        if running and (running["project"], running["thelook"]) == (project, thelook):
+        same = running and (running["project"], running["thelook"]) == (project, thelook)
+        if same and runner in (None, running["runner"]):
             return running, False
         if running:
             _stop(running["pid"])
         arguments = {
-            "state": str(state), "project": project, "thelook": thelook,
+            "state": str(state), "project": project, "thelook": thelook, "runner": runner or "process",
             "images": {k: str(v) for k, v in (images or local_images()).items()},
         }
         return _launch(state, arguments), True

@@ -15,10 +15,13 @@ from starlette.routing import Route
 
 from lib.localcloud.bigquery import BigQueryServer, load_thelook_async
 from lib.localcloud.storage import StorageServer
-from lib.localcloud.vertex import create_app
+from lib.localcloud.vertex import PROJECT_NUMBER, create_app
 
 
-def run(state: Path, project: str, thelook: dict | None, images: dict[str, Path]) -> None:
+def run(
+    state: Path, project: str, thelook: dict | None, images: dict[str, Path],
+    runner: str = "process",
+) -> None:
     """Serve until SIGTERM or SIGINT; then stop the model processes and close the files.
 
     Args:
@@ -26,12 +29,13 @@ def run(state: Path, project: str, thelook: dict | None, images: dict[str, Path]
         project: the project that requests without one belong to.
         thelook: users, seed and as_of of the public dataset; None leaves it out.
         images: container image name -> folder with its Dockerfile.
+        runner: how the tasks of pipelines and custom jobs run: "process" or "container".
     """
-    asyncio.run(_serve(state, project, thelook, images))
+    asyncio.run(_serve(state, project, thelook, images, runner))
 
 
 async def _serve(
-    state: Path, project: str, thelook: dict | None, images: dict[str, Path]
+    state: Path, project: str, thelook: dict | None, images: dict[str, Path], runner: str
 ) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -42,13 +46,14 @@ async def _serve(
         await bigquery.start()
         running.push_async_callback(bigquery.stop)
 
-        storage = StorageServer(state / "storage", _free_port())
+        storage = StorageServer(state / "storage", _free_port(), PROJECT_NUMBER)
         storage.start()
         running.callback(storage.stop)
 
         app = create_app(
             data_dir=state / "vertex", project=project, bigquery_rest=bigquery.rest,
             bigquery_grpc=bigquery.grpc, storage=storage.url, images=images,
+            runner=runner,
         )
         running.callback(app.state.close)
         app.router.routes.insert(0, Route("/healthz", _health))
@@ -66,7 +71,9 @@ async def _serve(
         _announce(state, {
             "pid": os.getpid(),
             "project": project,
+            "project_number": PROJECT_NUMBER,
             "thelook": thelook,
+            "runner": runner,
             "vertex": f"http://127.0.0.1:{vertex.getsockname()[1]}",
             "bigquery": bigquery.rest,
             "bigquery_grpc": bigquery.grpc,

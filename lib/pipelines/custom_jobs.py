@@ -86,7 +86,6 @@ def wait(cloud: Cloud, chain: Chain, say: Callable[[str], None] = print) -> None
             say("  approve: not triggered")
             break
         chain.jobs[step] = _start(cloud, chain, step, given)
-        say(f"  {step}: started")
         _finish(cloud, step, chain.jobs[step])
         say(f"  {step}: succeeded")
 

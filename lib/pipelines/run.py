@@ -26,7 +26,8 @@ from lib.stages import Needed
 POLL_SECONDS = (0.5, 10.0)  # from, to: grows by half each time
 ENDED = {PipelineState.PIPELINE_STATE_SUCCEEDED, PipelineState.PIPELINE_STATE_FAILED,
          PipelineState.PIPELINE_STATE_CANCELLED}
-# What the pipeline itself adds around our steps.
+ENDED_TASK = {"SUCCEEDED", "SKIPPED", "NOT_TRIGGERED", "FAILED", "CANCELLED"}
+# Our steps, in their order; the service lists more (the pipeline itself, the condition).
 OWN_TASKS = ("data_load", "train", "eval", "approve")
 
 
@@ -78,8 +79,10 @@ def find(cloud: Cloud, fingerprint: str):
     return next((job for job in jobs if job.state == PipelineState.PIPELINE_STATE_SUCCEEDED), None)
 
 
-def wait(cloud: Cloud, job, say: Callable[[str], None] = print) -> None:
-    """Poll the job to its end; say each task's state as it changes.
+def wait(
+    cloud: Cloud, job, say: Callable[[str], None] = print, running: bool = False
+) -> None:
+    """Poll the job to its end; say when a task has ended (with `running`: when it starts, too).
 
     Raises:
         Needed: the job failed or was cancelled (naming the step and its last line), or it is
@@ -91,7 +94,8 @@ def wait(cloud: Cloud, job, say: Callable[[str], None] = print) -> None:
         job._sync_gca_resource()
         for task in tasks(job):
             state = PipelineTaskDetail.State(task.state).name
-            if told.get(task.task_name) != state:
+            shown = state in ENDED_TASK or (running and state == "RUNNING")
+            if shown and told.get(task.task_name) != state:
                 told[task.task_name] = state
                 say(f"  {task.task_name}: {_word(state)}")
         if job.state in ENDED:
@@ -178,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
         job = submit(cloud, training.fingerprint(cloud), cache=not options.no_cache)
         print(job.resource_name, job._dashboard_uri(), sep="\n")
         if not options.no_wait:
-            wait(cloud, job)
+            wait(cloud, job, running=True)
     except Exception as error:
         told = stages.explain(error, "pipeline", "training", settings)
         if told is None:

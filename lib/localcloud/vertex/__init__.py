@@ -3,6 +3,6 @@
 Rules, their sources and limits: ../README.md.
 """
 
-from lib.localcloud.vertex.app import create_app
+from lib.localcloud.vertex.app import PROJECT_NUMBER, create_app
 
-__all__ = ["create_app"]
+__all__ = ["PROJECT_NUMBER", "create_app"]

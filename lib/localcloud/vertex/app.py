@@ -24,16 +24,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
-from lib.localcloud.vertex import endpoints, models, online, operations, registry
+from lib.localcloud.vertex import (
+    endpoints,
+    jobs,
+    models,
+    online,
+    operations,
+    pipelines,
+    registry,
+)
 from lib.localcloud.vertex.containers import Containers
 from lib.localcloud.vertex.errors import HTTP, ApiError, invalid
+from lib.localcloud.vertex.mount import Storage
+from lib.localcloud.vertex.runner import Background, Runner
 from lib.localcloud.vertex.source import BigQuery
 from lib.localcloud.vertex.state import State, new_message
 from lib.localcloud.vertex.sync import Syncs
 
 SERVICES = (
     "feature_registry_service", "feature_online_store_admin_service",
-    "feature_online_store_service", "model_service", "endpoint_service", "prediction_service")
+    "feature_online_store_service", "model_service", "endpoint_service", "prediction_service",
+    "pipeline_service", "job_service")
 
 HANDLERS: dict[str, Callable] = {
     "".join(part.title() for part in name.split("_")): getattr(module, name)
@@ -57,6 +68,13 @@ HANDLERS: dict[str, Callable] = {
         endpoints: (
             "create_endpoint", "get_endpoint", "list_endpoints", "update_endpoint",
             "delete_endpoint", "deploy_model", "undeploy_model", "predict"),
+        pipelines: (
+            "create_pipeline_job", "get_pipeline_job", "list_pipeline_jobs",
+            "cancel_pipeline_job", "delete_pipeline_job", "batch_cancel_pipeline_jobs",
+            "batch_delete_pipeline_jobs"),
+        jobs: (
+            "create_custom_job", "get_custom_job", "list_custom_jobs", "cancel_custom_job",
+            "delete_custom_job"),
         operations: (
             "get_operation", "wait_operation", "cancel_operation", "delete_operation",
             "list_operations"),
@@ -113,13 +131,19 @@ class Cloud:
     bigquery: BigQuery
     containers: Containers
     storage: str
+    bigquery_rest: str
+    bigquery_grpc: str
+    data_dir: Path
+    objects: Storage
+    runner: Runner
+    background: Background
     syncs: Syncs | None = None
     interceptors: list[Callable[[str, object], None]] = field(default_factory=list)
 
 
 def create_app(
     data_dir: Path, project: str, bigquery_rest: str, bigquery_grpc: str, storage: str,
-    images: dict[str, Path],
+    images: dict[str, Path], runner: str = "process",
 ) -> Starlette:
     """The ASGI application; `app.state.close()` ends what it has started, and may be repeated.
 
@@ -128,19 +152,29 @@ def create_app(
         project: the local project; its scratch dataset holds what a sync reads.
         bigquery_rest: URL of BigQuery's REST API.
         bigquery_grpc: host:port of BigQuery's Storage Read API.
-        storage: URL of Cloud Storage, for the model servers.
+        storage: URL of Cloud Storage, for the model servers and the tasks of jobs.
         images: container image name -> folder with its Dockerfile.
+        runner: how the tasks of pipelines and custom jobs run: "process", or "container" on the
+            Docker engine at DOCKER_HOST.
     """
-    data_dir = Path(data_dir)
+    data_dir = Path(data_dir).resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
+    containers = Containers(images, data_dir / "serving")
     cloud = Cloud(
         project=project, project_number=PROJECT_NUMBER, state=State(data_dir / "vertex.sqlite"),
         bigquery=BigQuery(project, bigquery_rest, bigquery_grpc),
-        containers=Containers(images, data_dir / "serving"), storage=storage)
+        containers=containers, storage=storage, bigquery_rest=bigquery_rest,
+        bigquery_grpc=bigquery_grpc, data_dir=data_dir, objects=Storage(project, storage),
+        runner=Runner(containers, runner, data_dir), background=Background())
     operations.end_interrupted(cloud.state)
+    pipelines.end_interrupted(cloud)
+    jobs.end_interrupted(cloud)
     cloud.syncs = Syncs(cloud)
 
     def close() -> None:
+        cloud.background.close()
+        cloud.runner.close()
+        cloud.objects.close()
         cloud.syncs.close()
         cloud.containers.close()
         cloud.bigquery.close()

@@ -1,6 +1,7 @@
 """List methods: filter, order_by and pages, the same for every collection."""
 
 import base64
+import fnmatch
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,11 +19,12 @@ TERM = re.compile(
     re.VERBOSE,
 )
 TIMES = ("create_time", "update_time", "version_create_time", "version_update_time")
+ALL_TIMES = (*TIMES, "start_time", "end_time")  # the last two: jobs only
 
 
 def page(
     found: list[Message], request: Message, response: Message, field: str,
-    fields: tuple[str, ...] = ("labels", *TIMES),
+    fields: tuple[str, ...] = ("labels", *TIMES), wildcards: bool = False,
 ) -> Message:
     """Fill `response` with what the request's filter, order_by and page_token ask for.
 
@@ -30,13 +32,14 @@ def page(
         found: everything in the collection, in order of creation.
         field: the repeated field of the response.
         fields: what the filter may name (AND of comparisons; OR of such).
+        wildcards: whether texts can be compared with `:`, as in `display_name:"*step*"`.
 
     Raises:
         ApiError: INVALID_ARGUMENT for what the filter or order_by may not hold.
     """
     known = request.DESCRIPTOR.fields_by_name
     if "filter" in known and request.filter.strip():
-        matches = _filter(request.filter, fields)
+        matches = _filter(request.filter, fields, wildcards)
         found = [message for message in found if matches(message)]
     if "order_by" in known and request.order_by.strip():
         found = _ordered(found, request.order_by)
@@ -67,7 +70,9 @@ def _ordered(found: list[Message], order_by: str) -> list[Message]:
     for part in reversed(order_by.split(",")):
         name, _, direction = part.strip().partition(" ")
         name = _snake(name)
-        if name not in ("display_name", *TIMES) or direction not in ("", "asc", "desc"):
+        known = name in ("display_name", *ALL_TIMES) and (
+            not found or name in found[0].DESCRIPTOR.fields_by_name)
+        if not known or direction not in ("", "asc", "desc"):
             raise invalid(f"order_by: {part.strip()!r} is not supported.")
         found = sorted(found, key=lambda m: _sortable(m, name), reverse=direction == "desc")
     return found
@@ -75,19 +80,22 @@ def _ordered(found: list[Message], order_by: str) -> list[Message]:
 
 def _sortable(message: Message, name: str) -> str | int:
     value = getattr(message, name)
-    return value.ToNanoseconds() if name in TIMES else value
+    return value.ToNanoseconds() if name in ALL_TIMES else value
 
 
-def _filter(text: str, fields: tuple[str, ...]) -> Callable[[Message], bool]:
+def _filter(
+    text: str, fields: tuple[str, ...], wildcards: bool
+) -> Callable[[Message], bool]:
     """A disjunction of conjunctions; parentheses and NOT are refused."""
     any_of = [
-        [_term(term, fields) for term in re.split(r"\s+AND\s+" + OUTSIDE_QUOTES, branch.strip())]
+        [_term(term, fields, wildcards)
+         for term in re.split(r"\s+AND\s+" + OUTSIDE_QUOTES, branch.strip())]
         for branch in re.split(r"\s+OR\s+" + OUTSIDE_QUOTES, text)
     ]
     return lambda message: any(all(term(message) for term in terms) for terms in any_of)
 
 
-def _term(text: str, fields: tuple[str, ...]) -> Callable[[Message], bool]:
+def _term(text: str, fields: tuple[str, ...], wildcards: bool) -> Callable[[Message], bool]:
     match = TERM.fullmatch(text)
     field = _snake(match["field"]) if match else ""
     if field not in fields:
@@ -95,16 +103,24 @@ def _term(text: str, fields: tuple[str, ...]) -> Callable[[Message], bool]:
     operator, value = match["operator"], re.sub(r"\\(.)", r"\1", match["value"].strip("\"'"))
     if field == "labels":
         return _label_term((match["key"] or "").strip('"'), operator, value, text)
-    if field in TIMES:
+    if field in ALL_TIMES:
         return _time_term(field, operator, value, text)
-    # display_name, or the last segment of the name (`model`, `endpoint`)
+    if operator == ":" and wildcards and not match["key"] and field != "state":
+        return lambda message: fnmatch.fnmatchcase(_text(message, field), value)
     if operator not in ("=", "!=", "=!") or match["key"]:
         raise invalid(f"filter: {text!r}: only = and != are supported.")
     return lambda message: (operator == "=") == (_text(message, field) == value)
 
 
 def _text(message: Message, field: str) -> str:
-    return message.display_name if field == "display_name" else message.name.rsplit("/", 1)[-1]
+    if field in ("display_name", "template_uri"):
+        return getattr(message, field)
+    if field == "state":
+        return message.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[
+            message.state].name
+    if field == "pipeline_name":
+        return message.pipeline_spec.fields["pipelineInfo"].struct_value.fields["name"].string_value
+    return message.name.rsplit("/", 1)[-1]  # `model`, `endpoint`, `pipeline_job_user_id`
 
 
 def _label_term(key: str, operator: str, value: str, text: str) -> Callable[[Message], bool]:

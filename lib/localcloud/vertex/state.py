@@ -28,6 +28,8 @@ KINDS = {
     "versions": types.Model,  # ours: projects/../models/m/versions/1, served as models/m@1
     "evaluations": types.ModelEvaluation,
     "endpoints": types.Endpoint,
+    "pipelineJobs": types.PipelineJob,
+    "customJobs": types.CustomJob,
 }
 
 TABLES = """
@@ -39,6 +41,8 @@ create table if not exists schemas (id integer primary key, columns text not nul
 create table if not exists online_values (
     view text, entity text, source text, schema_id integer not null, data text not null,
     primary key (view, entity, source)) without rowid;
+create table if not exists task_cache (
+    scope text, key text, data text not null, primary key (scope, key)) without rowid;
 """
 
 
@@ -213,6 +217,20 @@ class State:
             "select schema_id, data from online_values where view = ? and entity = ?",
             (view, entity)).fetchall()
         return [(self._schema(schema_id), json.loads(data)) for schema_id, data in rows]
+
+    # Outputs of pipeline tasks, to be used again
+
+    def put_cached(self, scope: str, key: str, entry: dict) -> None:
+        with self.transaction():
+            self._connection().execute(
+                "insert or replace into task_cache values (?, ?, ?)",
+                (scope, key, json.dumps(entry)))
+
+    def cached(self, scope: str, key: str) -> dict | None:
+        """What was put under that key, or None."""
+        row = self._connection().execute(
+            "select data from task_cache where scope = ? and key = ?", (scope, key)).fetchone()
+        return row and json.loads(row[0])
 
     def _schema(self, schema_id: int) -> list:
         if schema_id not in self._schemas:

@@ -1,0 +1,228 @@
+"""Where a prediction comes from: read back from the live resources, and drawn.
+
+A resource that does not stand is not in the picture. Arrows between tables are what sql/ reads;
+any other arrow is there only if one live resource names the other.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from google.api_core.exceptions import NotFound
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+
+from lib import charts, endpoint, feature_store, model_registry, warehouse
+from lib.cloud import Cloud
+
+
+@dataclass(frozen=True)
+class Node:
+    """One resource. kind: a key of PLACES. name: its short name. facts: lines about it."""
+
+    kind: str
+    name: str
+    facts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What stands and what comes from what. edges: (kind from, kind to, words beside it)."""
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+    edges: list[tuple[str, str, str]] = field(default_factory=list)
+    place: str = ""
+
+    def origins(self, kind: str) -> set[str]:
+        """The kinds of everything that `kind` comes from, at any distance."""
+        direct = {a for a, b, _ in self.edges if b == kind}
+        return direct.union(*(self.origins(a) for a in direct))
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def read(cloud: Cloud) -> Lineage:
+    """The app's resources as they stand now, each read through Google's clients."""
+    found = Lineage(place=f"{cloud.settings.project}, {cloud.settings.region}")
+    _read_tables(cloud, found)
+    _read_feature_store(cloud, found)
+    _read_serving(cloud, found)
+    found.edges[:] = [e for e in found.edges if e[0] in found.nodes and e[1] in found.nodes]
+    return found
+
+
+def _read_tables(cloud: Cloud, found: Lineage) -> None:
+    """Sources, features, labels and training rows; the arrows are what sql/ reads (BUILDS)."""
+    sources = {key: _table(cloud, key) for key in warehouse.BUILDS["02_build_features"][1]}
+    if all(sources.values()):
+        facts = tuple(f"{t.table_id}: {t.num_rows:,}" for t in sources.values())
+        found.nodes["sources"] = Node("sources", cloud.settings.names.dataset, facts)
+    for kind, build in (("features", "02_build_features"), ("labels", "03_build_labels_churn"),
+                        ("train", "04_build_train")):
+        table = _table(cloud, kind)
+        if table is None:
+            continue
+        facts = (f"{table.num_rows:,} rows", f"by sql/{build[:2]}")
+        found.nodes[kind] = Node(kind, table.table_id, facts)
+        reads = warehouse.BUILDS[build][1]
+        for origin in dict.fromkeys("sources" if r in sources else r for r in reads):
+            words = "point-in-time" if (origin, kind) == ("features", "train") else ""
+            found.edges.append((origin, kind, words))
+
+
+def _table(cloud: Cloud, key: str):
+    try:
+        return cloud.bigquery.get_table(cloud.settings.table(key))
+    except NotFound:
+        return None
+
+
+def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
+    try:
+        group = cloud.registry.get_feature_group(name=feature_store.group_name(cloud))
+    except NotFound:
+        return
+    features = list(cloud.registry.list_features(parent=group.name))
+    dense = "dense: newest row" if group.big_query.dense else "sparse: newest non-null values"
+    found.nodes["group"] = Node("group", _last(group.name), (f"{len(features)} features", dense))
+    if group.big_query.big_query_source.input_uri == f"bq://{cloud.settings.table('features')}":
+        found.edges.append(("features", "group", ""))
+    try:
+        store = cloud.online_admin.get_feature_online_store(name=feature_store.store_name(cloud))
+        found.nodes["store"] = Node("store", _last(store.name), (_nodes(store),))
+        view = cloud.online_admin.get_feature_view(name=feature_store.view_name(cloud))
+    except NotFound:
+        return
+    found.nodes["view"] = Node("view", _last(view.name), (view.sync_config.cron,))
+    found.edges.append(("view", "store", ""))
+    served = [g.feature_group_id for g in view.feature_registry_source.feature_groups]
+    if _last(group.name) in served:
+        found.edges.append(("group", "view", ""))
+    _add_sync(cloud, found)
+
+
+def _nodes(store) -> str:
+    scaling = store.bigtable.auto_scaling
+    least, most = scaling.min_node_count, scaling.max_node_count
+    count = f"{least}" if least == most else f"{least} to {most}"
+    return f"Bigtable, {count} node{'s' * (most > 1)}"
+
+
+def _add_sync(cloud: Cloud, found: Lineage) -> None:
+    """The newest sync that succeeded: when, and how many rows."""
+    done = [s for s in feature_store.list_syncs(cloud)
+            if s.final_status.code == 0 and s.sync_summary.row_synced]
+    node = found.nodes["store"]
+    facts = ("never synced",) if not done else (
+        f"{done[0].sync_summary.row_synced:,} rows synced",
+        f"{done[0].run_time.end_time.ToDatetime():%Y-%m-%d %H:%M} UTC")
+    found.nodes["store"] = Node(node.kind, node.name, node.facts + facts)
+
+
+def _read_serving(cloud: Cloud, found: Lineage) -> None:
+    model = model_registry.find(cloud)
+    if model is not None:
+        facts = (f"version {model.version_id}, {model.labels.get('model_type', 'model')}",
+                 f"model {short(_last(model.resource_name))}")
+        found.nodes["model"] = Node("model", model.display_name, facts)
+        # The version says what it was trained on.
+        if (model.version_description or "").endswith(cloud.settings.table("train")):
+            found.edges.append(("train", "model", ""))
+    service = endpoint.find(cloud)
+    if service is None:
+        return
+    deployed = service.list_models()
+    versions = ", ".join(sorted(d.model_version_id for d in deployed)) or "none"
+    found.nodes["endpoint"] = Node("endpoint", service.display_name, (
+        f"serves version {versions}", f"endpoint {short(_last(service.resource_name))}"))
+    if model is not None and any(
+            (d.model.split("@")[0], d.model_version_id) == (model.resource_name, model.version_id)
+            for d in deployed):
+        found.edges.append(("model", "endpoint", ""))
+
+
+def _last(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def short(number: str) -> str:
+    """A long numeric id by its ends: 8247...4100."""
+    return re.sub(r"^(\d{4})\d{4,}(\d{4})$", "\\1\N{HORIZONTAL ELLIPSIS}\\2", number)
+
+
+# -- drawing ---------------------------------------------------------------------------------
+
+PLACES = {  # kind: (column, row from the bottom, its name in the picture, fill)
+    "sources": (0, 0.5, "Source tables", charts.PALE),
+    "features": (1, 0, "Feature table", "white"), "labels": (1, 1, "Label table", "white"),
+    "group": (2, 0, "Feature Group", "#CDEBE1"), "train": (2, 1, "Training table", "white"),
+    "view": (3, 0, "Feature View", "#CDEBE1"), "model": (3, 1, "Model Registry", "#CFE4F2"),
+    "store": (4, 0, "Online Store", "#CDEBE1"), "endpoint": (4, 1, "Endpoint", "#CFE4F2"),
+}
+WIDE, HIGH, GAP, RISE = 1.92, 1.26, 0.31, 2.0  # inches: a box, and the room between
+MOST = 10.5  # points
+
+
+@charts.styled
+def lineage(found: Lineage) -> charts.Chart:
+    """The picture; its title says whether both ways to a prediction start at one table."""
+    if not found.nodes:
+        raise ValueError("nothing to draw: no resource stands")
+    figure, axes = charts._figure(
+        finding(found), f"Read back from the live resources in {found.place}. Top: to the model. "
+        "Bottom: to the values it is given", 5.1)
+    figure.set_layout_engine("none")
+    axes.set(xlim=(0, 11), ylim=(-0.95, RISE + 0.75), position=(0.005, 0, 0.99, 3.95 / 5.1))
+    axes.set_axis_off()
+    boxes = {kind: _box(axes, node) for kind, node in found.nodes.items()}
+    for start, end, words in found.edges:
+        _arrow(axes, start, end, words, boxes)
+    return figure
+
+
+def finding(found: Lineage) -> str:
+    """One sentence on what the arrows show."""
+    missing = [kind for kind in PLACES if kind not in found.nodes]
+    if missing:
+        return f"{len(found.nodes)} of {len(PLACES)} resources stand; not made yet: " + ", ".join(
+            PLACES[kind][2] for kind in missing)
+    name = found.nodes["features"].name
+    if all("features" in found.origins(kind) for kind in ("endpoint", "store")):
+        return f"The model and the values it is given both come from {name}"
+    apart = [PLACES[k][2] for k in ("endpoint", "store") if "features" not in found.origins(k)]
+    return f"Not traced back to {name}: {' and '.join(apart)}"
+
+
+def _middle(kind: str) -> tuple[float, float]:
+    column, row, *_ = PLACES[kind]
+    return 0.06 + WIDE / 2 + column * (WIDE + GAP), row * RISE
+
+
+def _box(axes: Axes, node: Node) -> FancyBboxPatch:
+    x, y = _middle(node.kind)
+    _, _, title, fill = PLACES[node.kind]
+    box = FancyBboxPatch((x - WIDE / 2, y - HIGH / 2), WIDE, HIGH,
+                         "round,pad=0,rounding_size=0.08", fc=fill, ec=charts.GREY)
+    axes.add_patch(box)
+    facts = min([_size(fact, 0.59) for fact in node.facts] or [MOST])
+    lines = [(title, MOST, "normal"), (node.name, _size(node.name, 0.67), "bold"),
+             *((fact, facts, "normal") for fact in node.facts)]
+    for row, (text, size, weight) in enumerate(lines):
+        axes.text(x, y + (len(lines) / 2 - row - 0.5) * 0.225, text, size=size, weight=weight,
+                  ha="center", va="center")
+    return box
+
+
+def _size(text: str, width: float) -> float:
+    """Points at which a line fits its box; `width`: of a letter, in parts of its height."""
+    return min(MOST, round(72 * (WIDE - 0.14) / (width * len(text)), 1))
+
+
+def _arrow(axes: Axes, start: str, end: str, words: str, boxes: dict) -> None:
+    a, b = _middle(start), _middle(end)
+    axes.annotate("", b, a, arrowprops={
+        "arrowstyle": "-|>", "fc": charts.INK, "mutation_scale": 14,
+        "patchA": boxes[start], "patchB": boxes[end]})
+    if words:
+        axes.text((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, words, color=charts.BLUE, weight="bold",
+                  ha="center", va="center", bbox={"fc": "white", "ec": "none", "pad": 1.5})

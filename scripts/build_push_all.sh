@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Build and push every image, or only what changed, and pin the digests in lib/images.lock.json.
+#   scripts/build_push_all.sh [options]
+#
+#   --changed-since REV  only components whose folder differs, in content, between that commit
+#                        and the working tree
+#   --list, --list-json  only print the names that would be built: one a line, or a JSON list
+#   --dry-run            print what would be done; needs no engine, changes nothing
+#
+# and those of build_push.sh, for each: --target, --env, --registry, --version, --allow-dirty,
+# --cloud-build. Stops at the first that fails; what was pushed until then stays pinned.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/images.sh
+. scripts/images.sh
+
+since='' list='' allow_dirty=false
+pass=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) show_help; exit 0 ;;
+        --changed-since) since=$(value_of "$@"); shift 2 ;;
+        --list) list=lines; shift ;;
+        --list-json) list=json; shift ;;
+        --target | --env | --registry | --version) pass+=("$1" "$(value_of "$@")"); shift 2 ;;
+        --allow-dirty) allow_dirty=true; pass+=("$1"); shift ;;
+        --cloud-build | --dry-run) pass+=("$1"); shift ;;
+        *) misused "unknown argument $1" ;;
+    esac
+done
+
+[ -z "$since" ] || require_commit "$since"
+names=()
+for name in $(components); do
+    if [ -z "$since" ] || changed_since "$since" "$name"; then
+        names+=("$name")
+    fi
+done
+
+case $list in
+    lines)
+        [ ${#names[@]} = 0 ] || printf '%s\n' "${names[@]}"
+        exit 0 ;;
+    json)
+        json=,
+        [ ${#names[@]} = 0 ] || json=$(printf ',"%s"' "${names[@]}")
+        echo "[${json:1}]"
+        exit 0 ;;
+esac
+if [ ${#names[@]} = 0 ]; then
+    echo "nothing changed since $since: nothing to build"
+    exit 0
+fi
+
+# All of them before the first is built: half a set of images is worth little.
+for name in "${names[@]}"; do
+    source_tag "$name" "$allow_dirty" >/dev/null
+done
+echo "to build: ${names[*]}"
+for name in "${names[@]}"; do
+    scripts/build_push.sh "$name" "${pass[@]+"${pass[@]}"}"
+done
+echo "done: ${#names[@]} images in $SECONDS s"

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Make a working component, with its test, from lib/components/_template.
+#   scripts/new_component.sh NAME [--dry-run]
+# NAME is of a-z, 0-9 and "_". Written are lib/components/NAME and tests/components/test_NAME.py;
+# nothing that exists is overwritten.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/images.sh
+. scripts/images.sh
+
+name=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) show_help; exit 0 ;;
+        --dry-run) dry_run=true; shift ;;
+        -*) misused "unknown option $1" ;;
+        *) [ -z "$name" ] || misused "one component at a time"; name=$1; shift ;;
+    esac
+done
+[ -n "$name" ] || misused "which name?"
+# Image names take no "__" and no "_" at an end.
+if ! [[ $name =~ ^[a-z][a-z0-9]*(_[a-z0-9]+)*$ ]] || [ ${#name} -gt 40 ]; then
+    misused "'$name' is not a name of a-z, 0-9 and single '_', at most 40 characters"
+fi
+folder=lib/components/$name test=tests/components/test_$name.py
+# `images` would be the name of a test file that exists.
+if [ "$name" = serving ] || [ -e "$folder" ] || [ -e "$test" ]; then
+    fail "new component" "$name exists already" "another name"
+fi
+
+if $dry_run; then
+    echo "  would write: $folder, from lib/components/_template"
+    echo "  would write: $test"
+    exit 0
+fi
+
+draft=lib/components/.$name.$$
+trap 'rm -rf "$draft"' EXIT
+cp -R lib/components/_template "$draft"
+find "$draft" -name __pycache__ -prune -exec rm -rf {} +
+for file in src/main.py component.yaml Dockerfile; do
+    # -i.bak: the one form of -i that GNU and BSD sed both take
+    sed -i.bak "s/template/$name/g; s/^# The smallest component: .*/# $name: rows of each split of a dataset -> row_counts.json./" "$draft/$file"
+    rm "$draft/$file.bak"
+done
+cat >"$draft/README.md" <<README
+# $name
+
+Rows of each split of a dataset -> \`row_counts.json\`.
+
+    python src/main.py --input_dataset /tmp/dataset --output_dataset /tmp/counts
+README
+mv "$draft" "$folder"
+cat >"$test" <<TEST
+"""$name: what it writes, and what it refuses."""
+
+import json
+
+
+def test_counts_the_rows(program, dataset, tmp_path):
+    output = tmp_path / "new" / "output"
+    done = program("$name", "--input_dataset", dataset, "--output_dataset", output)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((output / "row_counts.json").read_text()) == {
+        "test": 1500, "train": 4000, "valid": 1500}
+
+
+def test_refuses_a_folder_without_data(program, tmp_path):
+    done = program("$name", "--input_dataset", tmp_path, "--output_dataset", tmp_path / "output")
+    assert (done.returncode, done.stderr) == (1, f"$name: {tmp_path} holds no .parquet file\n")
+    assert not (tmp_path / "output").exists()
+
+
+def test_help(program):
+    assert program("$name", "--help").returncode == 0
+TEST
+echo "made $folder and $test"
+echo "next: put your work in the place of count_rows in $folder/src/main.py, then"
+echo "  scripts/test.sh $test tests/components/test_images.py"
+echo "  scripts/smoke_test.sh $name"
+echo "  scripts/build_push.sh $name"

@@ -1,0 +1,11 @@
+-- The features as they were one snapshot ago: what an online store still holds whose sync has
+-- not run since.
+--
+-- grain: one row per customer and snapshot, as in 02_build_features.sql.
+create or replace table `{{ tables.features }}`
+as
+select *
+from `{{ tables.features }}`
+where feature_timestamp < (
+    select max(feature_timestamp) from `{{ tables.features }}`
+);

@@ -1,0 +1,318 @@
+"""report.html, slides.html and 요약.md, from a small run folder made here."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from lib import report
+from lib.config import ROOT
+
+PNG = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5E"
+       "rkJggg==")
+STYLED = ('<style>#T_1 td {{ {css} }}</style><table id="T_1"><thead><tr><th>name</th><th>rows</th>'
+          '</tr></thead><tbody><tr><td id="T_1_row0">users</td><td>1,000</td></tr></tbody></table>')
+FULL = {
+    "run_id": "20260101-000000-local-dev", "target": "local", "env": "dev",
+    "started_at": "2026-01-01T09:00:00+09:00", "seconds": 67.0,
+    "stages": [
+        {"name": "01_data", "seconds": 2.4, "status": "created",
+         "resources": {"dataset": "local-demo.churn_dev"}, "figures": {}},
+        {"name": "04_feature_store", "seconds": 0.8, "status": "created",
+         "resources": {"online store": "projects/p/locations/r/featureOnlineStores/s",
+                       "dataset": "local-demo.churn_dev"},
+         "figures": {"online store": {"nodes": "1 to 2"}}},
+        {"name": "06_deploy", "seconds": 4.0, "status": "failed", "resources": {},
+         "figures": {"deployment": {"machine": "n1-standard-2"}}},
+    ],
+    "labels": {"column": "label_churn_60d", "rows": 47131, "positive_rate": 0.9147},
+    "metrics": {"roc_auc": 0.7005, "pr_auc": 0.9444, "positive_rate": 0.8754},
+    "leakage": {"naive_roc_auc": 0.8137, "naive_model_on_honest_roc_auc": 0.63,
+                "point_in_time_roc_auc": 0.7005, "naive_roc_auc_spread": 0.004},
+    "parity": {"customers": 200, "features": 11, "mismatches": 0, "max_abs_diff": 0.0,
+               "faults_caught": {"no dense": 12, "60 days as 90d": 3, "never synced": 0},
+               "freshness": {"customers": 12, "mismatches_before": 57, "mismatches_after": 0,
+                             "probability_before": 0.956, "probability_after": 0.712}},
+    "latency_ms": {"fetch_p50": 2.954, "fetch_p99": 8.228, "predict_p50": 13.708,
+                   "predict_p99": 40.281, "both_p50": 17.0, "both_p99": 45.0,
+                   "sql_features_p50": 850.0},
+    "predictions": [],
+}
+BARE = {**FULL, "stages": [], **dict.fromkeys(
+    ("labels", "metrics", "leakage", "parity", "latency_ms", "predictions"))}
+
+
+def chart(title, tags=(), slide="-"):
+    data = {"image/png": PNG + "\n", "text/plain": f"<Figure: {title}>"}
+    return code("charts.it()", [new_output("execute_result", data)], tags, slide)
+
+
+def code(source, outputs=(), tags=(), slide="-"):
+    return new_code_cell(source, outputs=list(outputs), metadata={
+        "tags": list(tags), "slideshow": {"slide_type": slide}})
+
+
+def words(source, tags=(), slide="slide"):
+    return new_markdown_cell(source, metadata={
+        "tags": list(tags), "slideshow": {"slide_type": slide}})
+
+
+def printed(text):
+    return new_output("stream", name="stdout", text=text)
+
+
+def html(text):
+    return new_output("execute_result", {"text/html": text, "text/plain": "<Styler>"})
+
+
+def write_notebooks(folder, tags=()):
+    """Two notebooks: prose, logs, charts, tables, an error, and things that must not get out."""
+    first = new_notebook(cells=[
+        words("# 1 · The data: a shop\n\n**Goal.** Costs $5, then $6. See [2](02_features.ipynb)"),
+        code('run_dir = "/secret/runs/x"', tags=["injected-parameters"]),
+        code("import sys", slide="skip"),
+        words("## What we build\n\nSee [lib](../lib/x.py), [web](https://example.com/a) and "
+              "![remote](https://example.com/p.png) ![gone](images/none.png)", tags),
+        chart("A finding with < and \"quotes\"", tags),
+        code("run.step()", [printed("step: started\n"), printed(f"step: {ROOT}/runs/x\n")]),
+    ])
+    second = new_notebook(cells=[
+        words("# 2 · Features: values"),
+        words("## Takeaways\n\n### Detail\n\ntext"),
+        code("table", [html(STYLED.format(css="text-align: left"))]),
+        code("red", [html(STYLED.format(css="background-color: #fdd"))]),
+        code("bad", [html('<b onclick="x()">hi</b><script>alert(1)</script><img src="http://a/b">'
+                          '<style>@import "http://a/c.css";</style>'
+                          '<p style="background:url(//a/d)">'
+                          '<iframe src="http://a"></iframe>')]),
+        code("boom", [new_output("error", ename="E", evalue="x",
+                                 traceback=["\x1b[31mE\x1b[0m: <x>"])]),
+        words("## Values", tags),
+        chart("Another finding", tags),
+        chart("A third", tags, "subslide"),
+    ])
+    for name, notebook in (("01_data", first), ("02_features", second)):
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+@pytest.fixture(params=[FULL, BARE], ids=["full", "bare"])
+def folder(request, tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps(request.param))
+    write_notebooks(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """The complete run's folder, with all pages made."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "summary.json").write_text(json.dumps(FULL))
+    write_notebooks(folder, ["deck"])
+    assert [line.split(":")[0] for line in report.after_run(folder)] == [
+        "report.html", "slides.html"]
+    return folder
+
+
+def soup(path):
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def assert_offline(page):
+    """Nothing that a browser would load, in attributes, styles or scripts."""
+    text = page.read_text(encoding="utf-8")
+    read = BeautifulSoup(text, "html.parser")
+    for tag in read.find_all(True):
+        for name in ("src", "srcset", "poster", "data", "background", "action"):
+            assert str(tag.get(name, "data:")).startswith("data:"), tag.name
+        if tag.name != "a":
+            assert not tag.has_attr("href"), tag
+        assert not [name for name in tag.attrs if name.startswith("on")], tag
+    assert not read.find_all(["link", "iframe", "object", "embed", "base"])
+    assert "url(" not in text and "@import" not in text
+    policy = read.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
+    assert policy.startswith("default-src 'none'; img-src data:")
+
+
+def test_both_pages_need_no_network_and_every_link_on_them_leads_somewhere(folder):
+    for page in (report.build(folder), report.slides(folder)):
+        assert_offline(page)
+        read = soup(page)
+        ids = [tag["id"] for tag in read.find_all(id=True)]
+        shown = [i for i in ids if not i.startswith("T_")]  # pandas repeats its tables' own ids
+        assert len(shown) == len(set(shown))
+        for link in read.find_all("a"):
+            assert link["href"].startswith("https://") or link["href"][1:] in ids, link
+        assert str(ROOT) not in str(read) and "/secret" not in str(read)
+
+
+def test_headings_go_down_one_level_at_a_time_and_pictures_are_described(folder):
+    read = soup(report.build(folder))
+    levels = [int(tag.name[1]) for tag in read.find_all(re.compile(r"^h[1-6]$"))]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False)), levels
+    pictures = [image["alt"] for image in read.find_all("img")]
+    assert 'A finding with < and "quotes"' in pictures and all(pictures)
+    assert read.html["lang"] == "en" and read.find(id="요약")["lang"] == "ko"
+
+
+def test_the_first_screen_has_one_number_for_each_finding(full):
+    read = soup(full / "report.html")
+    cards = [card.get_text(" ", strip=True) for card in read.select(".finding")]
+    assert len(cards) == 4
+    assert "−0.184 ROC-AUC" in cards[0] and "0.814 ± 0.004" in cards[0]
+    assert "honest 0.701" in cards[0]
+    assert "0 of 2,200" in cards[1] and "2 of 3 caught" in cards[1]
+    assert "57 → 0" in cards[2] and "95.6% before, 71.2% after" in cards[2]
+    assert "17 ms" in cards[3] and "288 times as long as a fetch" in cards[3]
+    assert "one machine" in cards[3]
+
+
+def test_run_facts_stages_and_resources_are_told_once(full):
+    text = soup(full / "report.html").get_text(" ", strip=True)
+    assert "1 Jan 2026, 00:00 UTC" in text and "47,131 label rows, 91.5% churned" in text
+    assert "How long it took: 67 seconds" in text and "2.4 s" in text and "failed" in text
+    assert text.count("featureOnlineStores/s") == 1 and text.count("local-demo.churn_dev") == 1
+    assert "1 to 2 Bigtable nodes" in text and "hourly price is to be confirmed" in text
+
+
+def test_what_was_not_measured_is_said(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps(BARE))
+    read = soup(report.build(tmp_path))
+    cards = read.select(".finding")
+    assert ["not measured" in card.get_text() for card in cards] == [True] * 4
+    assert "no executed notebook" in read.get_text() and "No stage has run" in read.get_text()
+    assert (tmp_path / "요약.md").read_text().count("이번 실행에서는 측정하지 않았습니다") == 4
+    assert_offline(report.slides(tmp_path))
+
+
+@pytest.mark.parametrize("key, lost", [
+    ("leakage", "point_in_time_roc_auc"), ("leakage", "naive_roc_auc"), ("parity", "customers"),
+    ("parity", "max_abs_diff"), ("parity", "freshness"), ("latency_ms", "both_p50"),
+    ("latency_ms", "sql_features_p50"), ("latency_ms", "both_p99"), ("latency_ms", "fetch_p50")])
+def test_a_figure_less_is_no_failure(tmp_path, key, lost):
+    partial = {**FULL, key: {k: v for k, v in FULL[key].items() if k != lost}}
+    (tmp_path / "summary.json").write_text(json.dumps(partial))
+    for page in (report.build(tmp_path), report.slides(tmp_path)):
+        text = soup(page).get_text()
+        assert "None" not in text and "nan" not in re.findall(r"\w+", text)
+
+
+def test_a_leak_that_does_not_show_is_not_called_one(tmp_path):
+    even = {**FULL["leakage"], "naive_model_on_honest_roc_auc": 0.82}
+    (tmp_path / "summary.json").write_text(json.dumps({**FULL, "leakage": even}))
+    card = soup(report.build(tmp_path)).select_one(".finding").get_text()
+    assert "kept its promise" in card and "lost" not in card
+    assert "부풀려지지 않았습니다" in (tmp_path / "요약.md").read_text()
+
+
+def test_code_is_folded_and_what_the_runner_added_is_left_out(full):
+    read = soup(full / "report.html")
+    folded = read.find_all("details")
+    assert folded and not any(tag.has_attr("open") for tag in folded)
+    assert [tag.summary.get_text() for tag in folded[:2]] == ["Set-up", "Code"]
+    assert "run_dir" not in read.get_text()
+    assert all(tag.find_parent("details") for tag in read.select(".highlight"))
+
+
+def test_outputs_are_shown_but_nothing_in_them_runs_or_loads(full):
+    read = soup(full / "report.html")
+    logs = [tag.get_text() for tag in read.select("pre.log")]
+    assert "step: started\nstep: runs/x" in logs  # one block, without this machine's folder
+    assert read.select_one("pre.error").get_text() == "E: <x>"
+    assert "alert(1)" not in str(read) and "gone" in read.get_text()
+    plain, coloured = read.select(".book .table")[:2]
+    assert coloured["class"] == ["table", "paper"] and plain["class"] == ["table"]
+    assert [tag.get_text() for tag in plain.select(".number")] == ["rows", "1,000"]
+    assert "Costs $5, then $6." in read.get_text()
+
+
+def test_the_korean_summary_is_filled_and_invents_no_price(full):
+    text = (full / "요약.md").read_text(encoding="utf-8")
+    assert "0.814까지" in text and "0.630에 그칩니다" in text and "2,200개 값" in text
+    assert "57개" in text and "약 288배" in text and "95.6%" in text
+    assert text.count("확인 필요") == 2 and "TiB당 $6.25" in text
+    assert not re.search(r"None|\{\{|nan", text) and "2026년 1월 1일 00:00(UTC)" in text
+    assert "네 가지 확인 결과" in soup(full / "report.html").find(id="요약").get_text()
+
+
+def test_slides_are_the_tagged_cells_and_never_too_many(full, tmp_path):
+    headings = [tag.get_text() for tag in soup(full / "slides.html").select(".slide h2")]
+    assert headings[2:5] == ["What we build", "Values", "Values"]
+    many = [chart(f"finding {n}", ["deck"], "slide") for n in range(60)]
+    nbformat.write(new_notebook(cells=[words("# 1 · T: t"), *many]), tmp_path / "01_data.ipynb")
+    (tmp_path / "summary.json").write_text(json.dumps(FULL))
+    read = soup(report.slides(tmp_path))
+    assert len(read.select(".slide")) == report.MOST_SLIDES == 20
+    assert "finding 0" in str(read) and "What is next" in read.select(".slide")[-1].get_text()
+
+
+def test_untagged_notebooks_give_their_charts_as_slides(folder):
+    read = soup(report.slides(folder))
+    assert len(read.select(".slide")) == report.OWN_SLIDES + 3
+    assert "Another finding" in str(read)
+
+
+def test_a_notebook_that_cannot_be_read_costs_only_itself(folder, capsys):
+    (folder / "03_training_set.ipynb").write_text("{")
+    assert "The data" in soup(report.build(folder)).get_text()
+    assert "03_training_set.ipynb is left out" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_failed_by_its_report(folder, monkeypatch):
+    monkeypatch.setattr(report, "_architecture", lambda: 1 / 0)
+    lines = report.after_run(folder)
+    assert len(lines) == 2 and all("the run itself is complete" in line for line in lines)
+
+
+def test_it_is_a_command(full, tmp_path, capsys):
+    assert report.main(["--run", str(full)]) == 0
+    assert report.main(["slides", "--run", str(full)]) == 0
+    assert "report.html: " in capsys.readouterr().out
+    assert report.main(["--run", str(tmp_path / "none")]) == 1
+    assert "./run_all.sh makes a run" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as refused:
+        report.main(["poster"])
+    assert refused.value.code == 2
+
+
+def test_long_ids_are_shortened():
+    assert report.short("models/8247321771790154100@1") == "models/8247…4100@1"
+    assert report.short("churn_dev_20260101") == "churn_dev_20260101"
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+                None)
+
+
+def browse(page, profile):
+    """(the page as the browser built it, what its console said), with no network."""
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0",
+         f"--user-data-dir={profile}", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=60)
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return BeautifulSoup(done.stdout, "html.parser"), said
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_a_browser_without_network_shows_both_and_complains_of_nothing(full, tmp_path):
+    shown, said = browse(full / "report.html", tmp_path)
+    assert len(shown.select(".finding")) == 4 and shown.find("img") and said == []
+    shown, said = browse(full / "slides.html", tmp_path)
+    slides = shown.select(".slide")  # numbered by the page's script, which the policy lets run
+    assert slides[-1]["data-place"] == f"{len(slides)} / {len(slides)}" and said == []
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_the_browser_refuses_what_the_pages_do_not_hold(full, tmp_path):
+    text = (full / "report.html").read_text(encoding="utf-8")
+    page = tmp_path / "spoilt.html"
+    page.write_text(text.replace("</main>", '<img src="https://example.com/x.png"></main>'))
+    assert len(browse(page, tmp_path / "profile")[1]) == 1
