@@ -21,7 +21,8 @@ from lib.config import ROOT, Settings
 from lib.source import SourceError
 
 RUNS = ROOT / "runs"
-SUMMARY_KEYS = ("labels", "metrics", "leakage", "parity", "latency_ms", "predictions")
+SUMMARY_KEYS = (
+    "labels", "metrics", "leakage", "parity", "freshness", "latency_ms", "predictions")
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ if $dry_run; then
     work=/tmp
 else
     require_python
-    work=$(mktemp -d)
+    work=$(mktemp -d "${TMPDIR:-/tmp}/churn-images.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     if $cloud_build; then
         command -v gcloud >/dev/null || fail engine "there is no gcloud command" "the Google Cloud CLI"

@@ -3,7 +3,7 @@
 #   scripts/build_push_all.sh [options]
 #
 #   --changed-since REV  only components whose folder differs, in content, between that commit
-#                        and the working tree
+#                        and the working tree; 0, no commit, stands for all of them
 #   --list, --list-json  only print the names that would be built: one a line, or a JSON list
 #   --dry-run            print what would be done; needs no engine, changes nothing
 #

@@ -189,7 +189,7 @@ $(last_lines 5)" "the answers that lib/serving/README.md describes"
     container=''
 }
 
-work=$(mktemp -d)
+work=$(mktemp -d "${TMPDIR:-/tmp}/churn-images.XXXXXX")
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 began=$SECONDS

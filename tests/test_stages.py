@@ -10,7 +10,7 @@ from lib import stages
 from lib.source import SourceError
 
 SCHEMA = {"run_id", "target", "env", "started_at", "seconds", "stages", "labels", "metrics",
-          "leakage", "parity", "latency_ms", "predictions"}
+          "leakage", "parity", "freshness", "latency_ms", "predictions"}
 
 
 def read(folder):

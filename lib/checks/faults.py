@@ -80,6 +80,12 @@ def table(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
         rows, columns=["fault", "customers", "values", "features", "for example"])
 
 
+def caught(found: dict[str, pd.DataFrame]) -> dict[str, int]:
+    """Fault -> values that the parity check found different, for summary.json."""
+    return {name: len(parity.differences(compared))
+            for name, compared in found.items() if name != "healthy"}
+
+
 @contextmanager
 def _planting(cloud: Cloud) -> Iterator[tuple[Cloud, list[str]]]:
     """A copy for one fault, removed at the end whatever happens."""

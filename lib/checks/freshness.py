@@ -10,7 +10,7 @@ import pandas as pd
 
 from lib import feature_store, warehouse
 from lib import predict as predict_lib
-from lib.checks import faults
+from lib.checks import faults, parity
 from lib.cloud import Cloud
 from lib.predict import Prediction
 from lib.stages import Outcome
@@ -88,8 +88,7 @@ def before_and_after(before: list[Prediction], after: list[Prediction]) -> pd.Da
 
     Only the values that changed.
     """
-    old, new = max(zip(before, after, strict=True), key=lambda pair: abs(
-        pair[0].churn_probability - pair[1].churn_probability))
+    old, new = _moved_most(before, after)
 
     def column(answer: Prediction) -> dict[str, str]:
         values = {k: "NULL" if v is None else f"{v:g}" for k, v in answer.features.items()}
@@ -100,3 +99,24 @@ def before_and_after(before: list[Prediction], after: list[Prediction]) -> pd.Da
     frame = pd.DataFrame({"before the sync": column(old), "after": column(new)})
     frame = frame[frame["before the sync"] != frame["after"]]
     return frame.rename_axis(f"customer {old.customer_id}")
+
+
+def figures(
+    copy: Copy, stale: pd.DataFrame, fresh: pd.DataFrame, before: list[Prediction], after: list[Prediction]
+) -> dict:
+    """What happened, for summary.json: values that differ before and after the sync, customers
+    with a new order, and the probability that moved most (0 to 1)."""
+    old, new = _moved_most(before, after)
+    return {
+        "mismatches_before": len(parity.differences(stale)),
+        "mismatches_after": len(parity.differences(fresh)),
+        "customers": len(copy.buyers),
+        "customer_id": old.customer_id,
+        "probability_before": round(old.churn_probability, 6),
+        "probability_after": round(new.churn_probability, 6),
+    }
+
+
+def _moved_most(before: list[Prediction], after: list[Prediction]) -> tuple:
+    return max(zip(before, after, strict=True), key=lambda pair: abs(
+        pair[0].churn_probability - pair[1].churn_probability))

@@ -23,7 +23,7 @@ from lib.cloud import Cloud
 from lib.pipelines import compile as compiling
 from lib.stages import Needed
 
-POLL_SECONDS = (0.5, 10.0)  # from, to: grows by half each time
+POLL_SECONDS = (0.5, 3.0)  # from, to: grows by half each time
 ENDED = {PipelineState.PIPELINE_STATE_SUCCEEDED, PipelineState.PIPELINE_STATE_FAILED,
          PipelineState.PIPELINE_STATE_CANCELLED}
 ENDED_TASK = {"SUCCEEDED", "SKIPPED", "NOT_TRIGGERED", "FAILED", "CANCELLED"}

@@ -55,7 +55,7 @@ def test_snake_case_enum_names_and_numbers(vertex, location, table):
 
 
 def test_what_is_not_implemented_says_so(vertex, location):
-    for path, name in (("models:copy", "CopyModel"), ("pipelineJobs", "pipelineJobs")):
+    for path, name in (("models:copy", "CopyModel"), ("datasets", "datasets")):
         code, status, message = error(requests.post(f"{vertex.url}/v1/{location}/{path}", json={}))
         assert (code, status) == (501, "UNIMPLEMENTED") and name in message
     with pytest.raises(errors.MethodNotImplemented, match="ExportModel"):

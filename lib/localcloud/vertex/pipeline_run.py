@@ -169,9 +169,8 @@ class PipelineRun:
             if condition and not pipeline_spec.holds(condition, node.inputs.parameters):
                 return self._drop(node, State.NOT_TRIGGERED)
         except ApiError as error:
-            self._drop(node, State.NOT_TRIGGERED)
             self._set(node, State.FAILED, error)
-            return True
+            return self._drop(node, State.NOT_TRIGGERED)
         if node.is_dag:
             self._set(node, State.RUNNING)
         return node.is_dag
@@ -216,7 +215,7 @@ class PipelineRun:
         declared, found = node.component["dag"].get("outputs", {}), Values()
         for name, output in declared.get("parameters", {}).items():
             one_of = output.get("valueFromOneof", {}).get("parameterSelectors", [])
-            for one in [output["valueFromParameter"]] if not one_of else one_of:
+            for one in one_of or [output["valueFromParameter"]]:
                 given = self._nodes[*node.path, one["producerSubtask"]].outputs.parameters
                 if one["outputParameterKey"] in given:
                     found.parameters[name] = given[one["outputParameterKey"]]
