@@ -13,6 +13,11 @@ case "${1:-}" in
 esac
 .venv/bin/python -m pytest -q tests
 if [ "${1:-}" != --quick ]; then
+    # A local cloud of the test's own, made anew: the outputs compared are those of a first run.
+    LOCALCLOUD_STATE=$(mktemp -d)
+    export LOCALCLOUD_STATE
+    trap '.venv/bin/python -m lib.localcloud stop >/dev/null; rm -rf "$LOCALCLOUD_STATE"' EXIT
+    echo "running the seven notebooks and comparing their outputs (about two minutes)"
     .venv/bin/python -m pytest -q -p no:cacheprovider --nbval \
         --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks
 fi
