@@ -169,16 +169,24 @@ $(last_lines 5)" "a run on a small data set that ends with status 0"
 }
 
 run_serving() {
-    local address
+    local address asking status=0
     start_container --publish 127.0.0.1::8080 --env AIP_STORAGE_URI=/tmp/smoke/in/model --
     address=$(docker port "$container" 8080 2>/dev/null | head -n 1) || true
-    if [ -z "$address" ]; then
+    "$python" scripts/smoke.py serving "http://$address" --seconds "$seconds" \
+        >"$work/answers" 2>&1 &
+    asking=$!
+    while kill -0 "$asking" 2>/dev/null && running; do
+        sleep 0.2
+    done
+    if ! running; then
+        kill "$asking" 2>/dev/null || true
+        wait "$asking" 2>/dev/null || true
         attempt docker logs "$container" || true
-        wrong start "it ended at once:
+        wrong run "the server ended:
 $(last_lines 5)" "a server that keeps running"
     fi
-    if ! "$python" scripts/smoke.py serving "http://$address" --seconds "$seconds" \
-        >"$work/answers" 2>&1; then
+    wait "$asking" || status=$?
+    if [ "$status" != 0 ]; then
         attempt docker logs "$container" || true
         wrong answers "$(tail -n 1 "$work/answers")
 $(last_lines 5)" "the answers that lib/serving/README.md describes"

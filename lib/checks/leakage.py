@@ -38,7 +38,7 @@ def check_honest(cloud: Cloud, metrics: dict) -> Outcome:
 # -- the score that the naive join promises, and what it keeps --------------------------------
 
 
-def measure(cloud: Cloud, *_: object) -> Outcome:
+def measure(cloud: Cloud) -> Outcome:
     """Train on both joins over several samples of customers; score each on later label rows.
 
     Returns:

@@ -55,7 +55,7 @@ def start(
     with _locked(state):
         running = status(state)
         same = running and (running["project"], running["thelook"]) == (project, thelook)
-        if same and runner in (None, running["runner"]):
+        if same and runner in (None, running.get("runner")):
             return running, False
         if running:
             _stop(running["pid"])

@@ -130,7 +130,7 @@ def table():
 
 
 def options(**changes):
-    return SimpleNamespace(**{
+    return SimpleNamespace(build="", **{
         "table": "p.d.t", "id_col": "id", "time_col": "t", "label_col": "y",
         "feature_cols": ["f", "g"], "gap_days": 60, "split_ratios": RATIOS, "valid_from": None,
         "test_from": None, "sample_percent": 100.0, "seed": 7, **changes})

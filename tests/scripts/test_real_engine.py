@@ -56,9 +56,12 @@ def digest_of(path: str, name: str, tag: str) -> str | None:
 
 
 def names_in_engine() -> set[str]:
-    """Every container and every tag: what a test must leave as it was."""
+    """Every container and every tag: what a test must leave as it was.
+
+    Not the layers that a failed build leaves to the next one; those are the engine's own cache.
+    """
     return {*docker("ps", "--all", "--quiet").split(),
-            *docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()}
+            *docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()} - {"<none>:<none>"}
 
 
 @pytest.fixture
@@ -187,7 +190,7 @@ def test_smoke_test_fails_and_says_why(real_project, nothing_left, change, stage
     ("status_code=400", "status_code=200",
      "answers", "/predict answered a malformed instance with 200"),
     ("        given = settings()", "        raise StartError('no model today')",
-     "start", "serving: no model today"),
+     "run", "serving: no model today"),
 ], ids=["health", "predict", "refusal", "start"])
 def test_smoke_test_of_serving_fails_and_says_why(
         real_project, nothing_left, old, new, stage, cause):
