@@ -414,29 +414,6 @@ def served_features(features: Mapping, percentiles: Mapping, probability: float,
 
 
 @styled
-def latency(samples: Mapping[str, Sequence[float]]) -> Chart:
-    """Wall-clock times of calls. samples: name of the call -> milliseconds of each."""
-    times = {name: np.asarray(_some(ms, f"times of {name}"), float)
-             for name, ms in _some(samples, "samples of latency").items()}
-    marks = {name: np.percentile(ms, [50, 95, 99]) for name, ms in times.items()}
-    figure, panels = _figure(
-        "; ".join(f"{name}: half within {_number(mark[0])} ms, 99% within {_number(mark[2])} ms"
-                  for name, mark in marks.items()),
-        "Calls by the time they took, one call after the other", 5.2, 1, len(times), squeeze=False)
-    for axes, (name, ms) in zip(panels.flat, times.items(), strict=True):
-        end = 1.55 * marks[name][2]
-        top = max(axes.hist(ms, np.linspace(0, end, 51), color=SKY)[0])
-        for value, mark, share in zip(marks[name], (50, 95, 99), (1.4, 1.25, 1.1), strict=True):
-            axes.vlines(value, 0, share * top, color=INK, linewidth=1.2)
-            _say(axes, f"p{mark} {_number(value)}", (value, share * top), 5, va="top")
-        slower = f" ({sum(ms > end)} slower, up to {_number(max(ms))})" if max(ms) > end else ""
-        axes.set_title(f"{name}, {len(ms)} times", weight="bold", loc="left")
-        axes.set(xlabel=f"milliseconds{slower}", ylabel="calls", xlim=(0, end), ylim=(0, 1.4 * top))
-        _ticks(axes, x=4, y=5)
-    return figure
-
-
-@styled
 def checks_overview(checks: DataFrame) -> Chart:
     """Where each value lies in its band; checks named `<name>_at_<date>` share a row.
 

@@ -126,7 +126,7 @@ def _read_serving(cloud: Cloud, found: Lineage) -> None:
                  f"model {short(_last(model.resource_name))}")
         found.nodes["model"] = Node("model", model.display_name, facts)
         # The version says what it was trained on.
-        if (model.version_description or "").endswith(cloud.settings.table("train")):
+        if f" {cloud.settings.table('train')}, " in f"{model.version_description}, ":
             found.edges.append(("train", "model", ""))
     service = endpoint.find(cloud)
     if service is None:

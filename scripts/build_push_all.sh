@@ -24,7 +24,8 @@ while [ $# -gt 0 ]; do
         --list-json) list=json; shift ;;
         --target | --env | --registry | --version) pass+=("$1" "$(value_of "$@")"); shift 2 ;;
         --allow-dirty) allow_dirty=true; pass+=("$1"); shift ;;
-        --cloud-build | --dry-run) pass+=("$1"); shift ;;
+        --cloud-build) pass+=("$1"); shift ;;
+        --dry-run) dry_run=true; pass+=("$1"); shift ;;
         *) misused "unknown argument $1" ;;
     esac
 done
@@ -60,4 +61,4 @@ echo "to build: ${names[*]}"
 for name in "${names[@]}"; do
     scripts/build_push.sh "$name" "${pass[@]+"${pass[@]}"}"
 done
-echo "done: ${#names[@]} images in $SECONDS s"
+$dry_run || echo "done: ${#names[@]} images in $SECONDS s"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the image scripts share. To be sourced from the repository's root; needs bash 3.2 or newer.
+# What the image scripts share. To be sourced from the repository's root. Kept to bash 3.2, macOS's.
 
 dry_run=false       # true: `attempt` prints instead of running
 work=''             # a temporary folder, which who sources this makes and removes

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Build one image and try it: --help, a run on a tiny data set made for the purpose, the files
-# that component.yaml promises. The image, the containers and the files are removed again.
+# that component.yaml promises. The image, the containers and the files are removed again; the
+# engine's build cache stays.
 #   scripts/smoke_test.sh COMPONENT [options]
 # COMPONENT is a folder's name under lib/components, or serving, which is started and asked for
 # its health, a prediction, and a prediction that it must refuse.
@@ -53,13 +54,14 @@ if $dry_run; then
         echo "  would check: the files that its outputs promise"
     done
     [ "$name" != serving ] || echo "  would ask: /health, /predict, /predict with a malformed instance"
-    attempt docker image rm "$image"
+    attempt docker image rm --force --no-prune "$image"
     exit 0
 fi
 
 clean_up() {
     [ -z "$container" ] || docker rm --force "$container" >/dev/null 2>&1 || true
-    docker image rm --force "$image" >/dev/null 2>&1 || true
+    # The layers below stay, as the cache of the next build.
+    docker image rm --force --no-prune "$image" >/dev/null 2>&1 || true
     if [ -n "$table_server" ]; then
         kill "$table_server" 2>/dev/null || true
         wait "$table_server" 2>/dev/null || true

@@ -107,13 +107,6 @@ def served(**changed):
             "probability": 0.9312, "base_rate": 0.8714, "customer_id": "4711", **changed}
 
 
-def times_taken():
-    rng = np.random.default_rng(2)
-    fetch, predict = rng.gamma(6, 0.5, 100) + 1, rng.gamma(4, 1.2, 100) + 4
-    predict[7] = 1234.5
-    return {"fetch": list(fetch), "predict": list(predict), "both": list(fetch + predict)}
-
-
 STEPS = {"data_load": "SKIPPED", "train": "SUCCEEDED", "eval": "SUCCEEDED", "approve": "SUCCEEDED"}
 CHARTS = {
     "orders_over_time": lambda: charts.orders_over_time(daily_orders(), LABELS, 60),
@@ -131,7 +124,6 @@ CHARTS = {
     "probability_histogram": lambda: charts.probability_histogram(curves()),
     "predicted_probabilities": lambda: charts.predicted_probabilities(PREDICTIONS, 0.872),
     "served_features": lambda: charts.served_features(**served()),
-    "latency": lambda: charts.latency(times_taken()),
     "checks_overview": lambda: charts.checks_overview(checks()),
     "architecture": charts.architecture,
     "pipeline_graph": lambda: charts.pipeline_graph(STEPS),
@@ -230,8 +222,6 @@ def test_shows_without_pyplot_and_is_described_by_its_finding():
         "edges": [0, 0.5, 1], "label_1": [1, 2], "label_0": [0, 0]}}), "one class"),
     (lambda: charts.predicted_probabilities(PREDICTIONS.iloc[:0], 0.9), "predictions"),
     (lambda: charts.served_features(**served(features={})), "features"),
-    (lambda: charts.latency({}), "samples of latency"),
-    (lambda: charts.latency({"fetch": []}), "times of fetch"),
     (lambda: charts.checks_overview(checks().iloc[:0]), "checks"),
 ])
 def test_empty_input_is_refused_by_name(draw, missing):
@@ -379,14 +369,6 @@ def test_card_compares_with_the_base_rate_and_shows_null(probability, told):
     chart = charts.served_features(**served(probability=probability))
     assert f"{probability:.1%}, {told} the base rate" in finding(chart)
     assert {"2", "125.03", "NULL"} <= {t.get_text() for t in chart.axes[0].texts}
-
-
-def test_latency_gives_the_percentiles_of_each_call():
-    told, samples = finding(drawn("latency")[0]), times_taken()
-    for name in ("fetch", "predict", "both"):
-        half, most = np.quantile(samples[name], 0.5), np.quantile(samples[name], 0.99)
-        assert f"{name}: half within {half:.2f} ms, 99% within {most:.2f} ms" in told
-    assert "1 slower, up to 1,234.50" in drawn("latency")[0].axes[1].get_xlabel()
 
 
 def test_checks_name_what_fails_first_and_mark_it_by_more_than_colour():

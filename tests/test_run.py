@@ -82,7 +82,8 @@ def test_a_run_leaves_notebooks_log_summary_and_latest(fake_notebooks, tmp_path,
     assert run.main([]) == 0
     latest = tmp_path / "runs" / "latest"
     assert sorted(p.name for p in latest.iterdir()) == [
-        "01_data.ipynb", "02_features.ipynb", "run.log", "summary.json"]
+        "01_data.ipynb", "02_features.ipynb", "report.html", "run.log", "slides.html",
+        "summary.json", "요약.md"]
     summary = json.loads((latest / "summary.json").read_text())
     assert [s["name"] for s in summary["stages"]] == ["01_data", "02_features"]
     assert "[2/2] 02_features: done in" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import pytest
 
 from lib import config, endpoint, feature_store, lineage, model_registry, warehouse
 from lib.lineage import Lineage, Node
+from lib.training import Training
 from tests.conftest import SMALL
 
 CHAIN = [("sources", "features", ""), ("sources", "labels", ""), ("labels", "train", ""),
@@ -28,9 +29,10 @@ def test_the_resources_tell_where_a_prediction_comes_from(cloud):
     assert early.nodes["store"].facts[-1] == "never synced"
     assert lineage.finding(early).endswith("not made yet: Model Registry, Endpoint")
     rows = feature_store.sync(mine).figures["rows"]
-    meta = {"sha256": "0" * 64, "model_type": "random_forest"}
-    model_registry.upload(mine, f"gs://{settings.names.bucket}/model", meta,
-                          {"roc_auc": 0.7, "pr_auc": 0.9, "split": "test"})
+    model_registry.upload(mine, Training(
+        f"gs://{settings.names.bucket}/model", f"{mine.parent}/pipelineJobs/some-job",
+        states={}, split={}, meta={"sha256": "0" * 64, "model_type": "random_forest"},
+        metrics={"roc_auc": 0.7, "pr_auc": 0.9, "split": "test"}, curves={}))
     endpoint.create(mine)
     found = lineage.read(mine)
     assert set(found.nodes) == set(lineage.PLACES)

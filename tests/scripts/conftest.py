@@ -77,7 +77,7 @@ class Project:
 
     def files(self) -> dict[str, tuple[int, int]]:
         """Path -> (time of change, size) of all files, to see that nothing was touched."""
-        paths = [p for p in self.root.rglob("*") if ".venv" not in p.parts and ".git" not in p.parts]
+        paths = [p for p in self.root.rglob("*") if not {".venv", ".git"} & set(p.parts)]
         return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in paths if p.is_file()}
 
 

@@ -183,7 +183,8 @@ def test_no_docker_command(project, tmp_path):
     for tool in ("bash", "env", "git", "awk", "sed", "tail", "mktemp", "rm", "dirname", "basename",
                  "grep", "paste"):
         (tools / tool).symlink_to(shutil.which(tool))
-    message = refusal(project.run("build_push.sh", "train", "--registry", REGISTRY, PATH=str(tools)))
+    message = refusal(project.run("build_push.sh", "train", "--registry", REGISTRY,
+                                  PATH=str(tools)))
     assert message["cause"] == "there is no docker command"
     message = refusal(project.run("build_push.sh", "train", "--registry", GOOGLE, "--cloud-build",
                                   PATH=str(tools)))
@@ -204,11 +205,12 @@ def test_a_build_that_fails(project):
     (GOOGLE, 'denied: Unauthenticated request. Unauthenticated requests do not have permission '
      '"artifactregistry.repositories.uploadArtifacts"', "docker to log in",
      "gcloud auth configure-docker us-central1-docker.pkg.dev"),
-    (GOOGLE, 'name unknown: Repository "churn-dev" not found', "the repository churn-dev in project",
+    (GOOGLE, 'name unknown: Repository "churn-dev" not found',
+     "the repository churn-dev in project some-project, us-central1",
      "gcloud artifacts repositories create churn-dev --repository-format docker "
      "--location us-central1 --project some-project"),
-    (GOOGLE, 'denied: Permission "artifactregistry.repositories.uploadArtifacts" denied on resource '
-     '"x" (or it may not exist)', "roles/artifactregistry.writer",
+    (GOOGLE, 'denied: Permission "artifactregistry.repositories.uploadArtifacts" denied on '
+     'resource "x" (or it may not exist)', "roles/artifactregistry.writer",
      "gcloud artifacts repositories create churn-dev --repository-format docker "
      "--location us-central1 --project some-project"),
     ("registry.example/churn", "no basic auth credentials", "docker to be logged in",
@@ -281,7 +283,8 @@ def test_all_of_them(project):
 def test_only_what_changed(project):
     listed = ("build_push_all.sh", "--list", "--changed-since")
     assert project.run(*listed, "HEAD").stdout == ""
-    assert project.run("build_push_all.sh", "--list-json", "--changed-since", "HEAD").stdout == "[]\n"
+    as_json = ("build_push_all.sh", "--list-json", "--changed-since")
+    assert project.run(*as_json, "HEAD").stdout == "[]\n"
     done = project.run("build_push_all.sh", "--changed-since", "HEAD", "--registry", REGISTRY)
     assert (done.returncode, project.calls) == (0, []) and "nothing changed" in done.stdout
 
@@ -305,8 +308,9 @@ def test_content_decides_and_not_history(project):
     project.touch("train")
     project.commit()
     project.git("revert", "--no-edit", "HEAD")
-    assert project.run("build_push_all.sh", "--list", "--changed-since", "HEAD^^").stdout == ""
-    assert project.run("build_push_all.sh", "--list", "--changed-since", "HEAD^").stdout == "train\n"
+    listed = ("build_push_all.sh", "--list", "--changed-since")
+    assert project.run(*listed, "HEAD^^").stdout == ""
+    assert project.run(*listed, "HEAD^").stdout == "train\n"
 
 
 def test_no_commit_to_compare_with(project):

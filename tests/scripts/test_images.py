@@ -30,7 +30,7 @@ def test_reference_is_by_digest_and_never_by_tag(settings, lock_file):
     assert images.reference(settings, "eval", required=False) == f"{repository}/eval"
 
 
-@pytest.mark.parametrize("text", [None, "{}\n", '{"elsewhere/x": {"eval": "%s"}}' % ONE])
+@pytest.mark.parametrize("text", [None, "{}\n", f'{{"elsewhere/x": {{"eval": "{ONE}"}}}}'])
 def test_reference_says_what_is_needed(settings, lock_file, text):
     if text:
         lock_file.write_text(text)

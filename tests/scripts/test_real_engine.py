@@ -55,20 +55,18 @@ def digest_of(path: str, name: str, tag: str) -> str | None:
     return answer and answer.headers["Docker-Content-Digest"]
 
 
-def names_in_engine() -> set[str]:
-    """Every container and every tag: what a test must leave as it was.
-
-    Not the layers that a failed build leaves to the next one; those are the engine's own cache.
-    """
-    return {*docker("ps", "--all", "--quiet").split(),
-            *docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()} - {"<none>:<none>"}
+def smoke_leftovers() -> set[str]:
+    """Containers and images of smoke tests; others may use the engine at the same time."""
+    names = (docker("ps", "--all", "--format", "{{.ID}} {{.Image}}").splitlines()
+             + docker("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines())
+    return {name for name in names if "churn-smoke/" in name}
 
 
 @pytest.fixture
 def nothing_left():
-    before = names_in_engine()
+    before = smoke_leftovers()
     yield
-    assert names_in_engine() - before == set()
+    assert smoke_leftovers() - before == set()
 
 
 @pytest.fixture

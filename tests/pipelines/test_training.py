@@ -1,0 +1,97 @@
+"""The training on the local cloud: the gate, the cache, a failing step, CustomJobs."""
+
+import dataclasses
+
+import pytest
+
+from lib import config, model_registry, training, warehouse
+from lib.pipelines import run as pipelines
+from lib.stages import Needed
+from tests.conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def built(cloud):
+    """A Cloud of an app of its own, with its tables built."""
+    settings = config.load(target="local", env="dev", overrides={**SMALL, "app": "trainer"})
+    there = dataclasses.replace(cloud, settings=settings)
+    warehouse.create_dataset(there)
+    for file in ("01_prepare_bq", "02_build_features", "03_build_labels_churn", "04_build_train"):
+        warehouse.build(there, file)
+    return there
+
+
+def having(cloud, **train):
+    """The same cloud with other settings under `train`."""
+    changed = cloud.settings.train.model_copy(update=train)
+    return dataclasses.replace(
+        cloud, settings=cloud.settings.model_copy(update={"train": changed}))
+
+
+def test_a_passing_model_is_approved_and_the_same_training_is_reused(built):
+    first = training.run(built)
+    assert first.status == "created"
+    assert set(first.value.states.values()) == {"SUCCEEDED"}
+    assert list(first.value.states) == ["data_load", "train", "eval", "approve"]
+    assert first.value.artifact_uri.startswith(f"gs://{built.settings.names.bucket}/pipelines/")
+    second = training.run(built)
+    assert (second.status, second.resource) == ("reused", first.resource)
+    assert second.value == first.value
+
+
+def test_below_the_gate_nothing_is_registered(built):
+    training.run(built)
+    strict = having(built, min_roc_auc=0.99)
+    outcome = training.run(strict)
+    assert outcome.value.states == {"data_load": "SKIPPED", "train": "SKIPPED",
+                                    "eval": "SUCCEEDED", "approve": "NOT_TRIGGERED"}
+    assert outcome.value.artifact_uri is None
+    with pytest.raises(Needed, match=r"did not pass the gate: roc_auc 0\.\d+ is below 0.99"):
+        model_registry.upload(strict, outcome.value)
+    assert model_registry.find(strict) is None
+
+
+def test_a_failing_step_is_named_with_its_last_line_and_a_rerun_resumes(built, capsys):
+    training.run(built)
+    broken = having(built, params={"random_forest": {"nonsense": 1}})
+    with pytest.raises(Needed, match=r"step train of .* failed: train: --params: .*nonsense"):
+        training.run(broken)
+    capsys.readouterr()
+    mended = having(built, params={"random_forest": {"n_estimators": 11}})
+    outcome = training.run(mended)
+    assert outcome.value.states["data_load"] == "SKIPPED"
+    assert outcome.value.states["train"] == "SUCCEEDED"
+    assert "data_load: reused from cache" in capsys.readouterr().out.replace("-", "_")
+
+
+def test_the_command_exits_non_zero_and_names_the_step(built, monkeypatch, capsys):
+    broken = having(built, params={"random_forest": {"nonsense": 1}})
+    monkeypatch.setattr(pipelines.config, "load", lambda **_: broken.settings)
+    monkeypatch.setattr(pipelines.clouds, "connect", lambda _: broken)
+    assert pipelines.main([]) == 1
+    told = capsys.readouterr()
+    assert "step train" in told.err and "nonsense" in told.err
+    assert "console.cloud.google.com" in told.out  # the address of the job
+
+
+def test_no_cache_runs_every_step_anew(built):
+    training.run(built)
+    job = pipelines.submit(built, "without-cache", cache=False)
+    pipelines.wait(built, job)
+    assert set(pipelines.states(job).values()) == {"SUCCEEDED"}
+
+
+def test_custom_jobs_give_the_same_metrics(built):
+    piped = training.run(built).value
+    jobs = having(built, runner="custom_job")
+    first = training.run(jobs)
+    assert first.status == "created"
+    assert set(first.value.states.values()) == {"SUCCEEDED"}
+    assert first.value.metrics == piped.metrics and first.value.meta == piped.meta
+    assert training.run(jobs).status == "reused"
+
+
+def test_a_failing_custom_job_is_named_with_its_last_line(built):
+    broken = having(built, runner="custom_job", params={"random_forest": {"nonsense": 1}})
+    with pytest.raises(Needed, match=r"step train .* failed: train: --params: .*nonsense"):
+        training.run(broken)
