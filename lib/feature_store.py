@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 
 import pandas as pd
-from google.api_core.exceptions import Conflict, NotFound
+from google.api_core.exceptions import NotFound
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2
 
