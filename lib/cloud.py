@@ -30,7 +30,8 @@ EMULATOR_VARIABLES = (
 class Cloud:
     """Google's clients for one target, each made when first asked for.
 
-    vertex: base URL of Vertex AI. bigquery_rest, bigquery_grpc: None means Google's own.
+    vertex: base URL of Vertex AI. bigquery_rest, bigquery_grpc, platform (Resource Manager,
+    Service Usage, Artifact Registry): None means Google's own.
     project_number: None asks Google's Resource Manager.
     """
 
@@ -39,6 +40,7 @@ class Cloud:
     vertex: str
     bigquery_rest: str | None = None
     bigquery_grpc: str | None = None
+    platform: str | None = None
     note: str = ""
     started_local: bool = False
     project_number: int | None = None
@@ -100,6 +102,27 @@ class Cloud:
         return ModelServiceClient(**self._gapic)
 
     @cached_property
+    def projects(self):
+        """Resource Manager: does the project answer, and which permissions are there."""
+        from google.cloud.resourcemanager_v3 import ProjectsClient
+
+        return ProjectsClient(**self._platform)
+
+    @cached_property
+    def services(self):
+        """Service Usage: which APIs are enabled."""
+        from google.cloud.service_usage_v1 import ServiceUsageClient
+
+        return ServiceUsageClient(**self._platform)
+
+    @cached_property
+    def artifacts(self):
+        """Artifact Registry: which images are there."""
+        from google.cloud.artifactregistry_v1 import ArtifactRegistryClient
+
+        return ArtifactRegistryClient(**self._platform)
+
+    @cached_property
     def aiplatform(self):
         """The high-level SDK (Model, Endpoint), initialised for this target."""
         from google.cloud import aiplatform
@@ -126,6 +149,11 @@ class Cloud:
         # REST on both targets, so that both raise the same error classes.
         return {"credentials": self.credentials, "transport": "rest",
                 "client_options": {"api_endpoint": self.vertex}}
+
+    @property
+    def _platform(self) -> dict:
+        options = {"api_endpoint": self.platform} if self.platform else None
+        return {"credentials": self.credentials, "transport": "rest", "client_options": options}
 
 
 def connect(settings: Settings) -> Cloud:
@@ -164,8 +192,8 @@ def _connect_local(settings: Settings) -> Cloud:
     })
     return Cloud(
         settings, AnonymousCredentials(), running["vertex"], running["bigquery"],
-        running["bigquery_grpc"], "local cloud " + ("started" if started else "is up"), started,
-        running["project_number"],
+        running["bigquery_grpc"], running["platform"],
+        "local cloud " + ("started" if started else "is up"), started, running["project_number"],
     )
 
 

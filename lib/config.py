@@ -18,10 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_VARIABLE = "CHURN_DEMO_CONFIG"  # a path: another file than config.yaml
 SETTINGS_VARIABLE = "CHURN_DEMO_SET"  # JSON laid over the file: how run_all.sh passes --source
+RUN_VARIABLE = "CHURN_DEMO_RUN_ID"  # how run_all.sh tells the notebooks which run they are
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Days = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
 
 # Feature Store ids: lower case, digits and "_", at most 60 characters (feature online stores and
 # views; groups may be longer). aiplatform_v1/types/feature_online_store_admin_service.py
@@ -47,6 +49,8 @@ class Target(Part):
     region: str
     location: str
     pinned_images: bool
+    billed: bool
+    planted_faults: bool
 
 
 class TheLook(Part):
@@ -101,7 +105,6 @@ class Checks(Part):
     max_honest_roc_auc: Share
     parity_customers: Count
     parity_tolerance: Annotated[float, Field(ge=0)]
-    planted_faults: bool
     planted_customers: Annotated[int, Field(ge=20, le=1000)]
     freshness_customers: Annotated[int, Field(ge=5, le=1000)]
     leakage_seeds: Annotated[int, Field(ge=1, le=20)]
@@ -139,8 +142,7 @@ class OnlineStore(Part):
 class FeatureView(Part):
     sync_cron: str
     dense: bool
-    sync_timeout_seconds: Count
-    sync_poll_seconds: Count
+    service_agent: Literal["project", "view"]
 
 
 class Train(Part):
@@ -151,7 +153,6 @@ class Train(Part):
     runner: Literal["pipeline", "custom_job"]
     min_roc_auc: Share
     machine_type: str
-    timeout_seconds: Count
 
 
 class Serve(Part):
@@ -168,9 +169,37 @@ class Predict(Part):
     fetch_timeout_seconds: Annotated[float, Field(gt=0)]
 
 
+class Waits(Part):
+    """Seconds, all of them."""
+
+    online_store_seconds: Count
+    operation_seconds: Count
+    sync_seconds: Count
+    training_seconds: Count
+    deploy_seconds: Count
+    image_build_seconds: Count
+    iam_seconds: Annotated[int, Field(ge=0)]
+    first_pause_seconds: Seconds
+    longest_pause_seconds: Seconds
+    progress_seconds: Seconds
+
+
+class Retries(Part):
+    attempts: Annotated[int, Field(ge=1, le=20)]
+    first_pause_seconds: Seconds
+    longest_pause_seconds: Seconds
+
+
+class Retention(Part):
+    table_expiration_days: Annotated[int, Field(ge=1)] | None
+
+
 class Costs(Part):
     usd_per_tib_scanned: Annotated[float, Field(ge=0)]
     max_bytes_billed: Annotated[int, Field(ge=10_000_000)]
+    # Not in config.yaml: Google publishes no copy of these prices that could be read.
+    usd_per_bigtable_node_hour: Annotated[float, Field(ge=0)] | None = None
+    usd_per_serving_node_hour: Annotated[float, Field(ge=0)] | None = None
 
 
 class Settings(Part):
@@ -183,6 +212,7 @@ class Settings(Part):
     source: str
     targets: dict[Literal["local", "gcp"], Target]
     feature_store_regions: list[str]
+    apis: list[str]
     thelook: TheLook
     names: Names
     tables: Tables
@@ -196,7 +226,11 @@ class Settings(Part):
     train: Train
     serve: Serve
     predict: Predict
+    waits: Waits
+    retries: Retries
+    retention: Retention
     costs: Costs
+    run_id: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,63}$")] = "interactive"
 
     @property
     def place(self) -> Target:
@@ -218,8 +252,8 @@ class Settings(Part):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels for every job and resource: whose it is."""
-        return {"app": self.app, "env": self.env, "owner": self.owner}
+        """Labels for every job and resource: whose it is, and which run made it."""
+        return {"app": self.app, "env": self.env, "owner": self.owner, "run_id": self.run_id}
 
     @property
     def dataset(self) -> str:
@@ -280,7 +314,8 @@ def load(
     if not isinstance(environments, dict) or set(environments) - {"dev", "prod"}:
         raise ConfigError(f"{path.name}: environments: allowed are the blocks dev and prod")
     tree = _merge(tree, environments.get(env) or {})
-    tree = _merge(tree, {"target": target, "env": env})
+    run_id = os.environ.get(RUN_VARIABLE) or "interactive"
+    tree = _merge(tree, {"target": target, "env": env, "run_id": run_id})
     if overrides is None:
         overrides = json.loads(os.environ.get(SETTINGS_VARIABLE) or "{}")
     tree = _merge(tree, overrides)

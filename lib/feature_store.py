@@ -167,7 +167,7 @@ def sync(cloud: Cloud, force: bool = False) -> Outcome:
     Reuses the newest successful sync if it began after features_customer was built.
 
     Raises:
-        Needed: the sync failed, or did not end in feature_view.sync_timeout_seconds.
+        Needed: the sync failed, or did not end in waits.sync_seconds.
     """
     if not force:
         standing = _sync_of_this_build(cloud)
@@ -199,14 +199,14 @@ def wait_for_sync(cloud: Cloud, name: str) -> vertex.FeatureViewSync:
         sync = cloud.online_admin.get_feature_view_sync(name=name)
         if _ended(sync):
             break
-        if time.monotonic() - began > settings.sync_timeout_seconds:
+        if time.monotonic() - began > cloud.settings.waits.sync_seconds:
             raise Needed(
-                f"sync {name} has not ended in {settings.sync_timeout_seconds} s",
-                "more time (feature_view.sync_timeout_seconds), or a look at the sync",
+                f"sync {name} has not ended in {cloud.settings.waits.sync_seconds} s",
+                "more time (waits.sync_seconds), or a look at the sync",
                 "https://console.cloud.google.com/vertex-ai/feature-store?project="
                 + cloud.settings.project)
         time.sleep(pause * random.uniform(0.8, 1.2))
-        pause = min(pause * 1.5, settings.sync_poll_seconds)
+        pause = min(pause * 1.5, cloud.settings.waits.longest_pause_seconds)
     if sync.final_status.code:
         raise Needed(
             f"sync {name} failed with status {sync.final_status.code}: "

@@ -78,6 +78,7 @@ async def _serve(
             "bigquery": bigquery.rest,
             "bigquery_grpc": bigquery.grpc,
             "storage": storage.url,
+            "platform": f"http://127.0.0.1:{vertex.getsockname()[1]}",
         })
         await stop.wait()
         (state / "running.json").unlink(missing_ok=True)

@@ -141,11 +141,11 @@ def _start(cloud: Cloud, chain: Chain, step: str, given: dict):
 
 
 def _finish(cloud: Cloud, step: str, job) -> None:
-    limit, began, pause = cloud.settings.train.timeout_seconds, time.monotonic(), 0.5
+    limit, began, pause = cloud.settings.waits.training_seconds, time.monotonic(), 0.5
     while job.state not in ENDED:
         if time.monotonic() - began > limit:
             raise Needed(f"custom job {job.resource_name} is not over after {limit} s",
-                         "more time (train.timeout_seconds)", job._dashboard_uri())
+                         "more time (waits.training_seconds)", job._dashboard_uri())
         time.sleep(pause)
         pause = min(pause * 1.5, 10.0)
     if job.state != JobState.JOB_STATE_SUCCEEDED:

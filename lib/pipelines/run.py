@@ -86,10 +86,10 @@ def wait(
 
     Raises:
         Needed: the job failed or was cancelled (naming the step and its last line), or it is
-            not over after train.timeout_seconds.
+            not over after waits.training_seconds.
     """
     limit, began, pause, told = (
-        cloud.settings.train.timeout_seconds, time.monotonic(), POLL_SECONDS[0], {})
+        cloud.settings.waits.training_seconds, time.monotonic(), POLL_SECONDS[0], {})
     while True:
         job._sync_gca_resource()
         for task in tasks(job):
@@ -102,7 +102,7 @@ def wait(
             break
         if time.monotonic() - began > limit:
             raise Needed(f"pipeline job {job.resource_name} is not over after {limit} s",
-                         "more time (train.timeout_seconds), or a look at the job",
+                         "more time (waits.training_seconds), or a look at the job",
                          job._dashboard_uri())
         time.sleep(pause)
         pause = min(pause * 1.5, POLL_SECONDS[1])
