@@ -4,8 +4,9 @@ import re
 
 from google.api_core.exceptions import GoogleAPICallError
 
+from lib import waiting
 from lib.cloud import Cloud
-from lib.stages import Needed, Outcome
+from lib.stages import Outcome
 
 
 class NotDeployed(LookupError):
@@ -24,8 +25,11 @@ def create(cloud: Cloud) -> Outcome:
     standing = find(cloud)
     if standing is not None:
         return Outcome("reused", standing.resource_name, value=standing)
-    made = cloud.aiplatform.Endpoint.create(
-        display_name=cloud.settings.names.endpoint, labels=cloud.settings.labels)
+    name = cloud.settings.names.endpoint
+    made = waiting.call(
+        cloud.settings, "endpoint", lambda: cloud.aiplatform.Endpoint.create(
+            display_name=name, labels=cloud.settings.labels),
+        cloud.settings.waits.operation_seconds, resource=name)
     return Outcome("created", made.resource_name, value=made)
 
 
@@ -33,29 +37,28 @@ def deploy(cloud: Cloud, endpoint, model) -> Outcome:
     """Send all traffic of the endpoint to this model version; remove older ones after that.
 
     Raises:
-        Needed: the container did not start or did not get healthy.
+        google.api_core.exceptions.GoogleAPICallError: the container did not start, or did not
+            get healthy.
+        Needed: it took longer than waits.deploy_seconds.
     """
     serve = cloud.settings.serve
     wanted = (model.resource_name, model.version_id)
     deployed = endpoint.list_models()
     current = [d for d in deployed if (_plain(d.model), d.model_version_id) == wanted]
     figures = {"version": model.version_id, "machine": serve.machine_type}
-    if current:
-        return Outcome("reused", endpoint.resource_name, figures)
-    try:
-        model.deploy(
-            endpoint=endpoint, traffic_percentage=100, machine_type=serve.machine_type,
-            deployed_model_display_name=cloud.settings.names.model,
-            min_replica_count=serve.min_replica_count,
-            max_replica_count=serve.max_replica_count)
-    except RuntimeError as error:  # the operation ended in an error: say it with what is needed
-        raise Needed(
-            f"deploying {model.versioned_resource_name} failed: {error}",
-            f"an image {cloud.settings.serving_image} that serves /health and can read "
-            f"{model.uri}", "scripts/build_serving_container.sh") from error
-    for old in deployed:
-        endpoint.undeploy(deployed_model_id=old.id)
-    return Outcome("created", endpoint.resource_name, figures)
+    if not current:
+        waiting.call(
+            cloud.settings, "deployment", lambda: model.deploy(
+                endpoint=endpoint, traffic_percentage=100, machine_type=serve.machine_type,
+                deployed_model_display_name=cloud.settings.names.model,
+                min_replica_count=serve.min_replica_count,
+                max_replica_count=serve.max_replica_count),
+            cloud.settings.waits.deploy_seconds,
+            lambda: "the container is being started", endpoint.resource_name)
+    for old in deployed:  # also those that an earlier run, stopped here, has left
+        if old not in current:
+            endpoint.undeploy(deployed_model_id=old.id)
+    return Outcome("reused" if current else "created", endpoint.resource_name, figures)
 
 
 def _plain(model_name: str) -> str:

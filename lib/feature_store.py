@@ -4,20 +4,23 @@ Built on the GAPIC clients: the preview classes of the SDK can set neither `dens
 `time_series`. Every function makes what is missing and reuses what stands.
 """
 
-import random
 import time
 from datetime import UTC, datetime
 
 import pandas as pd
-from google.api_core.exceptions import NotFound
+from google.api_core import retry
+from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2
+from google.rpc import code_pb2
 
-from lib import warehouse
+from lib import waiting, warehouse
 from lib.cloud import Cloud
-from lib.stages import Needed, Outcome
+from lib.stages import TRANSIENT, Needed, Outcome
 
-OPERATION_SECONDS = 1800  # an online store "might take up to 10 minutes" (Google's notebook)
+# The client itself tries no fetch again. Someone waits for the answer: few tries, soon over.
+FETCH_RETRY = retry.Retry(
+    retry.if_exception_type(*TRANSIENT), initial=0.05, maximum=0.5, multiplier=2, timeout=2)
 
 
 class EntityNotServed(LookupError):
@@ -68,7 +71,8 @@ def create_group(cloud: Cloud) -> Outcome:
         operation = cloud.registry.create_feature_group(
             parent=cloud.parent, feature_group=wanted,
             feature_group_id=settings.names.feature_group)
-        return Outcome("created", operation.result(timeout=OPERATION_SECONDS).name)
+        made = waiting.operation(settings, "feature group", operation, group_name(cloud))
+        return Outcome("created", made.name)
 
 
 def register_features(cloud: Cloud) -> Outcome:
@@ -90,7 +94,7 @@ def register_features(cloud: Cloud) -> Outcome:
             for feature in missing
         ]
         operation = cloud.registry.batch_create_features(parent=parent, requests=requests)
-        operation.result(timeout=OPERATION_SECONDS)
+        waiting.operation(settings, "features", operation, parent)
     return Outcome("created" if missing else "reused", f"{parent}/features",
                    {"features": len(settings.features), "new": len(missing)})
 
@@ -107,52 +111,121 @@ def read_registry(cloud: Cloud) -> pd.DataFrame:
     ])
 
 
+def start_online_store(cloud: Cloud) -> Outcome:
+    """Have the Bigtable online store made, without waiting for it.
+
+    On Google that takes up to ten minutes, so a run starts it first and waits in notebook 04.
+    """
+    operation = _begin_store(cloud)
+    return Outcome("started" if operation else "reused", store_name(cloud), _store_figures(cloud))
+
+
 def create_online_store(cloud: Cloud) -> Outcome:
-    """The Bigtable online store; on Google it takes about ten minutes and bills by the hour."""
-    settings, scale = cloud.settings, cloud.settings.online_store
-    figures = {"nodes": f"{scale.min_node_count} to {scale.max_node_count}"}
+    """The Bigtable online store, ready to take views; it bills by the hour while it exists.
+
+    Raises:
+        lib.stages.Needed: it is not ready after waits.online_store_seconds.
+    """
+    settings, name = cloud.settings, store_name(cloud)
+    operation = _begin_store(cloud)
+    limit = settings.waits.online_store_seconds
+    if operation:
+        waiting.operation(settings, "online store", operation, name, limit)
+    waiting.until(
+        settings, "online store", lambda: _find_store(cloud),
+        lambda found: found and found.state == vertex.FeatureOnlineStore.State.STABLE, limit,
+        lambda found: f"state {found.state.name}" if found else "being made", _console(cloud))
+    return Outcome("created" if operation else "reused", name, _store_figures(cloud))
+
+
+def _begin_store(cloud: Cloud):
+    """The operation that makes the store; None if it stands, or is being made already."""
+    if _find_store(cloud):
+        return None
+    scale = cloud.settings.online_store
+    autoscaling = vertex.FeatureOnlineStore.Bigtable.AutoScaling(
+        min_node_count=scale.min_node_count, max_node_count=scale.max_node_count,
+        cpu_utilization_target=scale.cpu_utilization_target)
     try:
-        standing = cloud.online_admin.get_feature_online_store(name=store_name(cloud))
-        return Outcome("reused", standing.name, figures)
-    except NotFound:
-        autoscaling = vertex.FeatureOnlineStore.Bigtable.AutoScaling(
-            min_node_count=scale.min_node_count, max_node_count=scale.max_node_count,
-            cpu_utilization_target=scale.cpu_utilization_target)
-        operation = cloud.online_admin.create_feature_online_store(
-            parent=cloud.parent, feature_online_store_id=settings.names.online_store,
+        return cloud.online_admin.create_feature_online_store(
+            parent=cloud.parent, feature_online_store_id=cloud.settings.names.online_store,
             feature_online_store=vertex.FeatureOnlineStore(
                 bigtable=vertex.FeatureOnlineStore.Bigtable(auto_scaling=autoscaling),
-                labels=settings.labels))
-        return Outcome("created", operation.result(timeout=OPERATION_SECONDS).name, figures)
+                labels=cloud.settings.labels))
+    except Conflict:  # an earlier stage, or another run, has asked for it
+        return None
+
+
+def _find_store(cloud: Cloud) -> vertex.FeatureOnlineStore | None:
+    try:
+        return cloud.online_admin.get_feature_online_store(name=store_name(cloud))
+    except NotFound:
+        return None
+
+
+def _store_figures(cloud: Cloud) -> dict:
+    scale = cloud.settings.online_store
+    return {"nodes": f"{scale.min_node_count} to {scale.max_node_count}"}
+
+
+def _console(cloud: Cloud) -> str:
+    return ("https://console.cloud.google.com/vertex-ai/feature-store/online-stores?project="
+            + cloud.settings.project)
 
 
 def create_view(cloud: Cloud) -> Outcome:
-    """The feature view: which features of the group the store serves, and when it syncs."""
+    """The feature view: which features of the group the store serves, and when it syncs.
+
+    With feature_view.service_agent: view, its own service account is given read access to the
+    dataset.
+    """
+    settings = cloud.settings
+    wanted = _wanted_view(cloud)
+    figures = {"features": len(settings.features), "sync": settings.feature_view.sync_cron}
+    try:
+        view, status = cloud.online_admin.get_feature_view(name=view_name(cloud)), "reused"
+    except NotFound:
+        operation = cloud.online_admin.create_feature_view(
+            parent=store_name(cloud), feature_view=wanted,
+            feature_view_id=settings.names.feature_view)
+        view = waiting.operation(settings, "feature view", operation, view_name(cloud))
+        status = "created"
+    if not _same_view(view, wanted):
+        wanted.name = view.name
+        operation = cloud.online_admin.update_feature_view(
+            feature_view=wanted, update_mask=field_mask_pb2.FieldMask(
+                paths=["feature_registry_source", "sync_config", "service_agent_type"]))
+        view = waiting.operation(settings, "feature view", operation, view_name(cloud))
+        status, figures = "created", {**figures, "updated": "yes"}
+    if _reads_as_itself(cloud) and view.service_account_email:
+        warehouse.grant_reader(cloud, view.service_account_email)
+        figures |= {"reads as": view.service_account_email}
+    return Outcome(status, view.name, figures)
+
+
+def _wanted_view(cloud: Cloud) -> vertex.FeatureView:
     settings = cloud.settings
     source = vertex.FeatureView.FeatureRegistrySource(feature_groups=[
         vertex.FeatureView.FeatureRegistrySource.FeatureGroup(
             feature_group_id=settings.names.feature_group,
             feature_ids=settings.feature_names)])
-    sync = vertex.FeatureView.SyncConfig(cron=settings.feature_view.sync_cron)
-    wanted = vertex.FeatureView(
-        feature_registry_source=source, sync_config=sync, labels=settings.labels)
-    figures = {"features": len(settings.features), "sync": settings.feature_view.sync_cron}
-    try:
-        standing = cloud.online_admin.get_feature_view(name=view_name(cloud))
-    except NotFound:
-        operation = cloud.online_admin.create_feature_view(
-            parent=store_name(cloud), feature_view=wanted,
-            feature_view_id=settings.names.feature_view)
-        return Outcome("created", operation.result(timeout=OPERATION_SECONDS).name, figures)
-    served = [list(g.feature_ids) for g in standing.feature_registry_source.feature_groups]
-    if served == [settings.feature_names] and standing.sync_config.cron == sync.cron:
-        return Outcome("reused", standing.name, figures)
-    wanted.name = standing.name
-    operation = cloud.online_admin.update_feature_view(
-        feature_view=wanted,
-        update_mask=field_mask_pb2.FieldMask(paths=["feature_registry_source", "sync_config"]))
-    return Outcome("created", operation.result(timeout=OPERATION_SECONDS).name,
-                   {**figures, "updated": "yes"})
+    kinds = vertex.FeatureView.ServiceAgentType
+    own = settings.feature_view.service_agent == "view"
+    return vertex.FeatureView(
+        feature_registry_source=source, labels=settings.labels,
+        sync_config=vertex.FeatureView.SyncConfig(cron=settings.feature_view.sync_cron),
+        service_agent_type=kinds.SERVICE_AGENT_TYPE_FEATURE_VIEW if own
+        else kinds.SERVICE_AGENT_TYPE_PROJECT)
+
+
+def _same_view(standing: vertex.FeatureView, wanted: vertex.FeatureView) -> bool:
+    def said(view: vertex.FeatureView) -> tuple:
+        own = vertex.FeatureView.ServiceAgentType.SERVICE_AGENT_TYPE_FEATURE_VIEW
+        served = [(g.feature_group_id, list(g.feature_ids))
+                  for g in view.feature_registry_source.feature_groups]
+        return served, view.sync_config.cron, view.service_agent_type == own
+
+    return said(standing) == said(wanted)
 
 
 def list_syncs(cloud: Cloud) -> list[vertex.FeatureViewSync]:
@@ -173,9 +246,39 @@ def sync(cloud: Cloud, force: bool = False) -> Outcome:
         standing = _sync_of_this_build(cloud)
         if standing:
             return Outcome("reused", standing.name, _sync_figures(standing))
-    started = cloud.online_admin.sync_feature_view(feature_view=view_name(cloud))
-    finished = wait_for_sync(cloud, started.feature_view_sync)
+    finished = _run_sync(cloud)
+    # A grant that was just made counts after some minutes; until then the view cannot read.
+    until = time.monotonic() + cloud.settings.waits.iam_seconds
+    while _was_denied(finished) and _reads_as_itself(cloud) and time.monotonic() < until:
+        print("  sync: the view's service account may not read yet; trying again", flush=True)
+        time.sleep(cloud.settings.waits.longest_pause_seconds)
+        finished = _run_sync(cloud)
+    if finished.final_status.code:
+        raise Needed(
+            f"sync {finished.name} failed with status {finished.final_status.code}: "
+            f"{finished.final_status.message}",
+            "a readable source table and BigQuery Data Viewer for the view's service account",
+            f"./run_all.sh --target {cloud.settings.target} --env {cloud.settings.env} --from 04")
     return Outcome("created", finished.name, _sync_figures(finished))
+
+
+def _run_sync(cloud: Cloud) -> vertex.FeatureViewSync:
+    """Start a sync and wait for its end, good or bad. It has no state field: its run time gets
+    an end."""
+    name = cloud.online_admin.sync_feature_view(feature_view=view_name(cloud)).feature_view_sync
+    return waiting.until(
+        cloud.settings, f"sync {name}", lambda: cloud.online_admin.get_feature_view_sync(name=name),
+        _ended, cloud.settings.waits.sync_seconds,
+        lambda found: f"{found.sync_summary.row_synced:,} rows", _console(cloud))
+
+
+def _was_denied(sync: vertex.FeatureViewSync) -> bool:
+    return sync.final_status.code == code_pb2.PERMISSION_DENIED or (
+        bool(sync.final_status.code) and "ermission" in sync.final_status.message)
+
+
+def _reads_as_itself(cloud: Cloud) -> bool:
+    return cloud.settings.feature_view.service_agent == "view"
 
 
 def _sync_of_this_build(cloud: Cloud) -> vertex.FeatureViewSync | None:
@@ -185,35 +288,6 @@ def _sync_of_this_build(cloud: Cloud) -> vertex.FeatureViewSync | None:
     built_time = datetime.fromtimestamp(int(built) / 1e9, UTC)
     return next((s for s in list_syncs(cloud)
                  if _ended(s) and s.final_status.code == 0 and s.create_time > built_time), None)
-
-
-def wait_for_sync(cloud: Cloud, name: str) -> vertex.FeatureViewSync:
-    """Poll until the sync has ended. A sync has no state field: its run time gets an end.
-
-    Raises:
-        Needed: it failed (with its final status), or the time-out passed.
-    """
-    settings = cloud.settings.feature_view
-    began, pause = time.monotonic(), 0.2
-    while True:
-        sync = cloud.online_admin.get_feature_view_sync(name=name)
-        if _ended(sync):
-            break
-        if time.monotonic() - began > cloud.settings.waits.sync_seconds:
-            raise Needed(
-                f"sync {name} has not ended in {cloud.settings.waits.sync_seconds} s",
-                "more time (waits.sync_seconds), or a look at the sync",
-                "https://console.cloud.google.com/vertex-ai/feature-store?project="
-                + cloud.settings.project)
-        time.sleep(pause * random.uniform(0.8, 1.2))
-        pause = min(pause * 1.5, cloud.settings.waits.longest_pause_seconds)
-    if sync.final_status.code:
-        raise Needed(
-            f"sync {name} failed with status {sync.final_status.code}: "
-            f"{sync.final_status.message}",
-            "a readable source table and BigQuery Data Viewer for the view's service account",
-            f"./run_all.sh --target {cloud.settings.target} --from 04")
-    return sync
 
 
 def _ended(sync: vertex.FeatureViewSync) -> bool:
@@ -241,7 +315,7 @@ def fetch(cloud: Cloud, customer_id: str) -> tuple[dict[str, object], datetime |
         data_format=vertex.FeatureViewDataFormat.KEY_VALUE)
     try:
         reply = cloud.online.fetch_feature_values(
-            request, timeout=cloud.settings.predict.fetch_timeout_seconds)
+            request, timeout=cloud.settings.predict.fetch_timeout_seconds, retry=FETCH_RETRY)
     except NotFound as error:
         raise EntityNotServed(_why_not_served(cloud, str(customer_id))) from error
     pairs = vertex.FetchFeatureValuesResponse.pb(reply).key_values.features

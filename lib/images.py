@@ -10,11 +10,16 @@ import fcntl
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
+from lib import waiting
 from lib.config import ROOT, Settings
-from lib.stages import Needed
+from lib.stages import Needed, Outcome
 
+BUILD = ROOT / "scripts" / "build_push_all.sh"
 LOCK = ROOT / "lib" / "images.lock.json"
 REFERENCE = re.compile(r"(?P<repository>[^@\s]+)/(?P<name>[a-z][a-z0-9_]*)"
                        r"@(?P<digest>sha256:[0-9a-f]{64})")
@@ -35,6 +40,69 @@ def reference(settings: Settings, name: str, required: bool = True) -> str:
                      "the image in the registry, by digest",
                      f"scripts/build_push_all.sh --target {settings.target} --env {settings.env}")
     return f"{repository}/{name}"
+
+
+def names() -> list[str]:
+    """Every image of ours: a folder with a Dockerfile under lib/components, and lib/serving."""
+    folders = [f.parent for f in sorted((ROOT / "lib").glob("**/Dockerfile"))]
+    return [folder.name for folder in folders if not folder.name.startswith("_")]
+
+
+def missing(settings: Settings) -> list[str]:
+    """Images that lib/images.lock.json does not hold; none where folders are run instead."""
+    if not settings.place.pinned_images:
+        return []
+    return [name for name in names()
+            if name not in read_lock().get(settings.serve.image_repository, {})]
+
+
+def start_build(settings: Settings, folder: Path) -> Outcome:
+    """Have the missing images built and pushed, without waiting: training needs them later.
+
+    Args:
+        folder: of the run; images.log, and images.status when it is over, are written there.
+    """
+    wanted = missing(settings)
+    if not wanted:
+        figures = {} if settings.place.pinned_images else {"images": "run from their folders"}
+        return Outcome("reused" if settings.place.pinned_images else "done", figures=figures)
+    (folder / "images.status").unlink(missing_ok=True)
+    command = [str(BUILD), "--target", settings.target, "--env", settings.env]
+    if not shutil.which("docker"):
+        command.append("--cloud-build")
+    with (folder / "images.log").open("w") as log:
+        subprocess.Popen(
+            # The notebook that starts it ends long before it does: the status stays in a file.
+            ["bash", "-c", '"$@"; echo $? >"$0"', str(folder / "images.status"), *command],
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True)
+    return Outcome("started", settings.serve.image_repository, {"images": ", ".join(wanted)})
+
+
+def wait_build(settings: Settings, folder: Path) -> Outcome:
+    """Wait until every image is there; starts the build if this run has not.
+
+    Raises:
+        Needed: the build failed (with the end of its log), or took too long.
+    """
+    if not missing(settings):
+        return start_build(settings, folder)
+    log, status = folder / "images.log", folder / "images.status"
+    if not log.exists() or (status.exists() and status.read_text().strip() != "0"):
+        start_build(settings, folder)
+    code = waiting.until(
+        settings, "images", lambda: status.exists() and status.read_text().strip(), bool,
+        settings.waits.image_build_seconds, lambda _: _last_line(log))
+    if code != "0" or missing(settings):
+        raise Needed(
+            f"building the images ended with status {code}: {_last_line(log, 6)}",
+            "the four images in the registry",
+            f"scripts/build_push_all.sh --target {settings.target} --env {settings.env}")
+    return Outcome("created", settings.serve.image_repository)
+
+
+def _last_line(log: Path, lines: int = 1) -> str:
+    return "; ".join(log.read_text(errors="replace").strip().splitlines()[-lines:])
 
 
 def read_lock() -> dict[str, dict[str, str]]:

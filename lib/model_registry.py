@@ -3,7 +3,7 @@
 from google.cloud.aiplatform_v1 import ModelEvaluation
 from google.protobuf import struct_pb2
 
-from lib import images
+from lib import images, waiting
 from lib.cloud import Cloud
 from lib.stages import Needed, Outcome
 from lib.training import Training
@@ -39,8 +39,9 @@ def upload(cloud: Cloud, training: Training) -> Outcome:
     digest = meta["sha256"][:16]
     standing = find(cloud)
     if standing is not None and standing.labels.get("model_sha") == digest:
+        _import_evaluation(cloud, standing, training.metrics)
         return Outcome("reused", standing.versioned_resource_name, _figures(standing), standing)
-    model = cloud.aiplatform.Model.upload(
+    model = waiting.call(settings, "model", lambda: cloud.aiplatform.Model.upload(
         display_name=settings.names.model,
         parent_model=standing.resource_name if standing else None,
         artifact_uri=training.artifact_uri,
@@ -55,7 +56,7 @@ def upload(cloud: Cloud, training: Training) -> Outcome:
         labels={**settings.labels, "model_sha": digest, "model_type": meta["model_type"],
                 "training_job": training.job.rsplit("/", 1)[1][-63:],
                 "training_table": settings.tables.train},
-    )
+    ), settings.waits.operation_seconds, resource=settings.names.model)
     _import_evaluation(cloud, model, training.metrics)
     return Outcome("created", model.versioned_resource_name, _figures(model), model)
 
@@ -78,6 +79,9 @@ def _figures(model) -> dict:
 
 
 def _import_evaluation(cloud: Cloud, model, metrics: dict) -> None:
+    """The evaluation of this version, unless it has one: an earlier run may have stopped here."""
+    if any(cloud.models.list_model_evaluations(parent=model.versioned_resource_name)):
+        return
     values = struct_pb2.Value()
     # The schema's own names for the areas under the two curves.
     values.struct_value.update({"auRoc": metrics["roc_auc"], "auPrc": metrics["pr_auc"]})

@@ -1,4 +1,4 @@
-"""Run the seven notebooks in order, unattended; what ./run_all.sh calls.
+"""Check the project, then run the seven notebooks in order, unattended; what ./run_all.sh calls.
 
 Each run gets a folder runs/<run_id>/ with the executed notebooks, run.log and summary.json;
 runs/latest points to the newest. Everything is created or reused, so a run that was stopped is
@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lib import cloud as clouds
-from lib import config, report, stages
+from lib import config, report, stages, teardown
+from lib.checks import preflight
 from lib.config import ROOT, Settings
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
@@ -37,14 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [n for n in NOTEBOOKS
               if (n.name[:2] == options.only if options.only else n.name[:2] >= options.first)]
     folder = _new_folder(settings)
+    os.environ[config.RUN_VARIABLE] = folder.name  # the notebooks label with it what they make
+    settings = settings.model_copy(update={"run_id": folder.name})
     began = time.monotonic()
-    started_local = False
+    cloud = None
     try:
-        # -- before the first notebook: credentials, and the local cloud
+        # -- before the first notebook: credentials, the local cloud, and all that may be missing
         cloud = clouds.connect(settings)
-        started_local = cloud.started_local
         _say(folder, f"run {folder.name}: {cloud.note}, env {settings.env}, "
                      f"source {settings.source}")
+        _check(cloud, folder)
         for number, notebook in enumerate(chosen, 1):
             _execute(notebook, settings, folder, f"[{number}/{len(chosen)}]")
         _close(folder, time.monotonic() - began)
@@ -61,7 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
         _say(folder, f"\n{told or error}\n\nlog: {_relative(folder / 'run.log')}")
         return 1
     finally:
-        if started_local and not options.keep_running:
+        os.environ.pop(config.RUN_VARIABLE, None)
+        if cloud and settings.place.billed:
+            for line in teardown.told(teardown.standing(cloud), settings):
+                _say(folder, line)
+        if cloud and cloud.started_local and not options.keep_running:
             clouds.stop_local()
 
 
@@ -110,6 +117,21 @@ def _new_folder(settings: Settings) -> Path:
     return folder
 
 
+def _check(cloud: clouds.Cloud, folder: Path) -> None:
+    """Preflight, as the stage before the first notebook.
+
+    Raises:
+        lib.stages.StageError: something that the run needs is missing.
+    """
+    began = time.monotonic()
+    run = stages.open_run("00_preflight", cloud.settings, folder, quiet=True)
+    run.step("preflight", preflight.run, cloud)
+    run.finish()
+    figures = stages.read_summary(folder)["stages"][0]["figures"]["preflight"]
+    told = ", ".join(f"{value} {key}" for key, value in figures.items())
+    _say(folder, f"[0] 00_preflight: done in {time.monotonic() - began:.1f} s | {told}")
+
+
 def _execute(notebook: Path, settings: Settings, folder: Path, position: str) -> None:
     """Run one notebook by papermill and say in one line what came of it.
 
@@ -128,7 +150,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     try:
         papermill.execute_notebook(
             notebook, folder / notebook.name, parameters=parameters, cwd=notebook.parent,
-            kernel_name="python3", progress_bar=bar,
+            kernel_name="python3", progress_bar=bar, stdout_file=_Progress(folder),
             # Else ipykernel warns, at every start, that loopback is not encrypted.
             extra_arguments=["--IPKernelApp.log_level=ERROR"])
     except PapermillExecutionError as error:
@@ -138,6 +160,22 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     took = time.monotonic() - began
     _say(folder, f"{position} {notebook.stem}: {stage['status']} in {took:.1f} s"
                  f" | {_headline(summary, notebook.stem)}")
+
+
+class _Progress:
+    """Takes what the cells print; shows the lines of a long wait, which are indented."""
+
+    def __init__(self, folder: Path):
+        self.folder, self._rest = folder, ""
+
+    def write(self, text: str) -> None:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.startswith("  "):
+                _say(self.folder, line)
+
+    def flush(self) -> None:
+        pass
 
 
 def _cell_error(error: Exception, notebook: Path) -> str:

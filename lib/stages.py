@@ -7,6 +7,7 @@ kept in summary.json, so that a run that dies half-way still tells what stands.
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import requests
+import tenacity
 from google.api_core import exceptions as google_errors
 from google.auth import exceptions as auth_errors
 
@@ -23,19 +26,23 @@ from lib.source import SourceError
 RUNS = ROOT / "runs"
 SUMMARY_KEYS = (
     "labels", "metrics", "leakage", "parity", "freshness", "latency_ms", "predictions")
+# Refusals that another try may not meet. BigQuery's and Cloud Storage's clients try again by
+# themselves; those of Vertex AI do not.
+TRANSIENT = (google_errors.TooManyRequests, google_errors.ServiceUnavailable)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a step did.
 
-    status: created (made now), reused (stood already), done (neither).
+    status: created (made now), reused (stood already), done (neither), started (goes on in the
+        background; a later step of the same name waits for it).
     resource: full name of the main resource, or "".
     figures: key figures for the log line, name -> number or short text.
     value: what the notebook goes on with.
     """
 
-    status: Literal["created", "reused", "done"]
+    status: Literal["created", "reused", "done", "started"]
     resource: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
     value: Any = None
@@ -44,14 +51,13 @@ class Outcome:
 class StageError(RuntimeError):
     """A step failed: where, on what, why, what is needed, and the command that provides it."""
 
-    def __init__(self, stage: str, attempted: str, cause: str, need: str, command: str = ""):
+    def __init__(self, stage: str, attempted: str, cause: str, need: str, command: str = "",
+                 resource: str = ""):
         self.stage, self.attempted, self.cause = stage, attempted, cause
-        self.need, self.command = need, command
-        lines = [
-            f"stage:     {stage}", f"attempted: {attempted}", f"cause:     {cause}",
-            f"needed:    {need}",
-        ]
-        super().__init__("\n".join(lines + ([f"command:   {command}"] if command else [])))
+        self.need, self.command, self.resource = need, command, resource
+        told = {"stage": stage, "attempted": attempted, "resource": resource, "cause": cause,
+                "needed": need, "command": command}
+        super().__init__("\n".join(f"{k + ':':<11}{v}" for k, v in told.items() if v))
 
     def _render_traceback_(self) -> list[str]:
         """Jupyter shows this instead of a traceback."""
@@ -69,13 +75,14 @@ class Needed(RuntimeError):
 class Run:
     """One stage of a run; made by `open_run`."""
 
-    def __init__(self, stage: str, settings: Settings, folder: Path):
-        self.stage, self.settings, self.folder = stage, settings, folder
+    def __init__(self, stage: str, settings: Settings, folder: Path, quiet: bool = False):
+        self.stage, self.settings, self.folder, self._quiet = stage, settings, folder, quiet
         self._started = time.monotonic()
-        self._entry = {"name": stage, "seconds": 0.0, "status": "running",
-                       "resources": {}, "figures": {}}
+        self._entry = {
+            "name": stage, "started_at": _now(), "seconds": 0.0, "status": "running",
+            "resources": {}, "figures": {}, "steps": []}
         self._statuses: list[str] = []
-        self._save()
+        self._begun = self._save()["started_at"]
 
     def step(self, name: str, work: Callable[..., Outcome], *args: Any, **kwargs: Any) -> Any:
         """Run `work(*args, **kwargs)`, log a line before and after, keep what it made.
@@ -88,7 +95,7 @@ class Run:
         self._log(f"{name}: started")
         began = time.monotonic()
         try:
-            outcome = work(*args, **kwargs)
+            outcome = self._attempts(name)(work, *args, **kwargs)
         except Exception as error:
             self._entry["status"] = "failed"
             self._save()
@@ -102,12 +109,37 @@ class Run:
         parts = [f"{name}: {outcome.status} in {seconds:.1f} s", outcome.resource, figures]
         self._log(" | ".join(part for part in parts if part))
         self._statuses.append(outcome.status)
+        self._entry["steps"].append({
+            "name": name, "status": outcome.status, "seconds": round(seconds, 2),
+            "started": round(self._since_start() - seconds, 2)})
         if outcome.resource:
             self._entry["resources"][name] = outcome.resource
         if outcome.figures:
             self._entry["figures"][name] = outcome.figures
         self._save()
         return outcome.value
+
+    def _attempts(self, name: str) -> tenacity.Retrying:
+        """A step is done again after "too many requests" or "unavailable": it makes or reuses,
+        so that a second time does no harm."""
+        retries = self.settings.retries
+
+        def say(attempt: tenacity.RetryCallState) -> None:
+            self._log(f"  {name}: {_message(attempt.outcome.exception())}; attempt "
+                      f"{attempt.attempt_number + 1} of {retries.attempts} in "
+                      f"{attempt.next_action.sleep:.0f} s")
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TRANSIENT), reraise=True, before_sleep=say,
+            stop=tenacity.stop_after_attempt(retries.attempts),
+            wait=tenacity.wait_exponential_jitter(
+                retries.first_pause_seconds, retries.longest_pause_seconds,
+                jitter=retries.first_pause_seconds))
+
+    def _since_start(self) -> float:
+        """Seconds since the run began, by the clock: a notebook is a process of its own."""
+        began = datetime.fromisoformat(self._begun)
+        return (datetime.now(UTC) - began).total_seconds()
 
     def finish(self, **summary: Any) -> None:
         """Close the stage; keep `summary` (labels=, metrics=, leakage=, ...) in summary.json.
@@ -125,33 +157,58 @@ class Run:
         self._log(f"{self.stage}: finished in {self._entry['seconds']} s")
 
     def _log(self, line: str, quiet: bool = False) -> None:
-        if not quiet:
+        if not (quiet or self._quiet):
             print(line, flush=True)
         with (self.folder / "run.log").open("a", encoding="utf-8") as log:
             log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {self.stage} {line}\n")
 
-    def _save(self, **changes: Any) -> None:
+    def _save(self, **changes: Any) -> dict:
         summary = read_summary(self.folder) or new_summary(self.folder.name, self.settings)
         stages = [s for s in summary["stages"] if s["name"] != self.stage]
         summary["stages"] = sorted([*stages, self._entry], key=lambda s: s["name"])
         summary["seconds"] = round(sum(s["seconds"] for s in summary["stages"]), 1)
-        write_summary(self.folder, {**summary, **changes})
+        summary["background"] = _background(summary["stages"])
+        write_summary(self.folder, summary | changes)
+        return summary
 
 
-def open_run(stage: str, settings: Settings, folder: str | Path = "") -> Run:
-    """Open a stage, e.g. "02_features", in a run's folder (default: runs/interactive)."""
+def open_run(
+    stage: str, settings: Settings, folder: str | Path = "", quiet: bool = False
+) -> Run:
+    """Open a stage, e.g. "02_features", in a run's folder (default: runs/interactive).
+
+    quiet: its lines go to run.log alone.
+    """
     folder = Path(folder) if folder else RUNS / "interactive"
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(stage, settings, folder)
+    return Run(stage, settings, folder, quiet)
 
 
 def new_summary(run_id: str, settings: Settings) -> dict:
     """summary.json before any stage has run: every key there, nothing known yet."""
     return {
         "run_id": run_id, "target": settings.target, "env": settings.env,
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0,
-        "stages": [], **dict.fromkeys(SUMMARY_KEYS),
+        "started_at": _now(), "seconds": 0.0, "stages": [], "background": [],
+        **dict.fromkeys(SUMMARY_KEYS),
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _background(stages: list[dict]) -> list[dict]:
+    """What was started in one step and ready when a later one of the same name had ended:
+    name, started (seconds since the run began) and seconds (None: nobody waited yet)."""
+    steps = [step for stage in stages for step in stage.get("steps", [])]
+    found = []
+    for place, step in enumerate(steps):
+        if step["status"] == "started":
+            ends = [s["started"] + s["seconds"] for s in steps[place + 1:]
+                    if s["name"] == step["name"]]
+            seconds = round(max(ends) - step["started"], 2) if ends else None
+            found.append({"name": step["name"], "started": step["started"], "seconds": seconds})
+    return found
 
 
 def read_summary(folder: Path) -> dict | None:
@@ -175,15 +232,82 @@ def _short(value: Any) -> str:
 
 # -- what a failure means to whoever started the run ----------------------------------------
 
-# Smallest predefined roles: Google's access-control page for Vertex AI and BigQuery.
+
+@dataclass(frozen=True)
+class Rule:
+    """What is needed after an error of one kind. `words` is searched in Google's message; the
+    texts are filled in from `_known`."""
+
+    kinds: tuple[type[Exception], ...]
+    words: str
+    need: str
+    command: str = ""
+
+
+# The first that fits is told. Wordings are Google's; where one could not be seen, any that says
+# the same is taken.
+RULES = (
+    Rule((auth_errors.DefaultCredentialsError,), "",
+         "application default credentials of an account in the project",
+         "gcloud auth application-default login"),
+    Rule((auth_errors.TransportError, requests.ConnectionError), "",
+         "a network on which Google's addresses (for target local: the local cloud) answer",
+         "{again}"),
+    Rule((auth_errors.GoogleAuthError, google_errors.Unauthorized), "",
+         "credentials that are still good: they have expired or were taken back",
+         "gcloud auth application-default login"),
+    Rule((google_errors.Forbidden,), "has not been used|SERVICE_DISABLED|accessNotConfigured",
+         "the API {api}, enabled in {project}; that takes some minutes to count",
+         "gcloud services enable {api} --project {project}"),
+    Rule((google_errors.Forbidden,), "(?i)quota|rateLimitExceeded",
+         "more quota in {project}, {region}, or another try later",
+         "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
+    Rule((google_errors.Forbidden,), "",
+         "{permission}{roles} on project {project}; that takes some minutes to count",
+         "gcloud projects add-iam-policy-binding {project} --member user:YOU@EXAMPLE.COM "
+         "--role {role}"),
+    Rule((google_errors.BadRequest,), "bytes billed",
+         "fewer customers (snapshots.sample_percent) or a higher costs.max_bytes_billed",
+         "edit config.yaml, then {again}"),
+    Rule((google_errors.NotFound, google_errors.BadRequest, google_errors.Conflict),
+         r"(?i)not found in location|different locations?\b|in location|wrong location",
+         "everything in one place: BigQuery and Cloud Storage in {location}, Vertex AI in "
+         "{region}; what stands elsewhere must go, or get another name in config.yaml",
+         "bq ls --project_id={project} --format=prettyjson"),
+    Rule((google_errors.GoogleAPICallError,),
+         r"(?i)manifest[ _]unknown|image\b.*(not found|not exist|cannot be pulled|no such)",
+         "that image in {repository}, by the digest of lib/images.lock.json",
+         "scripts/build_push_all.sh --target {target} --env {env}"),
+    Rule((google_errors.GoogleAPICallError,),
+         "(?i)health|model server|container (exited|ended|terminated)",
+         "a serving container that starts, reads its model and answers /health; its log says "
+         "what stopped it",
+         "gcloud logging read 'resource.type=\"aiplatform.googleapis.com/Endpoint\"' "
+         "--project {project} --freshness 1h --limit 20"),
+    Rule((google_errors.NotFound,), "",
+         "the resource of an earlier stage in {project}, {region}",
+         "./run_all.sh --target {target} --env {env}"),
+    Rule((google_errors.Conflict,), "",
+         "that name to be free, or the resource to be ours: it stands already, in another place "
+         "or in somebody else's hands",
+         "python -m lib.teardown --target {target} --env {env}"),
+    Rule((google_errors.TooManyRequests,), "",
+         "free quota in {project}, {region}; it was tried {attempts} times",
+         "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
+    Rule((google_errors.ServiceUnavailable, google_errors.GatewayTimeout), "",
+         "the service to answer; it was tried {attempts} times, what was made is kept",
+         "{again}"),
+    Rule((google_errors.GoogleAPICallError,), "",
+         "the service to accept this in {project}, {region}", "{again}"),
+)
+
+# Smallest predefined roles for a stage's work: Google's access-control page for Vertex AI.
+# README, "Permissions", has each permission alone.
 _ROLES = {
-    "01_data": "roles/bigquery.user and roles/bigquery.dataEditor",
-    "02_features": "roles/bigquery.user and roles/bigquery.dataEditor",
-    "03_training_set": "roles/bigquery.user and roles/bigquery.dataEditor",
-    "04_feature_store": "roles/aiplatform.user",
-    "05_train": "roles/aiplatform.user, roles/bigquery.user and roles/storage.objectUser",
-    "06_deploy": "roles/aiplatform.user",
-    "07_online_predict": "roles/aiplatform.user",
+    "01_data": ("roles/bigquery.user", "roles/bigquery.dataEditor"),
+    "02_features": ("roles/bigquery.user", "roles/bigquery.dataEditor"),
+    "03_training_set": ("roles/bigquery.user", "roles/bigquery.dataEditor"),
+    "05_train": ("roles/aiplatform.user", "roles/storage.objectUser", "roles/bigquery.user"),
 }
 
 
@@ -191,50 +315,47 @@ def explain(
     error: Exception, stage: str, attempted: str, settings: Settings
 ) -> StageError | None:
     """An error in the user's terms, or None if it is a bug of ours (keep its traceback)."""
-    project, region = settings.project, settings.region
     if isinstance(error, StageError):
         return error
     if isinstance(error, Needed):
         return StageError(stage, attempted, error.cause, error.need, error.command)
     if isinstance(error, SourceError):
         return StageError(stage, attempted, str(error), "an export of theLook that has these")
-    if isinstance(error, auth_errors.GoogleAuthError):
-        return StageError(
-            stage, attempted, f"no usable Google credentials ({_first_line(error)})",
-            "application default credentials of an account in the project",
-            "gcloud auth application-default login",
-        )
-    if isinstance(error, google_errors.Forbidden):
-        if "has not been used" in str(error) or "SERVICE_DISABLED" in str(error):
-            need, command = (
-                "the APIs of BigQuery, Cloud Storage and Vertex AI",
-                f"gcloud services enable bigquery.googleapis.com storage.googleapis.com "
-                f"aiplatform.googleapis.com --project {project}",
-            )
-        else:
-            role = _ROLES.get(stage, "roles/aiplatform.user").split(" and ")[0].split(",")[0]
-            need = f"{_ROLES.get(stage, role)} on project {project}"
-            command = (f"gcloud projects add-iam-policy-binding {project} "
-                       f"--member user:YOU@EXAMPLE.COM --role {role}")
-        return StageError(stage, attempted, _first_line(error), need, command)
-    if isinstance(error, google_errors.NotFound):
-        return StageError(
-            stage, attempted, _first_line(error),
-            f"the resource of an earlier stage in {project}, {region}",
-            f"./run_all.sh --target {settings.target} --env {settings.env}",
-        )
-    if isinstance(error, google_errors.TooManyRequests):
-        return StageError(
-            stage, attempted, _first_line(error), f"free quota in {project}, {region}",
-            "https://console.cloud.google.com/iam-admin/quotas?project=" + project,
-        )
-    if isinstance(error, google_errors.GoogleAPICallError):
-        return StageError(
-            stage, attempted, _first_line(error),
-            f"the service to accept this in {project}, {region}",
-        )
+    for rule in RULES:
+        if isinstance(error, rule.kinds) and re.search(rule.words, str(error)):
+            known = _known(error, stage, settings)
+            return StageError(
+                stage, attempted, _message(error), rule.need.format(**known),
+                rule.command.format(**known), _resource(error))
     return None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object]:
+    """What the texts of RULES may name."""
+    permission = re.search(r"[Pp]ermission '?([a-z]+\.[\w.]+)'?", str(error))
+    api = re.search(r"([a-z]+\.googleapis\.com)(?! (?:POST|GET))", _message(error))
+    service = "bigquery" if "/bigquery/" in str(error) else "aiplatform"
+    roles = _ROLES.get(stage, ("roles/aiplatform.user",))
+    number = stage[:2] if stage[:2].isdigit() and stage[:2] != "00" else ""
+    return {
+        "project": settings.project, "region": settings.region, "target": settings.target,
+        "env": settings.env, "location": settings.place.location,
+        "repository": settings.serve.image_repository, "attempts": settings.retries.attempts,
+        "permission": f"{permission[1]}, as in " if permission else "",
+        "roles": " and ".join(roles), "role": roles[0],
+        "api": api[1] if api else f"{service}.googleapis.com",
+        "again": f"./run_all.sh --target {settings.target} --env {settings.env}"
+                 + (f" --from {number}" if number else "")}
+
+
+def _message(error: Exception) -> str:
+    """What Google said: the clients put the HTTP method and URL in front of it."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"^(\d{3} )?(?:GET|POST|PUT|PATCH|DELETE) http[^ ]+: ", r"\1", text)[:500]
+
+
+def _resource(error: Exception) -> str:
+    """The resource that the request was about; "" if the error does not tell."""
+    given = getattr(error, "resource_name", "")
+    path = re.search(r"https?://[^/ ]+/[^ ?]*?((?:projects|b)/[^ ?]+)", str(error))
+    return given or (path[1].rstrip(":") if path else "")

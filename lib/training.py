@@ -76,13 +76,22 @@ def run(cloud: Cloud) -> Outcome:
 
 
 def make_bucket(cloud: Cloud) -> storage.Bucket:
-    """The app's bucket, made if it is missing."""
+    """The app's bucket, made if it is missing.
+
+    Raises:
+        Needed: it stands in another location than the data.
+    """
     settings = cloud.settings
     bucket = cloud.storage.lookup_bucket(settings.names.bucket)
     if bucket is None:
         bucket = cloud.storage.bucket(settings.names.bucket)
         bucket.labels = settings.labels
         bucket = cloud.storage.create_bucket(bucket, location=settings.place.location)
+    elif bucket.location.upper() != settings.place.location.upper():
+        raise Needed(
+            f"bucket {bucket.name} stands in {bucket.location}",
+            f"a bucket in {settings.place.location}, or another name in config.yaml",
+            f"gcloud storage rm --recursive gs://{bucket.name}")
     return bucket
 
 

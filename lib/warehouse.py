@@ -31,7 +31,8 @@ BUILDS = {
     "04_build_train": (("train",), ("features", "labels")),
     "04_build_train_naive": (("train_naive",), ("features", "labels")),
 }
-TIB = 2**40
+TIB, DAY_MS = 2**40, 24 * 3600 * 1000
+READER = "READER"  # of a dataset: BigQuery's own name of roles/bigquery.dataViewer on it
 
 
 def render(file: str, settings: Settings) -> list[str]:
@@ -70,7 +71,8 @@ def job_config(cloud: Cloud, sql: str, **changes: object) -> bigquery.QueryJobCo
     """Parameters that `sql` uses, labels, and the cap on bytes, for one statement."""
     used = _used(parameters(cloud.settings), sql)
     return bigquery.QueryJobConfig(
-        query_parameters=[_parameter(name, value) for name, value in used.items()], labels=cloud.settings.labels,
+        query_parameters=[_parameter(name, value) for name, value in used.items()],
+        labels=cloud.settings.labels,
         maximum_bytes_billed=cloud.settings.costs.max_bytes_billed, **changes,
     )
 
@@ -102,12 +104,13 @@ def build(cloud: Cloud, file: str) -> Outcome:
     tables = [_find(cloud, key) for key in makes]
     if all(t is not None and t.labels.get("fingerprint") == fingerprint for t in tables):
         return Outcome("reused", settings.table(makes[-1]), _figures(tables))
-    scanned = sum(_run(cloud, statement) for statement in statements)
+    scanned = sum(_run(cloud, statement, f"{file}, statement {n} of {len(statements)}")
+                  for n, statement in enumerate(statements, 1))
     tables = [_stamp(cloud, key, fingerprint) for key in makes]
     figures = _figures(tables)
     if scanned:
-        dollars = scanned / TIB * settings.costs.usd_per_tib_scanned
-        figures |= {"scanned_gb": round(scanned / 1e9, 3), "usd_at_most": round(dollars, 4)}
+        figures |= {"scanned_gb": round(scanned / 1e9, 3),
+                    "usd_at_most": round(dollars(settings, scanned), 4)}
     return Outcome("created", settings.table(makes[-1]), figures)
 
 
@@ -117,9 +120,17 @@ def estimate(cloud: Cloud, statement: str) -> int:
     return cloud.bigquery.query(statement, job_config=config).total_bytes_processed or 0
 
 
-def _run(cloud: Cloud, statement: str) -> int:
-    """Run one statement to its end; the bytes of its estimate."""
+def dollars(settings: Settings, scanned: int) -> float:
+    """Price of that many bytes on demand; the first TiB of a month is free."""
+    return scanned / TIB * settings.costs.usd_per_tib_scanned
+
+
+def _run(cloud: Cloud, statement: str, what: str) -> int:
+    """Say what one statement will cost, run it to its end; the bytes of its estimate."""
     scanned, cap = estimate(cloud, statement), cloud.settings.costs.max_bytes_billed
+    if scanned:
+        print(f"  {what}: will scan {scanned / 1e9:.3f} GB, at most "
+              f"${dollars(cloud.settings, scanned):.4f}; the first TiB a month is free", flush=True)
     if scanned > cap:
         raise Needed(
             f"a statement would scan {scanned / 1e9:.1f} GB, over the cap of {cap / 1e9:.1f} GB",
@@ -155,7 +166,13 @@ def built_at(cloud: Cloud, key: str) -> str | None:
 
 
 def create_dataset(cloud: Cloud, name: str | None = None) -> Outcome:
-    """The app's dataset (or another), in the configured location; made or reused."""
+    """The app's dataset (or another), in the configured location; made or reused.
+
+    Its tables expire after retention.table_expiration_days, if that is set.
+
+    Raises:
+        Needed: it stands in another location.
+    """
     settings = cloud.settings
     dataset = bigquery.Dataset(f"{settings.project}.{name or settings.names.dataset}")
     try:
@@ -168,8 +185,19 @@ def create_dataset(cloud: Cloud, name: str | None = None) -> Outcome:
         return Outcome("reused", str(dataset.reference))
     except NotFound:
         dataset.location, dataset.labels = settings.place.location, settings.labels
+        if days := settings.retention.table_expiration_days:
+            dataset.default_table_expiration_ms = days * DAY_MS
         cloud.bigquery.create_dataset(dataset)
         return Outcome("created", str(dataset.reference))
+
+
+def grant_reader(cloud: Cloud, email: str) -> None:
+    """Let a service account read the tables of the app's dataset (BigQuery Data Viewer)."""
+    dataset = cloud.bigquery.get_dataset(cloud.settings.dataset)
+    entry = bigquery.AccessEntry(role=READER, entity_type="userByEmail", entity_id=email)
+    if entry not in dataset.access_entries:
+        dataset.access_entries = [*dataset.access_entries, entry]
+        cloud.bigquery.update_dataset(dataset, ["access_entries"])
 
 
 def load_source(cloud: Cloud) -> Outcome:

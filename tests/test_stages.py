@@ -1,16 +1,27 @@
 """Log lines, summary.json, and what a failure says to whoever started the run."""
 
 import json
+import re
+import time
 
 import pytest
+import requests
 from google.api_core import exceptions as google_errors
 from google.auth import exceptions as auth_errors
 
 from lib import stages
 from lib.source import SourceError
 
-SCHEMA = {"run_id", "target", "env", "started_at", "seconds", "stages", "labels", "metrics",
-          "leakage", "parity", "freshness", "latency_ms", "predictions"}
+SCHEMA = {"run_id", "target", "env", "started_at", "seconds", "stages", "background", "labels",
+          "metrics", "leakage", "parity", "freshness", "latency_ms", "predictions"}
+URL = "https://us-central1-aiplatform.googleapis.com/v1/projects/local-demo/locations/us-central1"
+
+
+@pytest.fixture
+def impatient(settings):
+    """Settings that try again within milliseconds."""
+    return settings.model_copy(update={"retries": settings.retries.model_copy(
+        update={"first_pause_seconds": 0.01, "longest_pause_seconds": 0.02})})
 
 
 def read(folder):
@@ -52,41 +63,155 @@ def test_a_stage_run_again_replaces_its_entry(settings, tmp_path):
     assert stage["status"] == "reused"
 
 
-@pytest.mark.parametrize(
-    ("error", "cause", "need", "command"),
-    [
-        (stages.Needed("the table is gone", "the table", "make it"), "the table is gone",
-         "the table", "make it"),
-        (auth_errors.DefaultCredentialsError("none found"), "none found",
-         "application default credentials", "gcloud auth application-default login"),
-        (google_errors.Forbidden("Permission 'aiplatform.featureGroups.create' denied"),
-         "aiplatform.featureGroups.create", "roles/aiplatform.user on project local-demo",
-         "add-iam-policy-binding"),
-        (google_errors.Forbidden("Vertex AI API has not been used in project 1 before"),
-         "has not been used", "the APIs", "gcloud services enable"),
-        (google_errors.NotFound("Not found: Table x"), "Not found: Table x", "an earlier stage",
-         "./run_all.sh"),
-        (google_errors.TooManyRequests("Quota exceeded"), "Quota exceeded", "free quota",
-         "quotas"),
-        (google_errors.BadRequest("Syntax error"), "Syntax error", "the service to accept", ""),
-    ],
-)
-def test_a_failure_names_stage_attempt_cause_need_and_command(
-    settings, tmp_path, error, cause, need, command
-):
-    run = stages.open_run("04_feature_store", settings, tmp_path)
+# Google's words for each refusal, as far as they are known; the need and the command after it.
+REFUSALS = {
+    "no credentials": (
+        auth_errors.DefaultCredentialsError("Your default credentials were not found."),
+        "application default credentials", "gcloud auth application-default login"),
+    "expired": (
+        auth_errors.RefreshError("Reauthentication is needed."),
+        "they have expired", "gcloud auth application-default login"),
+    "not accepted": (
+        google_errors.Unauthorized("Request had invalid authentication credentials."),
+        "they have expired", "gcloud auth application-default login"),
+    "permission": (
+        google_errors.Forbidden(
+            f"POST {URL}/featureGroups?featureGroupId=g: Permission 'aiplatform.featureGroups"
+            ".create' denied on resource (or it may not exist)."),
+        "aiplatform.featureGroups.create, as in roles/aiplatform.user on project local-demo",
+        "gcloud projects add-iam-policy-binding local-demo"),
+    "API": (
+        google_errors.Forbidden(
+            f"POST {URL}/featureGroups: Vertex AI API has not been used in project 1 before or "
+            "it is disabled. Enable it by visiting https://console.developers.google.com/apis/"
+            "api/aiplatform.googleapis.com/overview?project=1 then retry."),
+        "the API aiplatform.googleapis.com",
+        "gcloud services enable aiplatform.googleapis.com --project local-demo"),
+    "BigQuery's quota": (
+        google_errors.Forbidden("Quota exceeded: Your project exceeded quota for free query "
+                                "bytes scanned."), "more quota", "iam-admin/quotas"),
+    "byte cap": (
+        google_errors.BadRequest("Query exceeded limit for bytes billed: 1000000. 10485760 or "
+                                 "higher required."),
+        "snapshots.sample_percent", "./run_all.sh --target local --env dev --from 04"),
+    "location": (
+        google_errors.NotFound("Not found: Dataset local-demo:churn_dev was not found in location "
+                               "EU"), "everything in one place: BigQuery and Cloud Storage in US",
+        "bq ls"),
+    "two locations": (
+        google_errors.BadRequest("Cannot read and write in different locations: source: US, "
+                                 "destination: EU"), "everything in one place", "bq ls"),
+    "image": (
+        google_errors.FailedPrecondition(
+            "Image us-central1-docker.pkg.dev/p/churn-dev/serving@sha256:1 not found."),
+        "lib/images.lock.json", "scripts/build_push_all.sh --target local --env dev"),
+    "health": (
+        google_errors.FailedPrecondition("Model server failed to become healthy: the health check "
+                                         "timed out."), "a serving container that starts",
+        "gcloud logging read"),
+    "not found": (
+        google_errors.NotFound("Not found: Table x"), "an earlier stage",
+        "./run_all.sh --target local --env dev"),
+    "exists": (
+        google_errors.Conflict("Already Exists: Dataset local-demo:churn_dev"),
+        "that name to be free", "python -m lib.teardown"),
+    "quota": (
+        google_errors.TooManyRequests("Quota exceeded for feature online stores"),
+        "free quota in local-demo, us-central1; it was tried 5 times", "iam-admin/quotas"),
+    "unavailable": (
+        google_errors.ServiceUnavailable("The service is currently unavailable."),
+        "it was tried 5 times, what was made is kept", "--from 04"),
+    "network": (
+        requests.ConnectionError("Failed to resolve 'aiplatform.googleapis.com'"), "a network",
+        "./run_all.sh"),
+    "anything else": (
+        google_errors.BadRequest("Syntax error"), "the service to accept", "--from 04"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_failure_names_stage_attempt_cause_need_and_command(impatient, tmp_path, kind):
+    error, need, command = REFUSALS[kind]
+    run = stages.open_run("04_feature_store", impatient, tmp_path)
 
     def fail():
         raise error
 
     with pytest.raises(stages.StageError) as caught:
         run.step("feature group", fail)
-    told = str(caught.value)
-    for part in ("stage:     04_feature_store", "attempted: feature group", cause, need, command):
-        assert part in told
+    told = caught.value
+    cause = str(error).split(": ", 1)[1] if URL in str(error) else str(error)
+    assert (told.stage, told.attempted) == ("04_feature_store", "feature group")
+    assert cause[:200] in told.cause and need in told.need and command in told.command
     assert read(tmp_path)["stages"][0]["status"] == "failed"
-    assert cause in (tmp_path / "run.log").read_text()
-    assert "Traceback" not in "".join(caught.value._render_traceback_())
+    assert told.cause in (tmp_path / "run.log").read_text()
+    assert "Traceback" not in "".join(told._render_traceback_())
+
+
+def test_every_rule_of_the_translation_has_a_refusal_here(settings):
+    met = {stages.explain(error, "04_x", "y", settings).need for error, *_ in REFUSALS.values()}
+    fixed = [max(re.split(r"{\w+}", rule.need), key=len) for rule in stages.RULES]
+    assert [text for text in fixed if not any(text in need for need in met)] == []
+
+
+def test_the_resource_is_told_and_the_url_is_not(settings):
+    told = stages.explain(REFUSALS["permission"][0], "04_x", "group", settings)
+    assert told.resource == "projects/local-demo/locations/us-central1/featureGroups"
+    assert "http" not in told.cause and "resource:  projects/" in str(told)
+    error = google_errors.ResourceExhausted("no room")
+    error.resource_name = "projects/p/featureOnlineStores/s"
+    assert stages.explain(error, "04_x", "store", settings).resource == error.resource_name
+
+
+@pytest.mark.parametrize("kind", [google_errors.TooManyRequests, google_errors.ServiceUnavailable])
+def test_what_passes_is_tried_again_with_a_cap(impatient, tmp_path, capsys, kind):
+    tries = []
+
+    def work(fails):
+        tries.append(1)
+        if len(tries) <= fails:
+            raise kind("not now")
+        return stages.Outcome("created", "r")
+
+    run = stages.open_run("01_data", impatient, tmp_path)
+    run.step("dataset", work, 3)
+    assert len(tries) == 4
+    assert "attempt 4 of 5" in capsys.readouterr().out
+    tries.clear()
+    with pytest.raises(stages.StageError):
+        run.step("dataset", work, 99)
+    assert len(tries) == impatient.retries.attempts
+
+
+def test_what_does_not_pass_is_tried_once(impatient, tmp_path):
+    tries = []
+    run = stages.open_run("01_data", impatient, tmp_path)
+    with pytest.raises(stages.StageError):
+        run.step("x", _raise, tries, google_errors.Forbidden("no"))
+    assert len(tries) == 1
+
+
+def _raise(tries, error):
+    tries.append(1)
+    raise error
+
+
+def test_what_goes_on_in_the_background_is_timed_until_a_later_step_has_waited(
+    settings, tmp_path
+):
+    first = stages.open_run("01_data", settings, tmp_path)
+    first.step("online store", lambda: stages.Outcome("started", "s"))
+    first.step("images", lambda: stages.Outcome("started", "i"))
+    first.finish()
+    later = stages.open_run("04_feature_store", settings, tmp_path)
+    later.step("online store", lambda: (time.sleep(0.05), stages.Outcome("reused", "s"))[1])
+    later.finish()
+    store, images = read(tmp_path)["background"]
+    assert (store["name"], images["name"], images["seconds"]) == ("online store", "images", None)
+    assert store["seconds"] >= 0.05
+    steps = [step for stage in read(tmp_path)["stages"] for step in stage["steps"]]
+    assert [s["name"] for s in steps] == ["online store", "images", "online store"]
+    assert steps[2]["started"] >= steps[0]["started"] + steps[0]["seconds"]
 
 
 def test_a_bad_export_is_told_without_a_traceback(settings, tmp_path):

@@ -14,7 +14,7 @@ import pandas as pd
 from google.api_core.exceptions import NotFound
 from google.cloud import aiplatform_v1 as vertex
 
-from lib import feature_store, warehouse
+from lib import feature_store, waiting, warehouse
 from lib.checks import parity
 from lib.cloud import Cloud
 from lib.stages import Outcome
@@ -166,13 +166,12 @@ def serve(there: Cloud) -> Outcome:
 def remove(cloud: Cloud, name: str) -> None:
     """Delete the copy `name`: view, group, dataset. What is not there is gone already."""
     there = beside(cloud, name)
-    wait = feature_store.OPERATION_SECONDS
     view, group = feature_store.view_name(there), feature_store.group_name(there)
     forced = vertex.DeleteFeatureGroupRequest(name=group, force=True)
-    for delete in (lambda: there.online_admin.delete_feature_view(name=view),
-                   lambda: there.registry.delete_feature_group(request=forced)):
+    for gone, delete in ((view, lambda: there.online_admin.delete_feature_view(name=view)),
+                         (group, lambda: there.registry.delete_feature_group(request=forced))):
         try:
-            delete().result(timeout=wait)
+            waiting.operation(there.settings, "removal", delete(), gone)
         except NotFound:
             pass
     there.bigquery.delete_dataset(

@@ -4,13 +4,12 @@ For projects without Vertex AI Pipelines. Each job runs one component's image wi
 that the pipeline would give it; artifacts pass through Cloud Storage, mounted at /gcs.
 """
 
-import time
 from collections.abc import Callable
 
 from google.cloud import storage
 from google.cloud.aiplatform_v1.types import JobState
 
-from lib import images
+from lib import images, waiting
 from lib.cloud import Cloud
 from lib.pipelines import run as pipelines
 from lib.stages import Needed
@@ -141,13 +140,10 @@ def _start(cloud: Cloud, chain: Chain, step: str, given: dict):
 
 
 def _finish(cloud: Cloud, step: str, job) -> None:
-    limit, began, pause = cloud.settings.waits.training_seconds, time.monotonic(), 0.5
-    while job.state not in ENDED:
-        if time.monotonic() - began > limit:
-            raise Needed(f"custom job {job.resource_name} is not over after {limit} s",
-                         "more time (waits.training_seconds)", job._dashboard_uri())
-        time.sleep(pause)
-        pause = min(pause * 1.5, 10.0)
+    waiting.until(
+        cloud.settings, step, lambda: job.state, ENDED.__contains__,
+        cloud.settings.waits.training_seconds, lambda state: JobState(state).name,
+        job._dashboard_uri())
     if job.state != JobState.JOB_STATE_SUCCEEDED:
         last = (job.error.message if job.error else "no message").strip().splitlines()[-1]
         raise Needed(f"step {step} ({job.resource_name}) failed: {last}",

@@ -11,19 +11,17 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
 from lib import cloud as clouds
-from lib import config, stages, warehouse
+from lib import config, stages, waiting, warehouse
 from lib.cloud import Cloud
 from lib.pipelines import compile as compiling
 from lib.stages import Needed
 
-POLL_SECONDS = (0.5, 3.0)  # from, to: grows by half each time
 ENDED = {PipelineState.PIPELINE_STATE_SUCCEEDED, PipelineState.PIPELINE_STATE_FAILED,
          PipelineState.PIPELINE_STATE_CANCELLED}
 ENDED_TASK = {"SUCCEEDED", "SKIPPED", "NOT_TRIGGERED", "FAILED", "CANCELLED"}
@@ -88,24 +86,21 @@ def wait(
         Needed: the job failed or was cancelled (naming the step and its last line), or it is
             not over after waits.training_seconds.
     """
-    limit, began, pause, told = (
-        cloud.settings.waits.training_seconds, time.monotonic(), POLL_SECONDS[0], {})
-    while True:
+    said: dict[str, str] = {}
+
+    def look():
         job._sync_gca_resource()
         for task in tasks(job):
             state = PipelineTaskDetail.State(task.state).name
             shown = state in ENDED_TASK or (running and state == "RUNNING")
-            if shown and told.get(task.task_name) != state:
-                told[task.task_name] = state
+            if shown and said.get(task.task_name) != state:
+                said[task.task_name] = state
                 say(f"  {task.task_name}: {_word(state)}")
-        if job.state in ENDED:
-            break
-        if time.monotonic() - began > limit:
-            raise Needed(f"pipeline job {job.resource_name} is not over after {limit} s",
-                         "more time (waits.training_seconds), or a look at the job",
-                         job._dashboard_uri())
-        time.sleep(pause)
-        pause = min(pause * 1.5, POLL_SECONDS[1])
+        return job.state
+
+    waiting.until(
+        cloud.settings, "training", look, ENDED.__contains__, cloud.settings.waits.training_seconds,
+        lambda state: PipelineState(state).name, job._dashboard_uri())
     if job.state != PipelineState.PIPELINE_STATE_SUCCEEDED:
         raise Needed(_why(job), "a step that succeeds; what was done is kept, and taken from the "
                      "cache", f"python -m lib.pipelines.run --target {cloud.settings.target}")

@@ -1,0 +1,118 @@
+"""Waiting: it ends when the thing is there, says how far it is, and gives up in words."""
+
+import time
+
+import pytest
+from google.api_core import exceptions as google_errors
+
+from lib import waiting
+from lib.stages import Needed
+
+
+@pytest.fixture
+def quick(settings):
+    """Settings whose waits take milliseconds."""
+    return settings.model_copy(update={"waits": settings.waits.model_copy(update={
+        "first_pause_seconds": 0.01, "longest_pause_seconds": 0.02, "progress_seconds": 0.05})})
+
+
+def answers(*given):
+    """A `look` that gives these one after the other, and then the last for ever."""
+    left = list(given)
+
+    def look():
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return look
+
+
+def test_it_gives_what_was_seen_last(quick):
+    assert waiting.until(quick, "store", answers(1, 2, 3), lambda n: n == 3, 5) == 3
+
+
+def test_too_many_requests_and_unavailable_are_asked_again(quick):
+    look = answers(google_errors.ServiceUnavailable("down"),
+                   google_errors.TooManyRequests("slow down"), "ready")
+    assert waiting.until(quick, "store", look, bool, 5) == "ready"
+
+
+def test_any_other_error_ends_the_wait_at_once(quick):
+    with pytest.raises(google_errors.Forbidden):
+        waiting.until(quick, "store", answers(google_errors.Forbidden("no")), bool, 5)
+
+
+def test_a_long_wait_says_how_far_it_is(quick, capsys):
+    waiting.until(quick, "sync", answers(*range(20)), lambda n: n == 19, 5,
+                  lambda rows: f"{rows} rows")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines and len(lines) < 19  # now and then, not each time
+    assert all(line.startswith("  sync: ") and line.endswith(" rows") for line in lines)
+
+
+def test_when_it_gives_up_it_tells_state_last_error_and_where_to_look(quick):
+    with pytest.raises(Needed) as caught:
+        waiting.until(quick, "online store", answers("UPDATING"), lambda s: s == "STABLE", 0.1,
+                      lambda state: f"state {state}", "https://console/x")
+    told = str(caught.value)
+    assert "online store is not there after 0.1 s" in told and "state UPDATING" in told
+    assert caught.value.command == "https://console/x"
+    with pytest.raises(Needed, match="503 down for repair"):
+        waiting.until(quick, "x", answers(google_errors.ServiceUnavailable("down for repair")),
+                      bool, 0.1)
+
+
+def test_the_pauses_grow_and_stay_below_the_longest(quick):
+    moments = []
+    waits = quick.waits.model_copy(update={"longest_pause_seconds": 0.05})
+    slow = quick.model_copy(update={"waits": waits})
+    with pytest.raises(Needed):
+        waiting.until(slow, "x", lambda: moments.append(time.monotonic()), bool, 1)
+    pauses = [b - a for a, b in zip(moments, moments[1:], strict=False)]
+    assert sum(pauses[-5:]) > 2 * sum(pauses[:5])
+    assert len(set(round(p, 6) for p in pauses)) > len(pauses) / 2  # the jitter
+    assert sorted(pauses)[len(pauses) // 2] < 0.05 * 1.2 + 0.05
+
+
+def test_a_blocking_call_gives_its_result_and_its_error(quick):
+    assert waiting.call(quick, "deployment", lambda: 42, 5) == 42
+    with pytest.raises(google_errors.NotFound) as caught:
+        waiting.call(quick, "deployment", answers(google_errors.NotFound("no image")), 5,
+                     resource="projects/p/endpoints/1")
+    assert caught.value.resource_name == "projects/p/endpoints/1"
+
+
+def test_a_blocking_call_that_hangs_is_given_up(quick):
+    began = time.monotonic()
+    with pytest.raises(Needed, match="deployment is not there after 0.2 s"):
+        waiting.call(quick, "deployment", lambda: time.sleep(3), 0.2)
+    assert time.monotonic() - began < 2
+
+
+class Running:
+    """An operation that is done at the third look."""
+
+    class operation:
+        name = "projects/p/operations/1"
+
+    def __init__(self, error=None):
+        self.looks, self.error = 0, error
+
+    def done(self):
+        self.looks += 1
+        return self.looks >= 3
+
+    def result(self):
+        if self.error:
+            raise self.error
+        return "made"
+
+
+def test_an_operation_gives_its_result_or_its_error_with_the_resource(quick):
+    assert waiting.operation(quick, "view", Running()) == "made"
+    with pytest.raises(google_errors.ResourceExhausted) as caught:
+        waiting.operation(quick, "view", Running(google_errors.ResourceExhausted("10 stores")),
+                          "projects/p/featureOnlineStores/s")
+    assert caught.value.resource_name == "projects/p/featureOnlineStores/s"
