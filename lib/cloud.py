@@ -102,6 +102,27 @@ class Cloud:
         return ModelServiceClient(**self._gapic)
 
     @cached_property
+    def endpoints(self):
+        """Endpoints as messages: an operation to wait for, where the SDK's Endpoint blocks."""
+        from google.cloud.aiplatform_v1 import EndpointServiceClient
+
+        return EndpointServiceClient(**self._gapic)
+
+    @cached_property
+    def pipeline_jobs(self):
+        """Pipeline jobs as messages: list, cancel, delete."""
+        from google.cloud.aiplatform_v1 import PipelineServiceClient
+
+        return PipelineServiceClient(**self._gapic)
+
+    @cached_property
+    def custom_jobs(self):
+        """Custom jobs as messages: list, cancel, delete."""
+        from google.cloud.aiplatform_v1 import JobServiceClient
+
+        return JobServiceClient(**self._gapic)
+
+    @cached_property
     def projects(self):
         """Resource Manager: does the project answer, and which permissions are there."""
         from google.cloud.resourcemanager_v3 import ProjectsClient
@@ -184,7 +205,7 @@ def _connect_local(settings: Settings) -> Cloud:
     try:
         running, started = localcloud.start(settings.project, thelook)
     except localcloud.LocalCloudError as error:
-        raise Needed(str(error), "the local cloud", "python -m lib.localcloud reset") from None
+        raise Needed(str(error), "the local cloud", ".venv/bin/python -m lib.localcloud reset") from None
     os.environ.update({
         "BIGQUERY_EMULATOR_HOST": running["bigquery"],
         "BIGQUERY_STORAGE_GRPC_ENDPOINT": running["bigquery_grpc"],

@@ -255,6 +255,12 @@ class Settings(Part):
         """Labels for every job and resource: whose it is, and which run made it."""
         return {"app": self.app, "env": self.env, "owner": self.owner, "run_id": self.run_id}
 
+    def filter(self, display_name: str) -> str:
+        """What a list of models or endpoints is asked for: that name, and our labels. A
+        display name alone may be anybody's."""
+        return (f'display_name="{display_name}" AND labels.app="{self.app}" '
+                f'AND labels.env="{self.env}"')
+
     @property
     def dataset(self) -> str:
         """project.dataset of this app and environment."""

@@ -16,7 +16,7 @@ class NotDeployed(LookupError):
 def find(cloud: Cloud):
     """The app's endpoint (aiplatform.Endpoint), or None."""
     endpoints = cloud.aiplatform.Endpoint.list(
-        filter=f'display_name="{cloud.settings.names.endpoint}"')
+        filter=cloud.settings.filter(cloud.settings.names.endpoint))
     return endpoints[0] if endpoints else None
 
 

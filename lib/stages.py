@@ -23,7 +23,8 @@ from google.auth import exceptions as auth_errors
 from lib.config import ROOT, Settings
 from lib.source import SourceError
 
-RUNS = ROOT / "runs"
+# $CHURN_DEMO_RUNS: another folder, so that a test leaves runs/latest as it was.
+RUNS = Path(os.environ.get("CHURN_DEMO_RUNS") or ROOT / "runs")
 SUMMARY_KEYS = (
     "labels", "metrics", "leakage", "parity", "freshness", "latency_ms", "predictions")
 # Refusals that another try may not meet. BigQuery's and Cloud Storage's clients try again by
@@ -250,7 +251,7 @@ RULES = (
     Rule((auth_errors.DefaultCredentialsError,), "",
          "application default credentials of an account in the project",
          "gcloud auth application-default login"),
-    Rule((auth_errors.TransportError, requests.ConnectionError), "",
+    Rule((auth_errors.TransportError, requests.ConnectionError, requests.Timeout), "",
          "a network on which Google's addresses (for target local: the local cloud) answer",
          "{again}"),
     Rule((auth_errors.GoogleAuthError, google_errors.Unauthorized), "",
@@ -290,7 +291,7 @@ RULES = (
     Rule((google_errors.Conflict,), "",
          "that name to be free, or the resource to be ours: it stands already, in another place "
          "or in somebody else's hands",
-         "python -m lib.teardown --target {target} --env {env}"),
+         ".venv/bin/python -m lib.teardown --target {target} --env {env}"),
     Rule((google_errors.TooManyRequests,), "",
          "free quota in {project}, {region}; it was tried {attempts} times",
          "https://console.cloud.google.com/iam-admin/quotas?project={project}"),

@@ -31,7 +31,7 @@ def check_honest(cloud: Cloud, metrics: dict) -> Outcome:
         raise Needed(
             f"test ROC-AUC {found:.3f} is above {limit}: more than theLook holds, so a feature "
             "sees the future", "features that use nothing after feature_timestamp",
-            "python -m lib.checks.sanity")
+            ".venv/bin/python -m lib.checks.sanity")
     return Outcome("done", figures={"roc_auc": found, "no more than": limit})
 
 

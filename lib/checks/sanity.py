@@ -33,7 +33,7 @@ def run(cloud: Cloud) -> Outcome:
     if len(failed):
         raise Needed("sanity checks failed: " + _told(failed),
                      "data that passes sql/05_sanity_checks.sql",
-                     "python -m lib.checks.sanity")
+                     ".venv/bin/python -m lib.checks.sanity")
     odd = checks[checks["status"] == "warn"]
     if len(odd):
         warnings.warn("the labels lean to one side: " + _told(odd), LabelWarning, stacklevel=2)

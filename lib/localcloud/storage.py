@@ -3,7 +3,27 @@
 import logging
 from pathlib import Path
 
-from gcp_storage_emulator.server import create_server
+from gcp_storage_emulator import server
+from gcp_storage_emulator.handlers import buckets
+
+
+def _insert_bucket(request: object, response: object, storage: object, *rest: object) -> None:
+    """buckets.insert that keeps labels and location: the package takes the name alone.
+
+    https://cloud.google.com/storage/docs/json_api/v1/buckets/insert
+    """
+    name = (request.data or {}).get("name")
+    new = bool(name) and not storage.get_bucket(name)
+    _INSERT(request, response, storage, *rest)
+    if new:
+        kept = buckets._patch_bucket(storage.buckets[name], request.data)
+        storage.create_bucket(name, kept)
+
+
+_INSERT = buckets.insert
+for _, _methods in server.HANDLERS:
+    if _methods.get(server.POST) is _INSERT:
+        _methods[server.POST] = _insert_bucket
 
 
 class StorageServer:
@@ -12,7 +32,7 @@ class StorageServer:
     def __init__(self, data_dir: Path, port: int, project_number: int = 1):
         logging.getLogger("gcp_storage_emulator").setLevel(logging.WARNING)
         data_dir.mkdir(parents=True, exist_ok=True)
-        self._server = create_server(
+        self._server = server.create_server(
             "127.0.0.1", port, data_dir=str(data_dir), project_number=str(project_number))
         self.url = f"http://127.0.0.1:{port}"
 

@@ -103,7 +103,8 @@ def wait(
         lambda state: PipelineState(state).name, job._dashboard_uri())
     if job.state != PipelineState.PIPELINE_STATE_SUCCEEDED:
         raise Needed(_why(job), "a step that succeeds; what was done is kept, and taken from the "
-                     "cache", f"python -m lib.pipelines.run --target {cloud.settings.target}")
+                     "cache",
+                     f".venv/bin/python -m lib.pipelines.run --target {cloud.settings.target}")
 
 
 def tasks(job) -> list[PipelineTaskDetail]:
