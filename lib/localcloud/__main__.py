@@ -21,11 +21,13 @@ def main() -> int:
     start.add_argument("--as-of", default=DEFAULT_THELOOK["as_of"], help="end of the orders")
     start.add_argument("--runner", choices=("process", "container"), default=None,
                        help="how pipeline tasks and custom jobs run; container: on DOCKER_HOST")
+    start.add_argument("--admin", action="store_true", default=None,
+                       help="for tests: record requests, and take faults (README.md here)")
     commands.add_parser("status", help="where it runs; status 1 if it does not")
     commands.add_parser("stop", help="stop it; its data stay")
     commands.add_parser("reset", help="stop it and delete its data")
     serve = commands.add_parser("serve", help="run in the foreground (what `start` launches)")
-    serve.add_argument("arguments", help="JSON: state, project, thelook, images, runner")
+    serve.add_argument("arguments", help="JSON: state, project, thelook, images, runner, admin")
     options = parser.parse_args()
 
     if options.command == "serve":
@@ -34,12 +36,13 @@ def main() -> int:
         given = json.loads(options.arguments)
         images = {name: Path(folder) for name, folder in given["images"].items()}
         server.run(Path(given["state"]), given["project"], given["thelook"], images,
-                   given.get("runner", "process"))
+                   given.get("runner", "process"), given.get("admin", False))
         return 0
     if options.command == "start":
         thelook = {"users": options.users, "seed": options.seed, "as_of": options.as_of}
         try:
-            running, new = process.start(options.project, thelook, runner=options.runner)
+            running, new = process.start(
+                options.project, thelook, runner=options.runner, admin=options.admin)
         except process.LocalCloudError as error:
             print(error, file=sys.stderr)
             return 1
@@ -59,8 +62,9 @@ def main() -> int:
 
 
 def _show(running: dict) -> int:
-    for key in ("pid", "project", "vertex", "bigquery", "bigquery_grpc", "storage"):
-        print(f"  {key:<14}{running[key]}")
+    for key in ("pid", "project", "vertex", "bigquery", "bigquery_grpc", "storage", "admin"):
+        if key in running:
+            print(f"  {key:<14}{running[key]}")
     return 0
 
 

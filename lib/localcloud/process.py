@@ -29,9 +29,9 @@ class LocalCloudError(RuntimeError):
 
 def start(
     project: str, thelook: dict | None, images: dict[str, Path] | None = None,
-    state: Path = STATE, runner: str | None = None,
+    state: Path = STATE, runner: str | None = None, admin: bool | None = None,
 ) -> tuple[dict, bool]:
-    """Start the local cloud, or find the one that runs with the same project, theLook and runner.
+    """Start the local cloud, or find the one that runs with the same arguments.
 
     One that runs with others is stopped first (its data stay).
 
@@ -42,6 +42,8 @@ def start(
         state: folder for its state.
         runner: how the tasks of pipelines and custom jobs run: "process", or "container" on the
             Docker engine at DOCKER_HOST; None takes whatever runs, and starts "process".
+        admin: for tests: record requests and take faults (gateway.py); None takes whatever runs,
+            and starts without.
 
     Returns:
         What running.json holds (pid and the URL of each service), and whether it was started
@@ -55,13 +57,15 @@ def start(
     with _locked(state):
         running = status(state)
         same = running and (running["project"], running["thelook"]) == (project, thelook)
-        if same and runner in (None, running.get("runner")):
+        same = same and runner in (None, running.get("runner"))
+        if same and admin in (None, "admin" in running):
             return running, False
         if running:
             _stop(running["pid"])
         arguments = {
-            "state": str(state), "project": project, "thelook": thelook, "runner": runner or "process",
+            "state": str(state), "project": project, "thelook": thelook,
             "images": {k: str(v) for k, v in (images or local_images()).items()},
+            "runner": runner or "process", "admin": bool(admin),
         }
         return _launch(state, arguments), True
 

@@ -14,13 +14,15 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from lib.localcloud.bigquery import BigQueryServer, load_thelook_async
+from lib.localcloud.gateway import Gateway
 from lib.localcloud.storage import StorageServer
 from lib.localcloud.vertex import PROJECT_NUMBER, create_app
+from lib.localcloud.vertex.app import Cloud
 
 
 def run(
     state: Path, project: str, thelook: dict | None, images: dict[str, Path],
-    runner: str = "process",
+    runner: str = "process", admin: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then stop the model processes and close the files.
 
@@ -30,12 +32,14 @@ def run(
         thelook: users, seed and as_of of the public dataset; None leaves it out.
         images: container image name -> folder with its Dockerfile.
         runner: how the tasks of pipelines and custom jobs run: "process" or "container".
+        admin: for tests: put the gateway, with its admin routes, in front of the services.
     """
-    asyncio.run(_serve(state, project, thelook, images, runner))
+    asyncio.run(_serve(state, project, thelook, images, runner, admin))
 
 
 async def _serve(
-    state: Path, project: str, thelook: dict | None, images: dict[str, Path], runner: str
+    state: Path, project: str, thelook: dict | None, images: dict[str, Path], runner: str,
+    admin: bool,
 ) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -68,7 +72,7 @@ async def _serve(
             as_of = datetime.fromisoformat(thelook["as_of"])
             await load_thelook_async(
                 bigquery.rest, project, thelook["users"], thelook["seed"], as_of)
-        _announce(state, {
+        facts = {
             "pid": os.getpid(),
             "project": project,
             "project_number": PROJECT_NUMBER,
@@ -79,11 +83,27 @@ async def _serve(
             "bigquery_grpc": bigquery.grpc,
             "storage": storage.url,
             "platform": f"http://127.0.0.1:{vertex.getsockname()[1]}",
-        })
+        }
+        if admin:
+            gateway = Gateway(app.state.cloud.faults, facts, _listen)
+            facts |= await gateway.start()
+            running.push_async_callback(gateway.stop)
+            _send_programs_to(facts, app.state.cloud)
+        _announce(state, facts)
         await stop.wait()
         (state / "running.json").unlink(missing_ok=True)
         server.should_exit = True
         await serving
+
+
+def _send_programs_to(facts: dict, cloud: Cloud) -> None:
+    """Tasks, jobs and model servers are clients too: they use the announced addresses.
+
+    Vertex AI's own reads have clients of their own by now, which stay as they are.
+    """
+    cloud.storage = facts["storage"]
+    cloud.bigquery_rest = facts["bigquery"]
+    cloud.bigquery_grpc = facts["bigquery_grpc"]
 
 
 async def _health(_request: object) -> JSONResponse:

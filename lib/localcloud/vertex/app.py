@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
+from lib.localcloud.faults import Faults
 from lib.localcloud.vertex import (
     endpoints,
     jobs,
@@ -122,7 +123,7 @@ class Cloud:
     """What the handlers work with.
 
     `interceptors` are called with (rpc name, parsed request) before each handler, and may raise
-    an ApiError: the place for fault injection.
+    an ApiError. `faults` are those that tests ask for over the admin route.
     """
 
     project: str
@@ -137,13 +138,14 @@ class Cloud:
     objects: Storage
     runner: Runner
     background: Background
+    faults: Faults
     syncs: Syncs | None = None
     interceptors: list[Callable[[str, object], None]] = field(default_factory=list)
 
 
 def create_app(
     data_dir: Path, project: str, bigquery_rest: str, bigquery_grpc: str, storage: str,
-    images: dict[str, Path], runner: str = "process",
+    images: dict[str, Path], runner: str = "process", faults: Faults | None = None,
 ) -> Starlette:
     """The ASGI application; `app.state.close()` ends what it has started, and may be repeated.
 
@@ -156,6 +158,7 @@ def create_app(
         images: container image name -> folder with its Dockerfile.
         runner: how the tasks of pipelines and custom jobs run: "process", or "container" on the
             Docker engine at DOCKER_HOST.
+        faults: what shall fail, for tests; by default nothing.
     """
     data_dir = Path(data_dir).resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -165,13 +168,15 @@ def create_app(
         bigquery=BigQuery(project, bigquery_rest, bigquery_grpc),
         containers=containers, storage=storage, bigquery_rest=bigquery_rest,
         bigquery_grpc=bigquery_grpc, data_dir=data_dir, objects=Storage(project, storage),
-        runner=Runner(containers, runner, data_dir), background=Background())
+        runner=Runner(containers, runner, data_dir), background=Background(),
+        faults=faults or Faults())
     operations.end_interrupted(cloud.state)
     pipelines.end_interrupted(cloud)
     jobs.end_interrupted(cloud)
     cloud.syncs = Syncs(cloud)
 
     def close() -> None:
+        cloud.faults.close()  # first: what hangs because of one must go on
         cloud.background.close()
         cloud.runner.close()
         cloud.objects.close()
@@ -213,7 +218,10 @@ def answer(
         handler = HANDLERS.get(route.rpc)
         if handler is None:
             raise ApiError("UNIMPLEMENTED", f"{route.rpc} is not implemented here: {method} {path}")
-        if method == "GET" or route.rpc in UNLOCKED:
+        if fault := cloud.faults.take("operation", f"vertex.{route.rpc}"):
+            location = "/".join(path.split("/")[2:6])
+            result = operations.start_faulty(cloud, route.rpc, location, fault, handler, request)
+        elif method == "GET" or route.rpc in UNLOCKED:
             result = handler(cloud, request)
         else:
             with cloud.state.lock:
@@ -230,9 +238,10 @@ def answer(
     return HTTP[failed.status], json.dumps(failed.body())
 
 
-def test_iam_permissions(_cloud: Cloud, request: dict) -> dict:
-    """TestIamPermissions: here, whoever asks has all that they ask for."""
-    return {"permissions": request.get("permissions", [])}
+def test_iam_permissions(cloud: Cloud, request: dict) -> dict:
+    """TestIamPermissions: whoever asks has all that they ask for, but what a test takes away."""
+    missing = cloud.faults.missing_permissions
+    return {"permissions": [p for p in request.get("permissions", []) if p not in missing]}
 
 
 HANDLERS["TestIamPermissions"] = test_iam_permissions

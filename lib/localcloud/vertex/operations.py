@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 
 from google.cloud.aiplatform_v1 import types
@@ -19,6 +19,10 @@ from lib.localcloud.vertex.state import State
 # The version that the request in hand used: an operation answers in types of that version.
 API_VERSION: ContextVar[str] = ContextVar("api_version", default="v1")
 WAIT_SECONDS = 30
+
+
+class _Closing(Exception):
+    """The local cloud ends while an operation waits."""
 
 
 def new_id() -> str:
@@ -36,12 +40,41 @@ def done(state: State, rpc: str, resource: str, response: Message | None = None)
 
 def start(state: State, rpc: str, resource: str, work: Callable[[], Message]) -> dict:
     """Run `work` in a thread; the operation ends with its result, or its ApiError."""
+    return _start(state, rpc, resource, lambda operation: _finish(operation, work()))
+
+
+def start_faulty(cloud, rpc: str, location: str, fault, handler: Callable, request) -> dict:
+    """An operation as a test wants it: it ends in the fault's error, or well but late.
+
+    The handler is called at the end, if at all: until then nothing is made, or even checked.
+    """
+    def end(operation: dict) -> None:
+        if not cloud.faults.wait(fault):
+            raise _Closing
+        if fault.status:
+            raise ApiError(fault.status, fault.message)
+        with cloud.state.lock:
+            inner = handler(cloud, request)
+        while not inner["done"]:  # DeployModel starts a server
+            time.sleep(0.05)
+            inner = get_operation(cloud, inner)
+        cloud.state.delete_operation(inner["name"])
+        operation.update({k: inner[k] for k in ("done", "response", "error") if k in inner})
+
+    context = copy_context()  # the version of the API
+    return _start(cloud.state, rpc, location, lambda operation: context.run(end, operation))
+
+
+def _start(state: State, rpc: str, resource: str, end: Callable[[dict], None]) -> dict:
+    """Run `end` in a thread: it marks the operation as done, or raises."""
     operation = _new(rpc, resource)
     state.put_operation(operation)
 
     def run() -> None:
         try:
-            _finish(operation, work())
+            end(operation)
+        except _Closing:
+            return  # the next start ends it: SQLite crashes if closed while a thread uses it
         except ApiError as error:
             operation.update(done=True, error=error.rpc_status())
         except Exception as error:  # a defect of ours: the caller must not wait for ever

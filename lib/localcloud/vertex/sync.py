@@ -60,6 +60,7 @@ class Syncs:
         sync.run_time.start_time.GetCurrentTime()
         state.put(sync)
         try:
+            self._fault()
             self._load(sync)
             sync.final_status.SetInParent()  # code 0: OK
         except ApiError as error:
@@ -70,6 +71,16 @@ class Syncs:
         with state.transaction():
             if state.find(sync.name) is not None:
                 state.put(sync)
+
+    def _fault(self) -> None:
+        """What a test asked of this sync: to take longer, to hang, to fail."""
+        fault = self._cloud.faults.take("sync", "sync")
+        if fault is None:
+            return
+        if not self._cloud.faults.wait(fault):
+            raise ApiError("ABORTED", "The local cloud was stopped during this sync.")
+        if fault.status:
+            raise ApiError(fault.status, fault.message)
 
     def _load(self, sync: Message) -> None:
         """Read every source of the view, then write them all in one transaction.
