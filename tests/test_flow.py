@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pandas as pd
 import pytest
@@ -232,7 +233,45 @@ def test_summary_of_a_failed_step_is_kept(cloud, tmp_path):
         run.step("feature group", feature_store.create_group, there)
 
 
+def test_a_view_that_reads_as_itself_is_given_the_dataset_and_waited_for(cloud, monkeypatch):
+    names = cloud.settings.names.model_copy(update={"feature_view": "churn_dev_own_view"})
+    waits = cloud.settings.waits.model_copy(update={"longest_pause_seconds": 0.2})
+    own = cloud.settings.feature_view.model_copy(update={"service_agent": "view"})
+    there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
+        update={"names": names, "waits": waits, "feature_view": own}))
+    granted = []
+    # As on Google, where a grant counts only after some minutes.
+    monkeypatch.setattr(warehouse, "grant_reader", lambda cloud, email: granted.append(email))
+    assert feature_store.create_view(there).status == "created"
+    monkeypatch.undo()
+    (email,) = granted
+    timer = threading.Timer(1.5, warehouse.grant_reader, (there, email))
+    timer.start()
+    assert feature_store.sync(there).status == "created"
+    timer.join()
+    syncs = feature_store.list_syncs(there)
+    assert len(syncs) > 1 and all("denied" in s.final_status.message for s in syncs[1:])
+    assert feature_store.create_view(there).status == "reused"
+    customer = warehouse.served_customers(there, 1)[0]
+    assert feature_store.fetch(there, customer)[0] == feature_store.fetch(cloud, customer)[0]
+
+
+def test_a_view_that_may_never_read_says_so(cloud):
+    names = cloud.settings.names.model_copy(update={"feature_view": "churn_dev_own_view"})
+    waits = cloud.settings.waits.model_copy(update={"iam_seconds": 0})
+    own = cloud.settings.feature_view.model_copy(update={"service_agent": "view"})
+    there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
+        update={"names": names, "waits": waits, "feature_view": own}))
+    dataset = cloud.bigquery.get_dataset(cloud.settings.dataset)
+    dataset.access_entries = []
+    cloud.bigquery.update_dataset(dataset, ["access_entries"])
+    with pytest.raises(Needed, match="status 7.*denied") as caught:
+        feature_store.sync(there, force=True)
+    assert "BigQuery Data Viewer" in caught.value.need
+
+
 def test_a_restart_keeps_everything(cloud):
+    """The last test: the clients of `cloud` know the old addresses only."""
     from lib import cloud as clouds
 
     customer = warehouse.served_customers(cloud, 1)[0]

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gcp_storage_emulator import server
 from gcp_storage_emulator.handlers import buckets
@@ -35,6 +36,15 @@ class StorageServer:
         self._server = server.create_server(
             "127.0.0.1", port, data_dir=str(data_dir), project_number=str(project_number))
         self.url = f"http://127.0.0.1:{port}"
+        self._renew_links()
+
+    def _renew_links(self) -> None:
+        """Objects are stored with the address that they were uploaded to, where a client that
+        has listed them downloads: the port is another one at each start."""
+        for found in self._server._storage.objects.values():
+            for stored in found.values():
+                path = urlsplit(stored["mediaLink"])
+                stored["mediaLink"] = f"{self.url}{path.path}?{path.query}"
 
     def start(self) -> None:
         self._server.start()

@@ -104,6 +104,11 @@ class BigQuery:
         columns = [[f.name, value_field(f)] for f in schema if not f.name.startswith("entity ")]
         return columns, _rows(table, len(source.entity_columns)), slot_ms
 
+    def readers(self, dataset: str) -> set[str]:
+        """The accounts that may read every table of a dataset, by its access list."""
+        entries = self._client.get_dataset(dataset, retry=None).access_entries
+        return {e.entity_id for e in entries if e.entity_type == "userByEmail"}
+
     def _read(self, table: str) -> pa.Table:
         project, dataset, name = table.split(".")
         session = self._reader.create_read_session(

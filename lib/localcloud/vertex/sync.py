@@ -10,6 +10,7 @@ from google.rpc import code_pb2
 from lib.localcloud.vertex import online
 from lib.localcloud.vertex.errors import ApiError
 from lib.localcloud.vertex.operations import new_id
+from lib.localcloud.vertex.source import Source
 from lib.localcloud.vertex.state import new_message
 
 CLOSE_SECONDS = 10
@@ -89,14 +90,26 @@ class Syncs:
         """
         state = self._cloud.state
         view_name = sync.name.rsplit("/", 2)[0]
-        read = [
-            (source.key, *self._cloud.bigquery.newest(source))
-            for source in online.sources(self._cloud, state.get(view_name))]
+        view = state.get(view_name)
+        sources = online.sources(self._cloud, view)
+        self._check_access(view, sources)
+        read = [(source.key, *self._cloud.bigquery.newest(source)) for source in sources]
         with state.transaction():
             state.get(view_name)  # NOT_FOUND if it was deleted meanwhile
             for key, columns, rows, _ in read:
                 sync.sync_summary.row_synced += state.put_values(view_name, key, columns, rows)
         sync.sync_summary.total_slot = sum(slot_ms for *_, slot_ms in read)
+
+    def _check_access(self, view: Message, sources: list[Source]) -> None:
+        """A view that reads as itself must have been given each dataset (FS/featureview)."""
+        if view.service_agent_type != online.OWN_ACCOUNT:
+            return
+        for source in sources:
+            dataset = source.table.rsplit(".", 1)[0]
+            if view.service_account_email not in self._cloud.bigquery.readers(dataset):
+                raise ApiError(
+                    "PERMISSION_DENIED", f"Permission bigquery.tables.getData denied on table "
+                    f"{source.table} for {view.service_account_email}.")
 
     def _end_interrupted(self) -> None:
         """After a restart: a sync that was waiting or running has come to nothing."""
