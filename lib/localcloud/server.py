@@ -13,6 +13,7 @@ import uvicorn
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from lib.localcloud import platform
 from lib.localcloud.bigquery import BigQueryServer, load_thelook_async
 from lib.localcloud.gateway import Gateway
 from lib.localcloud.storage import StorageServer
@@ -60,7 +61,9 @@ async def _serve(
             runner=runner,
         )
         running.callback(app.state.close)
-        app.router.routes.insert(0, Route("/healthz", _health))
+        app.router.routes[0:0] = [
+            Route("/healthz", _health),
+            *platform.routes(project, PROJECT_NUMBER, app.state.cloud.faults)]
         vertex = _listen()
         config = uvicorn.Config(app, log_level="warning", lifespan="off", loop="none")
         server = uvicorn.Server(config)
