@@ -19,8 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lib import cloud as clouds
-from lib import config, report, stages, teardown
-from lib.checks import preflight
+from lib import config, stages
 from lib.config import ROOT, Settings
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
@@ -51,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         for number, notebook in enumerate(chosen, 1):
             _execute(notebook, settings, folder, f"[{number}/{len(chosen)}]")
         _close(folder, time.monotonic() - began)
+        from lib import report  # here: a bad configuration is told before all that is loaded
+
         for line in report.after_run(folder):
             _say(folder, line)
         return 0
@@ -66,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         os.environ.pop(config.RUN_VARIABLE, None)
         if cloud and settings.place.billed:
+            from lib import teardown
+
             for line in teardown.told(teardown.standing(cloud), settings):
                 _say(folder, line)
         if cloud and cloud.started_local and not options.keep_running:
@@ -123,6 +126,8 @@ def _check(cloud: clouds.Cloud, folder: Path) -> None:
     Raises:
         lib.stages.StageError: something that the run needs is missing.
     """
+    from lib.checks import preflight
+
     began = time.monotonic()
     run = stages.open_run("00_preflight", cloud.settings, folder, quiet=True)
     run.step("preflight", preflight.run, cloud)

@@ -2,13 +2,18 @@
 # The one test command: unit, contract and data tests, then the notebooks' outputs (nbval).
 #   scripts/test.sh             everything
 #   scripts/test.sh --quick     without the notebooks
+#   scripts/test.sh --gcp       a run and its teardown in the project of config.yaml, under names
+#                               of the tests' own; it costs money, and needs credentials
 #   scripts/test.sh ARGUMENTS   pytest with these arguments instead
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
 case "${1:-}" in
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     "" | --quick) ;;
+    --gcp)
+        export CHURN_DEMO_TEST_TARGET=gcp
+        exec .venv/bin/python -m pytest -rs tests/contract/test_wire.py ;;
     *) exec .venv/bin/python -m pytest "$@" ;;
 esac
 .venv/bin/python -m pytest -q tests

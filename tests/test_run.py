@@ -45,8 +45,10 @@ def test_a_bad_config_ends_with_status_2_and_names_the_key(tmp_path):
 def test_gcp_without_credentials_says_what_to_do(tmp_path):
     text = (ROOT / "config.yaml").read_text().replace("your-project-id", "some-project-1")
     (tmp_path / "mine.yaml").write_text(text)
+    # Nobody's home folder: no credentials of gcloud's, and no metadata server here.
     done = command("--target", "gcp", "--config", str(tmp_path / "mine.yaml"),
-                   GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "none.json"))
+                   HOME=str(tmp_path), CLOUDSDK_CONFIG=str(tmp_path), NO_GCE_CHECK="true",
+                   CHURN_DEMO_RUNS=str(tmp_path / "runs"))
     assert done.returncode == 1
     assert "gcloud auth application-default login" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
@@ -71,6 +73,7 @@ def fake_notebooks(tmp_path, monkeypatch, settings):
     class Fake:
         note, started_local = "no cloud", False
 
+    monkeypatch.setattr(run, "_check", lambda cloud, folder: None)
     monkeypatch.setattr(run.clouds, "connect", lambda settings: Fake)
     monkeypatch.setattr(stages, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(run, "_relative", str)
