@@ -51,6 +51,7 @@ class Target(Part):
     pinned_images: bool
     billed: bool
     planted_faults: bool
+    freshness: bool
 
 
 class TheLook(Part):
@@ -190,6 +191,21 @@ class Retries(Part):
     longest_pause_seconds: Seconds
 
 
+class PlannedStep(Part):
+    """A step of a run on Google, as planned: see `plan` in config.yaml, and critical_path.py.
+
+    after: steps above it in the list that it waits for, besides the one before it.
+    background: it runs beside the steps below it until one of them names it in `after`.
+    """
+
+    name: str
+    stage: Annotated[str, Field(pattern=r"^0[0-7]_[a-z_]+$")]
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    basis: Literal["documented", "assumed", "measured"]
+    after: list[str] = []
+    background: bool = False
+
+
 class Retention(Part):
     table_expiration_days: Annotated[int, Field(ge=1)] | None
 
@@ -228,6 +244,7 @@ class Settings(Part):
     predict: Predict
     waits: Waits
     retries: Retries
+    plan: Annotated[list[PlannedStep], Field(min_length=1)]
     retention: Retention
     costs: Costs
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,63}$")] = "interactive"
@@ -388,6 +405,41 @@ def _explain(file: str, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
+# For each region of Vertex AI without the Feature Store: the nearest that has it, as the crow flies
+# between the cities of Google's "locations" page. Osaka and Milan are passed over: there the API
+# alone offers it, not the console.
+NEAREST = {
+    "asia-east1": "asia-northeast1",            # Taiwan -> Tokyo
+    "asia-east2": "asia-southeast1",            # Hong Kong -> Singapore
+    "asia-northeast3": "asia-northeast1",       # Seoul -> Tokyo
+    "asia-south1": "me-central1",               # Mumbai -> Doha
+    "asia-south2": "me-central1",               # Delhi -> Doha
+    "asia-southeast2": "asia-southeast1",       # Jakarta -> Singapore
+    "australia-southeast1": "asia-southeast1",  # Sydney -> Singapore
+    "australia-southeast2": "asia-southeast1",  # Melbourne -> Singapore
+    "europe-central2": "europe-west3",          # Warsaw -> Frankfurt
+    "europe-north1": "europe-west4",            # Finland -> Netherlands
+    "europe-north2": "europe-west4",            # Stockholm -> Netherlands
+    "europe-west1": "europe-west2",             # Belgium -> London
+    "europe-west6": "europe-west12",            # Zurich -> Turin
+    "europe-west9": "europe-west2",             # Paris -> London
+    "me-west1": "me-central2",                  # Tel Aviv -> Dammam
+    "northamerica-northeast1": "us-east4",      # Montreal -> Virginia
+    "northamerica-northeast2": "us-east5",      # Toronto -> Ohio
+    "southamerica-east1": "us-east1",           # Sao Paulo -> South Carolina
+    "southamerica-west1": "us-east1",           # Santiago -> South Carolina
+    "us-west4": "us-west2",                     # Las Vegas -> Los Angeles
+}
+
+
+def _nearest(region: str, offered: list[str]) -> str:
+    """Where to go instead. A region that is not in the table: the same continent, with which
+    the region's name begins."""
+    near = (NEAREST.get(region), *(name for name in offered
+                                   if name.split("-")[0] == region.split("-")[0]))
+    return next((name for name in near if name in offered), offered[0])
+
+
 def _check(file: str, settings: Settings) -> None:
     """Rules that span keys, or that need a list of what is allowed."""
     problems = []
@@ -415,7 +467,9 @@ def _check(file: str, settings: Settings) -> None:
          "your Google Cloud project id: 6 to 30 of a-z, 0-9 and '-'")
     want(place.region in settings.feature_store_regions,
          f"targets.{settings.target}.region", place.region,
-         "the Feature Store is offered in " + ", ".join(settings.feature_store_regions))
+         f"the Feature Store is not offered there; the nearest region that has it is "
+         f"{_nearest(place.region, settings.feature_store_regions)}, all are "
+         + ", ".join(settings.feature_store_regions))
     want(place.location in ("US", "EU", place.region), f"targets.{settings.target}.location",
          place.location, f"the region itself ({place.region}) or the multi-region that holds it")
     seen = settings.feature_names
@@ -429,5 +483,13 @@ def _check(file: str, settings: Settings) -> None:
          list(settings.train.split_ratios), "must add up to 1")
     want(settings.train.model_type in settings.train.params, "train.params",
          sorted(settings.train.params), f"needs a block {settings.train.model_type}")
+    planned = [step.name for step in settings.plan]
+    for row, step in enumerate(settings.plan):
+        want(planned.count(step.name) == 1, "plan.name", step.name, "given more than once")
+        for name in step.after:
+            want(name in planned, f"plan.{step.name}.after", name, "no step has that name")
+            # Steps above it only: so no step can wait for itself, on whatever detour.
+            want(name not in planned[row:], f"plan.{step.name}.after", name,
+                 "must stand above it in the list, or steps wait for each other in a cycle")
     if problems:
         raise ConfigError("\n".join(problems))

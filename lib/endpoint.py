@@ -6,10 +6,10 @@ from google.api_core.exceptions import GoogleAPICallError
 
 from lib import waiting
 from lib.cloud import Cloud
-from lib.stages import Outcome
+from lib.stages import Needed, Outcome
 
 
-class NotDeployed(LookupError):
+class NotDeployed(Needed):
     """There is no endpoint, or no model is deployed to it."""
 
 
@@ -73,11 +73,11 @@ def connect(cloud: Cloud):
     """
     endpoint = find(cloud)
     if endpoint is None:
-        raise NotDeployed(f"the endpoint {cloud.settings.names.endpoint} does not exist; "
-                          "./run_all.sh --from 06 makes it")
+        raise NotDeployed(f"the endpoint {cloud.settings.names.endpoint} does not exist",
+                          "notebook 06, which makes it", "./run_all.sh --from 06")
     if not endpoint.list_models():
-        raise NotDeployed(f"no model is deployed to the endpoint {endpoint.display_name}; "
-                          "./run_all.sh --from 06 deploys it")
+        raise NotDeployed(f"no model is deployed to the endpoint {endpoint.display_name}",
+                          "notebook 06, which deploys it", "./run_all.sh --from 06")
     return endpoint
 
 

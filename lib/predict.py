@@ -59,6 +59,16 @@ class Predictor:
             1000 * (fetched - began), 1000 * (ended - fetched))
 
 
+def open_predictor(cloud: clouds.Cloud) -> stages.Outcome:
+    """A Predictor, as the Outcome's value.
+
+    Raises:
+        lib.endpoint.NotDeployed: there is nothing to ask.
+    """
+    predictor = Predictor(cloud)
+    return stages.Outcome("done", predictor.endpoint.resource_name, value=predictor)
+
+
 def many(predictor: Predictor, customers: list[str]) -> stages.Outcome:
     """A Prediction for each customer, as the Outcome's value."""
     answers = [predictor.predict(customer) for customer in customers]

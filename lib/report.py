@@ -23,7 +23,7 @@ import nbformat
 from bs4 import BeautifulSoup, Tag
 from markupsafe import Markup
 
-from lib import config, stages
+from lib import config, critical_path, stages
 from lib.config import ROOT
 
 MOST_SLIDES = 20
@@ -76,7 +76,7 @@ def build(folder: Path | str) -> Path:
     summary = _template("summary.ko.md.j2").render(known)
     (folder / SUMMARY_KO).write_text(summary, encoding="utf-8")
     page = _template("report.html.j2").render(
-        known, books=books(folder), architecture=_architecture(),
+        known, books=books(folder), architecture=_architecture(), plan=plan(known["run"]),
         summary_ko=_prose(summary, "ko", 1))
     return _write(folder / "report.html", page)
 
@@ -234,6 +234,20 @@ def costs(run: Mapping) -> dict:
         "scanned_gb": sum(v["scanned_gb"] for v in billed) if billed else None,
         "usd_scanned": sum(v.get("usd_at_most", 0) for v in billed) if billed else None,
     }
+
+
+def plan(run: Mapping) -> dict | None:
+    """How long a run should take on Google, by config.yaml, with this run's seconds in the
+    picture; None if config.yaml cannot be read."""
+    settings = _settings(run)
+    if settings is None:
+        return None
+    bars = critical_path.schedule(settings.plan)
+    return {
+        "steps": settings.plan, "finding": critical_path.finding(settings.plan),
+        "deciding": critical_path.critical(bars), "timed": critical_path.timed(settings.plan),
+        "measured": bool(critical_path.measured(run)),
+        "picture": _chart(critical_path.chart(settings.plan, run))}
 
 
 def _settings(run: Mapping) -> config.Settings | None:
@@ -490,7 +504,11 @@ def _inline(tag: Tag) -> None:
 def _architecture() -> Markup:
     from lib import charts
 
-    chart = charts.architecture()
+    return _chart(charts.architecture())
+
+
+def _chart(chart) -> Markup:
+    """A figure of ours (lib.charts.Chart), inlined."""
     return picture(base64.b64encode(chart._repr_png_()).decode(), _title(repr(chart)))
 
 

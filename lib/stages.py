@@ -248,15 +248,17 @@ class Rule:
 # The first that fits is told. Wordings are Google's; where one could not be seen, any that says
 # the same is taken.
 RULES = (
+    Rule((auth_errors.InvalidOperation, auth_errors.RefreshError, google_errors.Unauthorized), "",
+         "credentials that are still good: they have expired or were taken back",
+         "gcloud auth application-default login"),
     Rule((auth_errors.DefaultCredentialsError,), "",
          "application default credentials of an account in the project",
          "gcloud auth application-default login"),
     Rule((auth_errors.TransportError, requests.ConnectionError, requests.Timeout), "",
          "a network on which Google's addresses (for target local: the local cloud) answer",
          "{again}"),
-    Rule((auth_errors.GoogleAuthError, google_errors.Unauthorized), "",
-         "credentials that are still good: they have expired or were taken back",
-         "gcloud auth application-default login"),
+    Rule((auth_errors.GoogleAuthError,), "",
+         "credentials that Google takes", "gcloud auth application-default login"),
     Rule((google_errors.Forbidden,), "has not been used|SERVICE_DISABLED|accessNotConfigured",
          "the API {api}, enabled in {project}; that takes some minutes to count",
          "gcloud services enable {api} --project {project}"),

@@ -53,8 +53,29 @@ def fingerprint(cloud: Cloud) -> str:
         settings.checks.max_honest_roc_auc, code)
 
 
+def start(cloud: Cloud) -> Outcome:
+    """Submit the training without waiting, unless one like it has succeeded or is running.
+
+    On Google its containers take minutes, in which the online store is made. CustomJobs are not
+    started early: each needs what the one before has left.
+
+    Raises:
+        Needed: train_dataset is not built.
+    """
+    make_bucket(cloud)
+    if cloud.settings.train.runner == "custom_job":
+        return Outcome("done", figures={"runner": "custom_job, in notebook 05"})
+    mark = fingerprint(cloud)
+    job = pipelines.find(cloud, mark)
+    if job is not None:
+        return Outcome("reused", job.resource_name)
+    job = pipelines.find_running(cloud, mark)
+    return Outcome("started", (job or pipelines.submit(cloud, mark)).resource_name)
+
+
 def run(cloud: Cloud) -> Outcome:
-    """Run the training, or reuse the one that succeeded with this data, code and settings.
+    """Run the training, or reuse the one that succeeded with this data, code and settings; one
+    that is running is waited for.
 
     Returns:
         Outcome whose value is a Training.
@@ -67,7 +88,7 @@ def run(cloud: Cloud) -> Outcome:
     make_bucket(cloud)
     job, status = runner.find(cloud, mark), "reused"
     if job is None:
-        job, status = runner.submit(cloud, mark), "created"
+        job, status = runner.find_running(cloud, mark) or runner.submit(cloud, mark), "created"
         runner.wait(cloud, job)
     training = _read(cloud, runner.name(job), runner.states(job), runner.artifacts(cloud, job))
     keys = ("roc_auc", "pr_auc", "accuracy", "positive_rate")

@@ -55,6 +55,22 @@ def test_a_bad_value_is_named_with_what_is_allowed(override, told):
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(("region", "near"), [
+    ("asia-northeast3", "asia-northeast1"), ("northamerica-northeast1", "us-east4"),
+    ("australia-southeast1", "asia-southeast1"), ("europe-north1", "europe-west4"),
+    ("us-west99", "us-central1"), ("nowhere", "africa-south1")])
+def test_a_region_without_the_feature_store_is_told_the_nearest_that_has_it(region, near):
+    place = {"region": region, "location": region}
+    with pytest.raises(config.ConfigError, match=f"nearest region that has it is {near},"):
+        config.load(target="local", overrides={"targets": {"local": place}})
+
+
+def test_the_nearest_regions_are_offered_and_those_without_it_are_not():
+    offered = set(config.load(target="local").feature_store_regions)
+    assert set(config.NEAREST.values()) <= offered
+    assert not offered & set(config.NEAREST)
+
+
 def test_a_doubled_feature_is_refused():
     tree = yaml.safe_load((config.ROOT / "config.yaml").read_text())
     features = [*tree["features"], tree["features"][0]]

@@ -67,6 +67,10 @@ def find(cloud: Cloud, mark: str) -> Chain | None:
     return chain if set(wanted) <= set(chain.jobs) else None
 
 
+def find_running(cloud: Cloud, mark: str) -> None:
+    """None: a chain that was cut off starts again, each step with the same arguments."""
+
+
 def submit(cloud: Cloud, mark: str) -> Chain:
     """An empty chain; its jobs start one by one in `wait`, each when it has its input."""
     return _chain(mark)

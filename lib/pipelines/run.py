@@ -77,6 +77,12 @@ def find(cloud: Cloud, fingerprint: str):
     return next((job for job in jobs if job.state == PipelineState.PIPELINE_STATE_SUCCEEDED), None)
 
 
+def find_running(cloud: Cloud, fingerprint: str):
+    """A job with this fingerprint that is not over (aiplatform.PipelineJob), or None."""
+    jobs = cloud.aiplatform.PipelineJob.list(filter=f'labels.training="{fingerprint}"')
+    return next((job for job in jobs if job.state not in ENDED), None)
+
+
 def wait(
     cloud: Cloud, job, say: Callable[[str], None] = print, running: bool = False
 ) -> None:

@@ -1,0 +1,110 @@
+"""A small project of the contract tests' own: a run is a process, as a user starts it.
+
+Against the local cloud it stands behind the gateway, which records every request and can be told
+to fail. With CHURN_DEMO_TEST_TARGET=gcp (scripts/test.sh --gcp) the same runs go to the project
+of config.yaml, with nothing recorded and nothing broken.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import google.auth
+import pytest
+import yaml
+from google.auth.exceptions import DefaultCredentialsError
+
+from lib import config
+from lib.config import ROOT
+from lib.localcloud import process
+
+TARGET = os.environ.get("CHURN_DEMO_TEST_TARGET", "local")
+# Small enough that a whole run takes about a minute; every step is there.
+SMALL = {
+    "thelook": {"users": 2000},
+    "train": {"params": {"random_forest": {"n_estimators": 20, "max_depth": 6,
+                                           "min_samples_leaf": 20}},
+              "min_roc_auc": 0.5},
+    "checks": {"parity_customers": 20, "planted_customers": 20, "freshness_customers": 20,
+               "leakage_seeds": 1, "leakage_sample_percent": 100, "latency_sql_requests": 2,
+               "max_honest_roc_auc": 0.99},
+    "predict": {"customers": 10, "latency_requests": 10},
+    "retries": {"attempts": 3, "first_pause_seconds": 0.1, "longest_pause_seconds": 0.3},
+}
+
+
+if TARGET == "gcp":
+    # Names of the tests' own, in whatever project it is: their teardown must not meet a demo.
+    SMALL |= {"app": "churntest", "snapshots": {"sample_percent": 10}}
+
+
+@dataclasses.dataclass
+class Project:
+    """The folder of a run's configuration, and where the local cloud listens (None on gcp)."""
+
+    folder: Path
+    running: dict | None
+
+    def run(self, *arguments: str, timeout: float = 900, **settings) -> subprocess.CompletedProcess:
+        """`python -m lib.run ARGUMENTS`; `settings` are laid over config.yaml."""
+        return self.command("lib.run", *arguments, "--target", TARGET, timeout=timeout, **settings)
+
+    def command(self, module: str, *arguments: str, timeout: float = 900, **settings):
+        tree = yaml.safe_load((ROOT / "config.yaml").read_text())
+        path = self.folder / "config.yaml"
+        path.write_text(yaml.safe_dump(config._merge(config._merge(tree, SMALL), settings)))
+        environment = {
+            **os.environ, config.CONFIG_VARIABLE: str(path),
+            "LOCALCLOUD_STATE": str(self.folder / "state"),
+            "CHURN_DEMO_RUNS": str(self.folder / "runs")}
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments], cwd=ROOT, env=environment, text=True,
+            capture_output=True, timeout=timeout)
+
+    def summary(self) -> dict:
+        return json.loads((self.folder / "runs" / "latest" / "summary.json").read_text())
+
+    def fail(self, *rules: dict) -> None:
+        """Tell the local cloud what to refuse, instead of what it was told before."""
+        self._admin("DELETE", "faults")
+        self._admin("POST", "faults", list(rules))
+
+    def heal(self) -> None:
+        self._admin("DELETE", "faults")
+
+    def requests(self) -> list[dict]:
+        """Every request since `forget`."""
+        return self._admin("GET", "requests")
+
+    def forget(self) -> None:
+        self._admin("DELETE", "requests")
+
+    def _admin(self, verb: str, path: str, body: object = None) -> object:
+        request = urllib.request.Request(
+            f"{self.running['admin']}/admin/{path}", method=verb,
+            data=None if body is None else json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or "null")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """An empty project: nothing stands in it yet."""
+    folder = tmp_path_factory.mktemp("project")
+    if TARGET == "gcp":
+        try:
+            google.auth.default()
+        except DefaultCredentialsError:
+            pytest.skip("no Google credentials: gcloud auth application-default login")
+        yield Project(folder, None)
+        return
+    settings = config.load(target="local", env="dev", overrides=SMALL)
+    running, _ = process.start(
+        settings.project, settings.thelook.model_dump(mode="json"), state=folder / "state",
+        admin=True)
+    yield Project(folder, running)
+    process.stop(folder / "state")
