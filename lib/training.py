@@ -89,7 +89,7 @@ def run(cloud: Cloud) -> Outcome:
     job, status = runner.find(cloud, mark), "reused"
     if job is None:
         job, status = runner.find_running(cloud, mark) or runner.submit(cloud, mark), "created"
-        runner.wait(cloud, job)
+    runner.wait(cloud, job)  # one that is over only tells how its steps went
     training = _read(cloud, runner.name(job), runner.states(job), runner.artifacts(cloud, job))
     keys = ("roc_auc", "pr_auc", "accuracy", "positive_rate")
     figures = {k: training.metrics[k] for k in keys}

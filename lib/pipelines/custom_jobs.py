@@ -82,6 +82,8 @@ def wait(cloud: Cloud, chain: Chain, say: Callable[[str], None] = print) -> None
     Raises:
         Needed: a job failed (naming the step and its last line), or the time-out passed.
     """
+    if chain.jobs:  # found: over already
+        return
     bucket = cloud.settings.names.bucket
     steps = arguments(pipelines.parameters(cloud), f"/gcs/{bucket}/{chain.prefix}")
     for step, given in steps.items():

@@ -22,7 +22,7 @@ EXPECTED_REFUSALS = {
 # What differs from run to run.
 CHANGING = (
     (r"\d{8}-\d{6}-\w+-\w+", "RUN"), (r"[0-9a-f]{8}-[0-9a-f-]{27}", "UUID"),
-    (r"\d{12,}", "NUMBER"), (r"[0-9a-f]{40,64}", "DIGEST"),
+    (r"\d{12,}", "NUMBER"), (r"(?<=/)[0-9a-f]{16,64}\b", "DIGEST"),
     (r"(projects/)local-demo", r"\1PROJECT"), (r"local-demo", "PROJECT"))
 
 
@@ -33,11 +33,14 @@ def line(request: dict) -> str:
         path = re.sub(found, name, path)
     query = "&".join(sorted({key for key, _ in request["query"]}))
     fields = sorted(set(leaves(request["body"])))
-    return f"{request['verb']} {path}{query and '?' + query}" + (f" {{{', '.join(fields)}}}" if fields else "")
+    told = f"{request['verb']} {path}{query and '?' + query}"
+    return told + (f" {{{', '.join(fields)}}}" if fields else "")
 
 
 def leaves(body: object, at: str = "") -> list[str]:
     """Paths of a body's fields; maps with keys of our own (labels, parameters) end at the map."""
+    if body is None:
+        return []
     if isinstance(body, list):
         return [path for part in body for path in leaves(part, f"{at}[]")]
     if isinstance(body, dict) and at.rsplit(".", 1)[-1] not in OPEN:
