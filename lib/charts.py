@@ -215,7 +215,8 @@ def point_in_time_pick(orders: Sequence[datetime], snapshots: DataFrame, label_t
     axes.plot(past[:-1], [1] * len(past[:-1]), "|", color=GREY, ms=16, mew=2)
     axes.plot(future, [1] * len(future), "x", color=ORANGE, ms=8, mew=2)
     axes.plot(chosen, 1, "D", color=BLUE, ms=13)
-    for at, name, colour in zip([chosen, *future[-1:]], ["taken", "not taken"], [BLUE, ORANGE]):
+    for at, name, colour in zip(  # there may be no future one
+            [chosen, *future[-1:]], ["taken", "not taken"], [BLUE, ORANGE], strict=False):
         orders_90d, revenue_90d = frame.loc[at, ["orders_90d", "revenue_90d"]].map(_number)
         text = f"{name}: {_day(at)}\norders_90d {orders_90d}\nrevenue_90d {revenue_90d} USD"
         _say(axes, text, (at, 1.15), 6, ha="right", va="top", color=colour)

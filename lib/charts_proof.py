@@ -10,8 +10,28 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from pandas import DataFrame
 
 from lib.charts import (
-    AMBER, BASE, BLUE, BROWN, GREEN, GREY, INK, ORANGE, PALE, SKY, Chart, _dates, _day, _figure,
-    _need, _number, _rows, _say, _some, _ticks, _times, styled,
+    AMBER,
+    BASE,
+    BLUE,
+    BROWN,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    SKY,
+    Chart,
+    _dates,
+    _day,
+    _figure,
+    _need,
+    _number,
+    _rows,
+    _say,
+    _some,
+    _ticks,
+    _times,
+    styled,
 )
 
 # outcome: colour, marker of the legend, corners of its sign in a cell of 1 by 1, what it means.

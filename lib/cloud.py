@@ -208,7 +208,8 @@ def _connect_local(settings: Settings) -> Cloud:
     try:
         running, started = localcloud.start(settings.project, thelook)
     except localcloud.LocalCloudError as error:
-        raise Needed(str(error), "the local cloud", ".venv/bin/python -m lib.localcloud reset") from None
+        raise Needed(str(error), "the local cloud",
+                     ".venv/bin/python -m lib.localcloud reset") from None
     os.environ.update({
         "BIGQUERY_EMULATOR_HOST": running["bigquery"],
         "BIGQUERY_STORAGE_GRPC_ENDPOINT": running["bigquery_grpc"],

@@ -16,6 +16,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -484,10 +485,8 @@ def _end_job(
     """Cancel a job that is not over, and wait until it is: a running one is not deleted."""
     if state() in ended:
         return
-    try:
+    with suppress(BadRequest):  # over in the meantime, or being cancelled: the wait shows it
         cancel()
-    except BadRequest:  # over in the meantime, or being cancelled already: the wait shows it
-        pass
     waiting.until(cloud.settings, f"cancelling {name}", state, ended.__contains__,
                   cloud.settings.waits.operation_seconds, lambda seen: seen.name)
 
@@ -519,10 +518,9 @@ def _buckets(cloud: Cloud) -> Iterator[Resource]:
 def _delete_bucket(cloud: Cloud, name: str) -> None:
     # Not bucket.delete(force=True): that refuses more than 256 objects.
     bucket, settings = cloud.storage.bucket(name.removeprefix("gs://")), cloud.settings
-    said, gone = time.monotonic(), 0
-    for blob in cloud.storage.list_blobs(bucket, versions=True):
+    said = time.monotonic()
+    for gone, blob in enumerate(cloud.storage.list_blobs(bucket, versions=True), 1):
         bucket.delete_blobs([blob], on_error=lambda _: None)  # gone already: as it should be
-        gone += 1
         if time.monotonic() - said > settings.waits.progress_seconds:
             said = time.monotonic()
             _say(f"  deleting {name}: {gone} objects")

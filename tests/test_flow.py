@@ -14,7 +14,14 @@ import pandas as pd
 import pytest
 
 from lib import (
-    config, endpoint, feature_store, model_registry, predict, stages, training, warehouse,
+    config,
+    endpoint,
+    feature_store,
+    model_registry,
+    predict,
+    stages,
+    training,
+    warehouse,
 )
 from lib.checks import latency, leakage, parity, sanity
 from lib.config import ROOT

@@ -72,8 +72,8 @@ REFUSALS = {
         auth_errors.RefreshError("Reauthentication is needed."),
         "they have expired", "gcloud auth application-default login"),
     "refused": (
-        auth_errors.MutualTLSChannelError("The certificate was refused."), "credentials that Google takes",
-        "gcloud auth application-default login"),
+        auth_errors.MutualTLSChannelError("The certificate was refused."),
+        "credentials that Google takes", "gcloud auth application-default login"),
     "cannot be renewed": (
         auth_errors.InvalidOperation("Anonymous credentials cannot be refreshed."),
         "they have expired", "gcloud auth application-default login"),

@@ -19,7 +19,13 @@ from google.cloud import aiplatform_v1 as vertex
 from google.cloud import bigquery
 
 from lib import (
-    config, endpoint, feature_store, model_registry, teardown, training, warehouse,
+    config,
+    endpoint,
+    feature_store,
+    model_registry,
+    teardown,
+    training,
+    warehouse,
 )
 from lib.checks import faults, freshness
 from lib.cloud import EMULATOR_VARIABLES, Cloud

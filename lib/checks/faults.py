@@ -8,7 +8,7 @@ the way, compares online with the healthy offline rows, and removes all of it ag
 import dataclasses
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pandas as pd
 from google.api_core.exceptions import NotFound
@@ -170,10 +170,8 @@ def remove(cloud: Cloud, name: str) -> None:
     forced = vertex.DeleteFeatureGroupRequest(name=group, force=True)
     for gone, delete in ((view, lambda: there.online_admin.delete_feature_view(name=view)),
                          (group, lambda: there.registry.delete_feature_group(request=forced))):
-        try:
+        with suppress(NotFound):
             waiting.operation(there.settings, "removal", delete(), gone)
-        except NotFound:
-            pass
     there.bigquery.delete_dataset(
         there.settings.dataset, delete_contents=True, not_found_ok=True)
 

@@ -102,7 +102,8 @@ def before_and_after(before: list[Prediction], after: list[Prediction]) -> pd.Da
 
 
 def figures(
-    copy: Copy, stale: pd.DataFrame, fresh: pd.DataFrame, before: list[Prediction], after: list[Prediction]
+    copy: Copy, stale: pd.DataFrame, fresh: pd.DataFrame, before: list[Prediction],
+    after: list[Prediction],
 ) -> dict:
     """What happened, for summary.json: values that differ before and after the sync, customers
     with a new order, and the probability that moved most (0 to 1)."""

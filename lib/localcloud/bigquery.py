@@ -78,7 +78,9 @@ def load_thelook(rest: str, project: str, users: int, seed: int, as_of: datetime
     client.update_dataset(dataset, ["description"])
 
 
-def _load(client: bigquery.Client, name: str, schema: list[tuple[str, str]], rows: pa.Table) -> None:
+def _load(
+    client: bigquery.Client, name: str, schema: list[tuple[str, str]], rows: pa.Table
+) -> None:
     fields = [bigquery.SchemaField(column, kind) for column, kind in schema]
     client.delete_table(name, not_found_ok=True)
     client.create_table(bigquery.Table(name, schema=fields))

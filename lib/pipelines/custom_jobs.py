@@ -124,7 +124,8 @@ def _chain(mark: str) -> Chain:
 
 
 def _verdict(cloud: Cloud, chain: Chain) -> str | None:
-    blob = storage.Blob(f"{chain.prefix}/verdict", cloud.storage.bucket(cloud.settings.names.bucket))
+    bucket = cloud.storage.bucket(cloud.settings.names.bucket)
+    blob = storage.Blob(f"{chain.prefix}/verdict", bucket)
     return blob.download_as_text().strip() if blob.exists(client=cloud.storage) else None
 
 

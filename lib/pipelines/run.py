@@ -164,7 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m lib.pipelines.run", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compile-only", action="store_true", help="write the spec, submit nothing")
+    parser.add_argument("--compile-only", action="store_true",
+                        help="write the spec, submit nothing")
     parser.add_argument("--no-wait", action="store_true", help="submit and leave")
     parser.add_argument("--no-cache", action="store_true", help="run every step anew")
     parser.add_argument("--target", choices=["local", "gcp"])

@@ -161,8 +161,8 @@ def test_features_equal_the_brute_force(source, built, settings):
     for key, row in expected.items():
         for name in settings.feature_names:
             value = None if pd.isna(found[key][name]) else found[key][name]
-            assert value == (row[name] if row[name] is None else pytest.approx(row[name], abs=0.0051)
-                             ), (key, name)
+            near = row[name] if row[name] is None else pytest.approx(row[name], abs=0.0051)
+            assert value == near, (key, name)
     counts = [n for n in settings.feature_names if "revenue" not in n and "avg" not in n]
     assert all(found[k][n] == r[n] for k, r in expected.items() for n in counts
                if r[n] is not None)
