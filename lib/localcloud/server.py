@@ -63,7 +63,8 @@ async def _serve(
         running.callback(app.state.close)
         app.router.routes[0:0] = [
             Route("/healthz", _health),
-            *platform.routes(project, PROJECT_NUMBER, app.state.cloud.faults)]
+            *platform.routes(project, PROJECT_NUMBER, app.state.cloud.faults,
+                             state / "artifactregistry.json")]
         vertex = _listen()
         config = uvicorn.Config(app, log_level="warning", lifespan="off", loop="none")
         server = uvicorn.Server(config)

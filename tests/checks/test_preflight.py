@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import requests
-from google.api_core.exceptions import Forbidden, NotFound
+from google.api_core.exceptions import BadRequest, Forbidden
+from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
 from lib import cloud as clouds
 from lib import config, images, warehouse
@@ -72,13 +73,24 @@ def placed(cloud, **changes):
 
 
 def found(cloud, name):
-    return [f for f in preflight.check(cloud) if f.name == name]
+    """What one check finds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "CHECKS", {name: preflight.CHECKS[name]})
+        return preflight.check(cloud)
+
+
+def standing(cloud, name):
+    """The cloud with a dataset and a bucket of its own, both there and empty."""
+    own = changed(cloud, names={"dataset": f"churn_dev_{name}", "bucket": f"x-churn-dev-{name}"})
+    warehouse.create_dataset(own)
+    own.storage.create_bucket(own.settings.names.bucket)
+    return own
 
 
 def test_with_everything_there_all_is_ok(cloud, capsys):
     findings = preflight.check(cloud)
     assert {f.level for f in findings} == {"ok"}
-    assert {f.name for f in findings} == {*preflight.CHECKS, "source"}
+    assert {f.name for f in findings} == {*preflight.CHECKS}
     assert preflight.run(cloud).figures == {"checks ok": len(findings), "warnings": 0}
     assert capsys.readouterr().out == ""
 
@@ -91,11 +103,15 @@ def test_everything_that_is_missing_is_told_at_once(cloud, refuse, capsys):
     with pytest.raises(Needed) as caught:
         preflight.run(cloud)
     told = capsys.readouterr().out
-    assert told.count("BLOCK") == 4
+    lines, _, details = told.partition("\n\n")
+    assert lines.count("BLOCK ") == 4 and len(lines.splitlines()) == len(preflight.CHECKS) + 2
+    assert details.count("BLOCK ") == details.count("needed: ") == details.count("command: ") == 4
+    assert caught.value.cause.startswith("4 in the way: ")
     for part in ("roles/bigquery.jobUser", "roles/aiplatform.user", "somebody else's",
                  "gcloud services enable aiplatform.googleapis.com storage.googleapis.com "
                  "--project local-demo"):
-        assert part in told and part in caught.value.cause + caught.value.need + caught.value.command
+        error = caught.value
+        assert part in told and part in error.cause + error.need + error.command
 
 
 def test_missing_permissions_are_grouped_by_the_smallest_role(cloud, refuse):
@@ -113,10 +129,45 @@ def test_missing_permissions_are_grouped_by_the_smallest_role(cloud, refuse):
     assert all("--member user:YOU@EXAMPLE.COM" in f.command for f in blockers)
 
 
-def test_a_service_account_is_named_in_the_command(cloud):
-    robot = SimpleNamespace(service_account_email="robot@p.iam.gserviceaccount.com")
-    assert preflight.member(dataclasses.replace(cloud, credentials=robot)) == (
-        "serviceAccount:robot@p.iam.gserviceaccount.com")
+class Credentials(SimpleNamespace):
+    """Credentials that are good after a refresh, or that raise `error` at it."""
+
+    valid, error = False, None
+
+    def refresh(self, _request):
+        self.valid = True
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.parametrize(("told", "who"), [
+    ({"service_account_email": "robot@p.iam.gserviceaccount.com"},
+     "serviceAccount:robot@p.iam.gserviceaccount.com"),
+    ({"service_account_email": "default"}, "user:YOU@EXAMPLE.COM"),
+    ({"account": "ann@example.com"}, "user:ann@example.com"), ({"account": ""}, preflight.UNKNOWN)])
+def test_whoever_asks_is_named_in_the_commands(cloud, told, who):
+    there = dataclasses.replace(cloud, credentials=Credentials(**told))
+    assert preflight.member(there) == who
+    (finding,) = found(there, "credentials")
+    assert finding.level == "ok"
+    assert who == preflight.UNKNOWN or who in finding.found
+
+
+def test_with_credentials_that_do_not_count_any_more_nothing_else_is_asked(cloud):
+    old = Credentials(error=RefreshError("Reauthentication is needed."))
+    (finding,) = preflight.check(dataclasses.replace(cloud, credentials=old))
+    assert (finding.name, finding.level) == ("credentials", "blocker")
+    assert "Reauthentication" in finding.found
+    assert finding.command == "gcloud auth application-default login"
+
+
+def test_without_credentials_the_command_says_how_to_get_them(monkeypatch, capsys):
+    def none(_settings):
+        raise DefaultCredentialsError("Your default credentials were not found.")
+
+    monkeypatch.setattr(clouds, "connect", none)
+    assert preflight.main(["--target", "local"]) == 1
+    assert "gcloud auth application-default login" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -124,6 +175,7 @@ def test_no_other_roles_have_the_missing_permissions_with_less_besides(count):
     """Against every set of roles there is: none that covers them holds fewer permissions."""
     names = sorted({p.name for p in preflight.PERMISSIONS if p.name.split(".")[0] in
                     ("bigquery", "storage", "serviceusage")})
+    names += ["aiplatform.featureViews.fetchFeatureValues", "aiplatform.endpoints.predict"]
     roles = [r for r, has in preflight.ROLES.items() if has & set(names)]
     held = {s: set().union(*(preflight.ROLES[r] for r in s))
             for n in range(1, len(roles) + 1) for s in itertools.combinations(roles, n)}
@@ -131,7 +183,13 @@ def test_no_other_roles_have_the_missing_permissions_with_less_besides(count):
         chosen = preflight.smallest_roles(set(missing))
         covered = set().union(*(preflight.ROLES[r] for r in chosen))
         assert set(missing) <= covered
-        assert len(covered) == min(len(h) for h in held.values() if set(missing) <= h)
+        least = [s for s, h in held.items() if set(missing) <= h]
+        sizes = [len(held[s]) for s in least]
+        if len({p.split(".")[0] for p in missing}) == 1:
+            assert len(covered) == min(sizes)
+        for role in roles:  # no other single role has them all, and fewer besides
+            assert not (set(missing) <= preflight.ROLES[role]
+                        and len(preflight.ROLES[role]) < len(covered))
 
 
 def test_every_permission_is_in_some_role_and_every_role_is_of_use():
@@ -142,19 +200,17 @@ def test_every_permission_is_in_some_role_and_every_role_is_of_use():
 def test_what_stands_already_changes_what_is_needed(cloud, refuse):
     refuse({"missing_permissions": ["bigquery.datasets.create", "storage.buckets.create"]})
     assert [f.level for f in found(cloud, "permissions")] == ["blocker", "blocker"]
-    own = changed(cloud, names={"dataset": "churn_dev_stands", "bucket": "x-churn-dev-stands"})
-    warehouse.create_dataset(own)
-    own.storage.create_bucket(own.settings.names.bucket)
+    own = standing(cloud, "stands")
     assert [f.level for f in found(own, "permissions")] == ["ok"]
+    own.bigquery.query(f"create table `{own.settings.dataset}.t` as select 1 as x").result()
+    own.bigquery.test_iam_permissions = lambda table, asked: {}
     refuse({"missing_permissions": ["bigquery.tables.create"]})
     (finding,) = found(own, "permissions")
-    assert finding.need.startswith("roles/bigquery.dataEditor")
+    assert finding.need == "roles/bigquery.dataEditor on project local-demo"
 
 
 def test_what_the_bucket_or_a_table_grants_is_not_missing(cloud, refuse):
-    own = changed(cloud, names={"dataset": "churn_dev_granted", "bucket": "x-churn-dev-granted"})
-    warehouse.create_dataset(own)
-    own.storage.create_bucket(own.settings.names.bucket)
+    own = standing(cloud, "granted")
     own.bigquery.query(f"create table `{own.settings.dataset}.t` as select 1 as x").result()
     # The emulator has no tables.testIamPermissions.
     own.bigquery.test_iam_permissions = lambda table, asked: {"permissions": asked}
@@ -163,28 +219,116 @@ def test_what_the_bucket_or_a_table_grants_is_not_missing(cloud, refuse):
     assert [f.level for f in found(own, "permissions")] == ["ok"]
 
 
+def test_what_a_bucket_does_not_grant_is_to_be_granted_on_it(cloud, refuse):
+    own = standing(cloud, "denied")
+    refuse({"missing_permissions": ["storage.objects.get", "storage.buckets.get"]},
+           {"method": "storage.buckets.testIamPermissions", "times": 9,
+            "status": "PERMISSION_DENIED"})
+    reader, user = sorted(found(own, "permissions"), key=lambda f: f.need)
+    assert reader.need == "roles/storage.legacyBucketReader on gs://x-churn-dev-denied"
+    assert user.command == (
+        "gcloud storage buckets add-iam-policy-binding gs://x-churn-dev-denied "
+        "--member user:YOU@EXAMPLE.COM --role roles/storage.objectUser")
+
+
+def test_whoever_made_an_empty_dataset_is_not_kept_from_filling_it(cloud, refuse):
+    """It has no table that could be asked; its maker owns it."""
+    own = standing(cloud, "empty")
+    refuse({"missing_permissions": ["bigquery.tables.create", "bigquery.tables.getData"]})
+    (finding,) = found(own, "permissions")
+    assert finding.level == "warning" and "for whoever made the dataset" in finding.need
+    assert "bigquery.tables.create, bigquery.tables.getData" in finding.found
+    refuse({"method": "bigquery.tables.list", "times": 9, "status": "PERMISSION_DENIED"})
+    (finding,) = found(own, "permissions")  # who may not even look has not made it
+    assert finding.level == "blocker" and finding.need.startswith("roles/bigquery.dataEditor")
+
+
+def test_a_view_of_its_own_needs_one_more_permission(cloud, refuse):
+    refuse({"missing_permissions": ["bigquery.datasets.update"]})
+    own = standing(cloud, "ownview")
+    assert [f.level for f in found(own, "permissions")] == ["ok"]
+    (finding,) = found(changed(own, feature_view={"service_agent": "view"}), "permissions")
+    assert finding.level == "warning"
+    assert finding.command.endswith("--role roles/bigquery.dataOwner")
+
+
+def test_a_name_that_google_does_not_know_spoils_only_itself(cloud, refuse):
+    refuse({"missing_permissions": ["aiplatform.models.upload"]})
+    ask = cloud.projects.test_iam_permissions
+
+    def picky(resource, permissions):
+        if "bigquery.readsessions.getData" in permissions:
+            raise BadRequest("Permission bigquery.readsessions.getData is not valid")
+        return ask(resource=resource, permissions=permissions)
+
+    cloud.projects.test_iam_permissions = picky
+    blocker, warning = found(cloud, "permissions")
+    assert blocker.found == "missing aiplatform.models.upload"
+    assert warning.level == "warning" and warning.need.endswith("roles/bigquery.readSessionUser")
+    assert "bigquery.readsessions.getData" in warning.found
+
+
 def test_a_project_that_is_not_there(cloud):
     (finding,) = found(placed(cloud, project="someone-else"), "project")
     assert (finding.level, finding.command) == ("blocker", "gcloud projects list")
     assert "someone-else does not exist" in finding.found
 
 
-def test_when_even_asking_is_disabled_that_is_said(cloud, refuse):
-    refuse({"method": "cloudresourcemanager.projects.*", "times": 99,
-            "status": "PERMISSION_DENIED", "reason": "SERVICE_DISABLED",
-            "message": "Cloud Resource Manager API has not been used in project 1 before; see "
-                       "https://console.developers.google.com/apis/api/"
-                       "cloudresourcemanager.googleapis.com/overview"})
-    for name in ("project", "permissions"):
+@pytest.mark.parametrize(("api", "checks"), [
+    ("cloudresourcemanager.googleapis.com", ("project", "permissions")),
+    ("serviceusage.googleapis.com", ("APIs",))])
+def test_when_even_asking_is_disabled_that_is_said(cloud, refuse, api, checks):
+    refuse({"disabled_apis": [api]})
+    for name in checks:
         (finding,) = found(cloud, name)
-        assert finding.level == "blocker"
-        assert finding.command.startswith("gcloud services enable cloudresourcemanager")
+        assert (finding.level, finding.found) == (
+            "blocker", f"cannot be asked, since {api} is not enabled")
+        assert finding.command == f"gcloud services enable {api} --project local-demo"
 
 
-def test_a_region_without_the_feature_store_names_the_nearest(monkeypatch):
+def test_a_disabled_storage_api_is_not_taken_for_somebody_elses_bucket(cloud, refuse):
+    refuse({"method": "storage.buckets.get", "times": 9, "status": "PERMISSION_DENIED",
+            "reason": "accessNotConfigured", "message": "Cloud Storage JSON API has not been used "
+            "in project 1 before or it is disabled. Enable it by visiting https://console."
+            "developers.google.com/apis/api/storage.googleapis.com/overview?project=1"})
+    (finding,) = found(cloud, "bucket")
+    assert finding.command == "gcloud services enable storage.googleapis.com --project local-demo"
+    assert [f.level for f in found(cloud, "permissions")] == ["ok"]
+    refuse({"missing_permissions": ["storage.buckets.create"]})  # it is to be made, for all we know
+    assert [f.level for f in found(cloud, "permissions")] == ["blocker"]
+
+
+def test_a_bucket_that_may_not_be_looked_at_is_not_to_be_made(cloud, refuse):
+    refuse({"missing_permissions": ["storage.buckets.create"]},
+           {"method": "storage.buckets.get", "times": 9, "status": "PERMISSION_DENIED"})
+    assert [f.level for f in found(cloud, "permissions")] == ["ok"]
+    (finding,) = found(cloud, "bucket")
+    assert finding.level == "blocker" and "somebody else's" in finding.found
+
+
+def test_more_apis_than_one_call_takes(cloud, refuse):
+    many = changed(cloud, apis=[f"a{n}.googleapis.com" for n in range(70)])
+    assert [f.level for f in found(many, "APIs")] == ["ok"]
+    refuse({"disabled_apis": ["a1.googleapis.com", "a69.googleapis.com"]})
+    (finding,) = found(many, "APIs")
+    assert finding.command == (
+        "gcloud services enable a1.googleapis.com a69.googleapis.com --project local-demo")
+
+
+def test_a_region_without_the_feature_store_names_the_nearest(cloud):
     with pytest.raises(config.ConfigError, match="nearest region that has it is asia-northeast1"):
         config.load(target="local", overrides={"targets": {"local": {
             "region": "asia-northeast3", "location": "asia-northeast3"}}})
+    assert [f.level for f in found(cloud, "region")] == ["ok"]
+
+
+@pytest.mark.parametrize(("region", "location", "level"), [
+    ("us-east4", "US", "ok"), ("europe-west4", "EU", "ok"), ("europe-west4", "europe-west4", "ok"),
+    ("us-central1", "EU", "blocker"), ("europe-west4", "US", "blocker"),
+    ("asia-northeast1", "US", "blocker"), ("europe-west2", "EU", "blocker")])
+def test_region_and_location_belong_together(cloud, region, location, level):
+    (finding,) = found(placed(cloud, region=region, location=location), "region")
+    assert finding.level == level
 
 
 def test_things_in_another_location(cloud):
@@ -198,8 +342,24 @@ def test_things_in_another_location(cloud):
     assert finding.level == "blocker" and "stands in US, not in EU" in finding.found
     assert finding.command == "bq rm -r -d local-demo:churn_dev"
     cloud.bigquery.delete_dataset(cloud.settings.dataset)
-    findings = found(placed(cloud, location="EU"), "source")
-    assert [f.level for f in findings] == ["blocker"]
+    (finding,) = found(placed(cloud, location="EU"), "source")
+    assert finding.level == "blocker" and "cannot query across locations" in finding.found
+
+
+def test_a_source_that_may_not_be_read(cloud, refuse):
+    refuse({"method": "bigquery.tabledata.list", "times": 9, "status": "PERMISSION_DENIED",
+            "message": "Access Denied: Permission bigquery.tables.getData denied on table orders"})
+    (finding,) = found(cloud, "source")
+    assert finding.level == "blocker" and "bigquery.tables.getData" in finding.found
+
+
+def test_a_folder_as_source_needs_nothing_of_bigquery_before_the_run(cloud, tmp_path):
+    own = changed(cloud, source=str(tmp_path))
+    assert {f.level for f in preflight.check(own)} == {"ok"}
+    (finding,) = found(changed(cloud, source=str(tmp_path / "gone")), "source")
+    assert finding.level == "blocker" and "there is no folder" in finding.found
+    (finding,) = found(placed(own, billed=True), "cost")
+    assert finding.level == "ok" and "without a charge" in finding.found
 
 
 def test_quotas_are_counted_before_they_are_met(cloud, place):
@@ -209,13 +369,37 @@ def test_quotas_are_counted_before_they_are_met(cloud, place):
         there.online_admin.create_feature_online_store(
             parent=there.parent, feature_online_store_id=f"other{number}",
             feature_online_store=bigtable).result()
-        if number == preflight.STORES - 2:
-            assert [f.level for f in found(there, "quotas")] == ["ok", "ok"]
+        if number in (preflight.STORES - 4, preflight.STORES - 2):
+            expected = "ok" if number == preflight.STORES - 4 else "warning"
+            assert [f.level for f in found(there, "quotas")] == [expected, "ok"]
     stores, views = found(there, "quotas")
     assert stores.level == "blocker" and "10 of 10 online stores" in stores.found
     assert views.level == "ok"
     names = {"online_store": "other3"}  # ours stands: no other is made
-    assert [f.level for f in found(changed(there, names=names), "quotas")] == ["ok", "ok"]
+    assert [f.level for f in found(changed(there, names=names), "quotas")] == ["warning", "ok"]
+
+
+@pytest.mark.parametrize(("ours", "others", "level"), [
+    ([], 24, "ok"), ([], 25, "warning"), ([], 28, "warning"), ([], 29, "blocker"),
+    (["churn_dev_customer_view"], 28, "warning"), (["churn_dev_customer_view"], 29, "blocker"),
+    (["churn_dev_customer_view", "churn_dev_customer_view_freshness"], 28, "warning"),
+    # Google gave more: nothing is to be made, so nothing is in the way.
+    (["churn_dev_customer_view", "churn_dev_customer_view_freshness"], 40, "warning")])
+def test_views_count_with_the_copy_that_a_run_makes(cloud, ours, others, level):
+    parent = "projects/1/locations/us-central1/featureOnlineStores/churn_dev_store"
+    views = [SimpleNamespace(name=f"{parent}/featureViews/{view}")
+             for view in [*ours, *(f"other{n}" for n in range(others))]]
+    cloud.__dict__["online_admin"] = SimpleNamespace(
+        list_feature_online_stores=lambda parent: [SimpleNamespace(name="x/churn_dev_store")],
+        list_feature_views=lambda parent: views)
+    assert found(cloud, "quotas")[1].level == level
+
+
+def test_without_copies_a_run_makes_one_view(cloud):
+    (_, views) = found(placed(cloud, planted_faults=False, freshness=False), "quotas")
+    assert "1 more to be made" in views.found
+    (_, views) = found(placed(cloud, planted_faults=True, freshness=False), "quotas")
+    assert "2 more to be made" in views.found
 
 
 def test_a_view_with_an_account_of_its_own_takes_time(cloud):
@@ -224,47 +408,76 @@ def test_a_view_with_an_account_of_its_own_takes_time(cloud):
 
 
 @pytest.fixture
-def pinned(cloud, tmp_path, monkeypatch):
-    """Images are wanted by digest; a lock of the test's own; a registry that is a set."""
+def pinned(cloud, place, tmp_path, monkeypatch):
+    """Images are wanted by digest; a lock of the test's own; what to put into the registry."""
     monkeypatch.setattr(images, "LOCK", tmp_path / "lock.json")
-    there = placed(cloud, pinned_images=True, billed=True)
-    registry = set()
-
-    def get(name):
-        if name not in registry:
-            raise NotFound(name)
-
-    there.__dict__["artifacts"] = SimpleNamespace(get_repository=get, get_docker_image=get)
-    parent = "projects/local-demo/locations/us-central1/repositories/churn-dev"
-    return there, registry, parent
+    registry = place[2] / "artifactregistry.json"
+    yield (placed(cloud, pinned_images=True, billed=True),
+           lambda *names: registry.write_text(json.dumps(names)),
+           "projects/local-demo/locations/us-central1/repositories/churn-dev")
+    registry.unlink(missing_ok=True)
 
 
 def test_images_are_looked_for_by_digest(pinned, monkeypatch):
-    there, registry, parent = pinned
+    there, put, parent = pinned
     (finding,) = found(there, "images")
     assert finding.level == "blocker"
-    assert finding.command.startswith("gcloud artifacts repositories create churn-dev ")
-    registry.add(parent)
-    monkeypatch.setattr(preflight.shutil, "which", {"docker": "/bin/docker"}.get)
-    (finding,) = found(there, "images")
-    assert finding.level == "warning" and "the run starts with building" in finding.need
+    assert finding.command == (
+        "gcloud artifacts repositories create churn-dev --repository-format docker "
+        "--location us-central1 --project local-demo")
+    put(parent)
+    for tool in ("docker", "gcloud"):
+        monkeypatch.setattr(preflight.shutil, "which", {tool: "/bin/it"}.get)
+        (finding,) = found(there, "images")
+        assert finding.level == "warning" and "built at the start of the run" in finding.need
     monkeypatch.setattr(preflight.shutil, "which", lambda name: None)
     (finding,) = found(there, "images")
-    assert finding.level == "blocker" and "scripts/build_push_all.sh" in finding.command
+    assert finding.level == "blocker"
+    assert finding.command == "scripts/build_push_all.sh --target local --env dev"
     digests = {name: "sha256:" + "1" * 64 for name in images.names()}
     images.LOCK.write_text(json.dumps({there.settings.serve.image_repository: digests}))
     (finding,) = found(there, "images")  # pinned, but gone from the registry
     assert finding.level == "blocker" and "serving" in finding.found
-    registry |= {f"{parent}/dockerImages/{name}@{digest}" for name, digest in digests.items()}
-    assert [f.level for f in found(there, "images")] == ["ok"]
+    put(parent, *(f"{parent}/dockerImages/{name}@{digest}" for name, digest in digests.items()))
+    assert [f.found for f in found(there, "images")] == [
+        "all 4 in us-central1-docker.pkg.dev/local-demo/churn-dev, by digest"]
 
 
-def test_the_cost_of_the_snapshot_is_told_in_bytes_and_dollars(pinned, monkeypatch):
+def test_another_registry_than_googles_is_not_looked_at(pinned):
     there, *_ = pinned
+    there = changed(there, serve={"image_repository": "localhost:5000/churn"})
+    digests = {name: "sha256:" + "1" * 64 for name in images.names()}
+    images.LOCK.write_text(json.dumps({"localhost:5000/churn": digests}))
+    (finding,) = found(there, "images")
+    assert finding.level == "warning" and "not in Artifact Registry" in finding.found
+
+
+def test_a_damaged_lock_is_a_finding(pinned):
+    there, put, parent = pinned
+    put(parent)
+    images.LOCK.write_text("<<<<")
+    (finding,) = found(there, "images")
+    assert finding.command == "git checkout -- lib/images.lock.json"
+
+
+def test_the_cost_of_the_snapshot_is_told_in_bytes_and_dollars(pinned, monkeypatch, refuse):
+    there, *_ = pinned
+    assert "scans 0.00 GB" in found(there, "cost")[0].found  # by dry runs: the emulator counts none
     monkeypatch.setattr(warehouse, "estimate", lambda cloud, query: 2 * 10**9)
     (finding,) = found(there, "cost")
     assert "scans 10.00 GB" in finding.found and "$0.0568" in finding.found
+    assert f"price of {preflight.PRICE_READ}" in finding.found
     assert "1 Bigtable node, 1 n1-standard-2" in finding.found
+    monkeypatch.undo()
+    refuse({"method": "bigquery.jobs.insert", "times": 9, "status": "PERMISSION_DENIED",
+            "message": "Access Denied: Permission bigquery.jobs.create denied"})
+    assert [f.level for f in found(there, "cost")] == ["blocker"]
+
+
+def test_the_price_was_read_when_config_yaml_says_so():
+    line = next(line for line in (ROOT / "config.yaml").read_text().splitlines()
+                if "usd_per_tib_scanned:" in line)
+    assert f"read {preflight.PRICE_READ}" in line
 
 
 def test_a_check_that_cannot_be_made_is_a_finding(cloud):
@@ -277,6 +490,39 @@ def test_a_check_that_cannot_be_made_is_a_finding(cloud):
     assert len(preflight.check(cloud)) > 8
 
 
+def test_a_mistake_of_ours_stops_neither_the_others_nor_a_run(cloud, monkeypatch):
+    def broken(_cloud, _name):
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setitem(preflight.CHECKS, "images", broken)
+    findings = preflight.check(cloud)
+    assert [f.level for f in findings if f.name == "images"] == ["warning"]
+    assert len(findings) == len(preflight.CHECKS) + 1  # quotas has two
+    assert preflight.run(cloud).figures["warnings"] == 1
+
+
+@pytest.mark.parametrize(("verb", "path", "body", "status", "says"), [
+    ("GET", "/v3/projects/local-demo?bogus=1", None, 400, "bogus"),
+    ("GET", "/v3/projects/local-demo", "{}", 200, "local-demo"),
+    ("GET", "/v3/projects/100000000001", None, 200, "local-demo"),
+    ("GET", "/v3/projects/another", None, 403, "PERMISSION_DENIED"),
+    ("POST", "/v3/projects/local-demo:testIamPermissions", "{bad", 400, "Invalid JSON"),
+    ("POST", "/v3/projects/local-demo:testIamPermissions", "[1]", 400, "object"),
+    ("POST", "/v3/projects/local-demo:testIamPermissions", '{"nope": 1}', 400, "nope"),
+    ("POST", "/v3/projects/local-demo:testIamPermissions", '{"permissions": ["a.*"]}', 400,
+     "wildcards"),
+    ("GET", "/v1/projects/local-demo/services:batchGet", None, 400, "names"),
+    ("GET", "/v1/projects/local-demo/services:batchGet?names=projects/x/services/y", None, 400,
+     "projects/x/services/y"),
+    ("GET", "/v1/projects/local-demo/locations/us/repositories/r", None, 404, "NOT_FOUND"),
+    ("GET", "/v1/projects/local-demo/locations/us/repositories/r/dockerImages/a@sha256:1", None,
+     404, "NOT_FOUND"),
+    ("GET", "/v1/projects/another/locations/us/repositories/r", None, 403, "PERMISSION_DENIED")])
+def test_the_stand_in_keeps_googles_rules(place, verb, path, body, status, says):
+    answer = requests.request(verb, place[1]["platform"] + path, data=body, timeout=10)
+    assert answer.status_code == status and says in answer.text
+
+
 def test_the_readme_has_the_table():
     text = (ROOT / "README.md").read_text()
     kept = re.search(r"<!-- permissions -->\n(.*?)\n<!-- /permissions -->", text, re.S)
@@ -284,20 +530,28 @@ def test_the_readme_has_the_table():
 
 
 def test_it_is_a_command_with_a_status(place, refuse, cloud, tmp_path):
-    def command(*arguments, **variables):
-        return subprocess.run(
+    def start(*arguments, **variables):
+        return subprocess.Popen(
             [sys.executable, "-m", "lib.checks.preflight", *arguments], cwd=ROOT, text=True,
-            capture_output=True, timeout=60, env={
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={
                 **os.environ, "LOCALCLOUD_STATE": str(place[2]),
                 config.SETTINGS_VARIABLE: json.dumps(SMALL), **variables})
 
-    assert command("--permissions").stdout.strip() == preflight.permission_table()
-    assert command("--target", "aws").returncode == 2
     (tmp_path / "bad.yaml").write_text("app: 1")
-    assert command(CHURN_DEMO_CONFIG=str(tmp_path / "bad.yaml")).returncode == 2
-    done = command()
-    assert done.returncode == 0 and "0 in the way" in done.stdout
+    started = [start("--target", "aws"), start(CHURN_DEMO_CONFIG=str(tmp_path / "bad.yaml")),
+               start()]
+    usage, bad, good = [(p, *p.communicate(timeout=60)) for p in started]
+    assert (usage[0].returncode, bad[0].returncode) == (2, 2)
+    assert good[0].returncode == 0 and "0 in the way" in good[1]
     refuse({"disabled_apis": ["storage.googleapis.com"]})
-    done = command()
-    assert done.returncode == 1 and "BLOCK APIs: not enabled: storage" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+    stopped = start()
+    out, err = stopped.communicate(timeout=60)
+    assert stopped.returncode == 1
+    assert re.search(r"^BLOCK APIs: +not enabled: storage.googleapis.com$", out, re.M)
+    assert "Traceback" not in out + err
+
+
+def test_the_table_is_printed_without_asking_anybody(monkeypatch, capsys):
+    monkeypatch.setattr(clouds, "connect", None)
+    assert preflight.main(["--permissions"]) == 0
+    assert capsys.readouterr().out.strip() == preflight.permission_table()
