@@ -125,7 +125,7 @@ def dollars(settings: Settings, scanned: int) -> float:
     return scanned / TIB * settings.costs.usd_per_tib_scanned
 
 
-def _run(cloud: Cloud, statement: str, what: str) -> int:
+def _run(cloud: Cloud, statement: str, what: str = "a statement") -> int:
     """Say what one statement will cost, run it to its end; the bytes of its estimate."""
     scanned, cap = estimate(cloud, statement), cloud.settings.costs.max_bytes_billed
     if scanned:

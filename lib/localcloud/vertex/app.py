@@ -212,12 +212,12 @@ def answer(
         route, match = _find_route(method, path)
         version = match["version"] if match["version"] == "v1beta1" else "v1"
         operations.API_VERSION.set(version)
+        handler = HANDLERS.get(route.rpc)
+        if handler is None:  # before parsing: RawPredict's body, for one, is not its message
+            raise ApiError("UNIMPLEMENTED", f"{route.rpc} is not implemented here: {method} {path}")
         request = _parse(route, match, query, body)
         for intercept in cloud.interceptors:
             intercept(route.rpc, request)
-        handler = HANDLERS.get(route.rpc)
-        if handler is None:
-            raise ApiError("UNIMPLEMENTED", f"{route.rpc} is not implemented here: {method} {path}")
         if fault := cloud.faults.take("operation", f"vertex.{route.rpc}"):
             location = "/".join(path.split("/")[2:6])
             result = operations.start_faulty(cloud, route.rpc, location, fault, handler, request)
