@@ -195,7 +195,7 @@ class PlannedStep(Part):
     """A step of a run on Google, as planned: see `plan` in config.yaml, and critical_path.py.
 
     after: steps above it in the list that it waits for, besides the one before it.
-    background: it runs beside the steps below it until one of them names it in `after`.
+    background: once started it runs beside the steps below it, until one names it in `after`.
     """
 
     name: str

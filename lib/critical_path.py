@@ -6,7 +6,7 @@ own seconds are shown beside it, never mixed in.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
@@ -16,6 +16,7 @@ from lib.config import PlannedStep
 
 LIMIT = 20  # minutes that the demo may take on Google
 LONGEST = 12  # measured steps that are drawn
+SLIVERS = 0.1  # steps that fill less of a run's time would be drawn too thin to see
 SLACK = "#A9A9A9"  # a step that could take longer without moving the end
 HATCH = "////"  # an assumed duration
 
@@ -51,14 +52,16 @@ def schedule(steps: Sequence[PlannedStep], early: bool = True) -> list[Bar]:
 
     early: steps in the background start at their place in the list; False: only where the first
     other step waits for them, which then stands still meanwhile.
+
+    It is the notebook that starts a step in the background: until that can start, it goes no
+    further.
     """
     bars, ends, free = [], {}, 0.0
     for step in steps if early else _late(steps):
         start = max([free, *(ends[name] for name in step.after)])
         bars.append(Bar(step, start, start + step.minutes))
         ends[step.name] = bars[-1].end
-        if not step.background:
-            free = bars[-1].end
+        free = start if step.background else bars[-1].end
     return bars
 
 
@@ -90,10 +93,13 @@ def critical(bars: Sequence[Bar]) -> list[str]:
 
 
 def _before(bars: Sequence[Bar], bar: Bar) -> list[Bar]:
-    """What a step waits for: all of `after`, and the last step above it that holds others up."""
+    """What a step waits for: all of `after`, its own and of those in the background above it,
+    and the last step above it that holds others up."""
     above = bars[:bars.index(bar)]
+    beside = [other for other in above if other.step.background]
+    awaited = {name for one in (bar, *beside) for name in one.step.after}
     last = [other for other in above if not other.step.background][-1:]
-    return [other for other in above if other.step.name in bar.step.after] + last
+    return [other for other in above if other.step.name in awaited] + last
 
 
 def total(bars: Sequence[Bar]) -> float:
@@ -120,25 +126,35 @@ def measured(summary: Mapping) -> list[Timed]:
         for one in summary.get("background") or [] if one["seconds"] is not None]
 
 
+def between(summary: Mapping) -> float | None:
+    """Seconds of a run that lie in none of its steps: notebooks start, read tables, draw.
+
+    None if its steps were not timed, or a stage of it is not over.
+    """
+    spent = [one.seconds for one in measured(summary) if not one.background]
+    over = all(stage["status"] not in ("running", "failed") for stage in summary.get("stages", ()))
+    return max(0.0, summary["seconds"] - sum(spent)) if spent and over else None
+
+
 # -- the chart -------------------------------------------------------------------------------
 
 
 @styled
 def chart(steps: Sequence[PlannedStep], summary: Mapping | None = None) -> Chart:
-    """The plan as bars over minutes; below, the longest steps of a run, if it timed any.
+    """The plan as bars over minutes; below, a run's longest steps over seconds, if it timed any.
 
     summary: of a run, as in summary.json.
     """
     bars = schedule(_some(steps, "planned steps"))
-    longest = sorted(measured(summary or {}), key=lambda one: -one.seconds)[:LONGEST]
-    heights = [0.27 * len(bars) + 0.5] + [0.27 * len(longest) + 0.6] * bool(longest)
+    shown = _shown(measured(summary or {}))
+    heights = [0.27 * len(bars) + 0.5] + [0.27 * len(shown) + 0.6] * bool(shown)
     untimed = "" if timed(steps) else "; no minute of it was timed on Google"
     figure, grid = _figure(
         finding(steps), f"A plan, in minutes{untimed}. Dashed: the limit of {LIMIT} minutes",
         sum(heights) + 1.9, len(heights), 1, squeeze=False, height_ratios=heights)
     _gantt(grid[0, 0], bars)
-    if longest:
-        _seconds(grid[1, 0], longest, (summary or {}).get("target", "local"))
+    if shown:
+        _seconds(grid[1, 0], shown, (summary or {}).get("target", "local"))
     figure.legend(handles=_legend(bars), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -182,20 +198,38 @@ def _row(step: PlannedStep) -> str:
     return f"{step.stage[:2]} {step.name.removesuffix('.sql')}{beside}"
 
 
-def _seconds(axes: Axes, longest: Sequence[Timed], target: str) -> None:
-    """What this run measured, longest first; apart from the plan, with an axis of its own."""
+def _shown(found: Sequence[Timed]) -> list[Timed]:
+    """The longest steps in the order of their starts, those in the background on top.
+
+    By hand, hours may pass between two steps. They would be slivers then, and what goes on in the
+    background would be as long as the pauses: the steps alone are shown, from 0, longest first.
+    """
+    longest = sorted(found, key=lambda one: -one.seconds)[:LONGEST]
+    alone = [one for one in found if not one.background]
+    if alone and all(one.started is not None for one in found):
+        span = max(one.started + one.seconds for one in alone) - min(o.started for o in alone)
+        if sum(one.seconds for one in alone) >= SLIVERS * span:
+            return sorted(longest, key=lambda one: (not one.background, one.started))
+    return [replace(one, started=None)
+            for one in sorted(alone, key=lambda one: -one.seconds)[:LONGEST]]
+
+
+def _seconds(axes: Axes, shown: Sequence[Timed], target: str) -> None:
+    """What this run measured; apart from the plan, with an axis of its own."""
     place = "on the stand-in, not on Google" if target == "local" else "on Google Cloud"
-    axes.barh(range(len(longest)), [one.seconds for one in longest], height=0.72, color=INK)
-    for row, one in enumerate(longest):
-        _say(axes, f"{one.seconds:,.1f}", (one.seconds, row), 6, va="center_baseline")
+    starts = [one.started or 0 for one in shown]
+    axes.barh(range(len(shown)), [one.seconds for one in shown], left=starts, height=0.72,
+              color=INK)
+    for row, (one, start) in enumerate(zip(shown, starts, strict=True)):
+        # Nobody looks when it is ready, only when it is needed: an upper bound.
+        _say(axes, f"{one.seconds:,.1f}{' at most' * one.background}", (start + one.seconds, row),
+             6, va="center_baseline")
     _rows(axes, [f"{one.stage[:2]} {one.name.removesuffix('.sql')}"
-                 + ", in the background" * one.background for one in longest])
+                 + ", in the background" * one.background for one in shown])
     axes.set_title(f"Measured in this run, {place}", weight="bold", loc="left", color=INK)
-    # Nobody looks when it is ready, only when it is needed: an upper bound.
-    beside = "; in the background: until a later step had waited for it"
-    axes.set(xlim=(0, 1.12 * max(one.seconds for one in longest) or 1),
-             xlabel=f"seconds, the {len(longest)} longest steps"
-                    + beside * any(one.background for one in longest))
+    since = " since the run began" * (shown[0].started is not None)
+    end = max(start + one.seconds for one, start in zip(shown, starts, strict=True))
+    axes.set(xlim=(0, 1.2 * end or 1), xlabel=f"seconds{since}; the {len(shown)} longest steps")
     _ticks(axes, x=8)
 
 

@@ -64,8 +64,9 @@ def create_group(cloud: Cloud) -> Outcome:
             raise Needed(
                 f"feature group {standing.name} stands with another source or `dense`",
                 "the group of config.yaml; delete the old one (its BigQuery data stay)",
-                f"gcloud ai feature-groups delete {settings.names.feature_group} "
-                f"--region={settings.region} --force")
+                # gcloud has no commands for the feature store.
+                'curl -X DELETE -H "Authorization: Bearer $(gcloud auth print-access-token)" '
+                f'"{cloud.vertex}/v1/{group_name(cloud)}?force=true"')
         return Outcome("reused", standing.name)
     except NotFound:
         operation = cloud.registry.create_feature_group(

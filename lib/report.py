@@ -246,7 +246,7 @@ def plan(run: Mapping) -> dict | None:
     return {
         "steps": settings.plan, "finding": critical_path.finding(settings.plan),
         "deciding": critical_path.critical(bars), "timed": critical_path.timed(settings.plan),
-        "measured": bool(critical_path.measured(run)),
+        "measured": bool(critical_path.measured(run)), "between": critical_path.between(run),
         "picture": _chart(critical_path.chart(settings.plan, run))}
 
 

@@ -121,3 +121,48 @@ def test_a_bug_shows_its_traceback_and_ends_the_run(fake_notebooks, capsys):
     fake_notebooks(("01_data", "1 / 0"))
     assert run.main([]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_a_refusal_in_a_cell_that_is_no_step_is_translated_too(fake_notebooks, capsys):
+    fake_notebooks(("04_feature_store",
+                    "from google.api_core.exceptions import Forbidden\n"
+                    "raise Forbidden(\"Permission 'bigquery.tables.getData' denied on x\")"))
+    assert run.main([]) == 1
+    out = capsys.readouterr().out
+    assert "stage:     04_feature_store" in out and "attempted: cell" in out
+    assert "403 Permission 'bigquery.tables.getData'" in out and "add-iam-policy-binding" in out
+    assert "Traceback" not in out
+
+
+def test_the_lines_of_a_long_wait_are_shown_while_it_lasts(fake_notebooks, capsys):
+    fake_notebooks(("04_feature_store",
+                    "print('not for the terminal')\nprint('  online store: 20 s, state UPDATING')",
+                    "run.finish()"))
+    assert run.main([]) == 0
+    out = capsys.readouterr().out
+    assert "  online store: 20 s, state UPDATING" in out and "not for the terminal" not in out
+
+
+def test_a_run_labels_what_it_makes_with_its_own_name(fake_notebooks, tmp_path, capsys):
+    fake_notebooks(("01_data", "print('  ' + config.load().labels['run_id'])", "run.finish()"))
+    assert run.main([]) == 0
+    name = (tmp_path / "runs" / "latest").resolve().name
+    assert f"  {name}\n" in capsys.readouterr().out
+
+
+def test_where_things_are_billed_the_end_says_what_still_stands(fake_notebooks, monkeypatch, capsys):
+    from lib import config, teardown
+
+    loaded = config.load
+
+    def billed(**given):
+        settings = loaded(**given)
+        place = settings.place.model_copy(update={"billed": True})
+        return settings.model_copy(update={"targets": {settings.target: place}})
+
+    fake_notebooks(("01_data", "1 / 0"))
+    monkeypatch.setattr(run.config, "load", billed)
+    monkeypatch.setattr(teardown, "standing", lambda cloud: ["a store"])
+    monkeypatch.setattr(teardown, "told", lambda standing, settings: [f"still stands: {standing}"])
+    assert run.main([]) == 1  # also after a run that failed
+    assert "still stands: ['a store']" in capsys.readouterr().out

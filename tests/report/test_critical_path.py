@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lib import config, critical_path, report
 from lib.config import ConfigError, PlannedStep
-from lib.critical_path import chart, critical, finding, measured, schedule, total
+from lib.critical_path import between, chart, critical, finding, measured, schedule, total
 
 OLD = {  # a summary.json from before steps were timed
     "run_id": "20260101-000000-local-dev", "target": "local", "env": "dev",
@@ -56,8 +56,10 @@ def ticked(steps):
     """name -> (start, end), by letting a clock tick: another way than the schedule's own."""
     waits = {}
     for place, one in enumerate(steps):
-        others = [other.name for other in steps[:place] if not other.background]
-        waits[one.name] = {*one.after, *others}
+        above = steps[:place]
+        waits[one.name] = {*one.after, *(other.name for other in above if not other.background)}
+        for other in above:  # started by the notebook, which stands still until it can be
+            waits[one.name] |= set(other.after)
     runs, now = {}, 0
     while len(runs) < len(steps):
         for one in steps:
@@ -108,6 +110,14 @@ def test_without_the_early_start_a_step_is_waited_for_in_its_place():
     assert told == [("a", 0, 1), ("b", 1, 3), ("store", 3, 13), ("c", 13, 16)]
     assert critical(schedule(steps)) == ["a", "store", "c"]
     assert schedule([]) == [] == critical([]) and total([]) == 0
+
+
+def test_a_notebook_stands_still_until_it_can_start_what_goes_on_in_the_background():
+    steps = [step("images", 12, background=True), step("sql", 2),
+             step("training", 5, ["images"], background=True), step("group", 1)]
+    told = [(bar.step.name, bar.start, bar.end) for bar in schedule(steps)]
+    assert told == [("images", 0, 12), ("sql", 0, 2), ("training", 12, 17), ("group", 12, 13)]
+    assert critical(schedule([*steps, step("view", 6)])) == ["images", "group", "view"]
 
 
 # -- the plan in config.yaml -----------------------------------------------------------------
@@ -169,6 +179,15 @@ def test_measured_steps_are_those_of_the_run_with_what_went_on_beside_them():
     assert measured(OLD) == measured({}) == measured({"stages": [], "background": None}) == []
 
 
+def test_what_lies_between_the_steps_is_told_of_a_run_that_is_over():
+    run = timed_run(seconds=150.0)  # the steps: 1 + 2 + ... + 15 seconds
+    assert between(run) == 30 and between({**run, "seconds": 100.0}) == 0
+    assert between(OLD) is between({}) is None
+    for status in ("running", "failed"):
+        last = {**run["stages"][-1], "status": status}
+        assert between({**run, "stages": [run["stages"][0], last]}) is None
+
+
 # -- the chart -------------------------------------------------------------------------------
 
 
@@ -208,12 +227,26 @@ def test_a_run_without_times_gives_the_plan_alone_and_one_with_them_a_second_pan
         assert len(alone.axes) == 1 and alone._repr_png_().startswith(b"\x89PNG")
     lower = chart(shipped(), timed_run()).axes[1]
     drawn = bars_of(lower)
-    assert list(drawn)[:2] == ["01 online store, in the background", "04 step 14"]
+    assert list(drawn)[:2] == ["01 online store, in the background", "04 step 4"]
     assert len(drawn) == critical_path.LONGEST and "not on Google" in lower.get_title("left")
+    store, last = drawn["01 online store, in the background"], drawn["04 step 14"]
+    assert (store.get_x(), store.get_width()) == (1.0, 30.5)
+    assert (last.get_x(), last.get_width()) == (24.0, 15.0)
+    assert "30.5 at most" in [text.get_text() for text in lower.texts]
     real = chart(shipped(), timed_run(target="gcp")).axes[1]
     assert real.get_title("left").endswith("on Google Cloud")
     with pytest.raises(ValueError, match="no planned steps"):
         chart([])
+
+
+def test_steps_with_hours_between_them_are_drawn_from_zero_without_the_background():
+    by_hand = timed_run()
+    for place, one in enumerate(by_hand["stages"][1]["steps"]):
+        one["started"] = 3600.0 * place
+    by_hand["background"][0]["seconds"] = 7200.0
+    drawn = bars_of(chart(shipped(), by_hand).axes[1])
+    assert list(drawn)[0] == "04 step 14" and not any("background" in name for name in drawn)
+    assert {bar.get_x() for bar in drawn.values()} == {0}
 
 
 @pytest.mark.parametrize("summary", [None, timed_run()], ids=["plan", "run"])
@@ -245,7 +278,7 @@ def test_the_report_shows_the_plan_and_says_what_was_not_timed(tmp_path, summary
     said = heading.find_next("p").get_text(" ", strip=True)
     assert heading.get_text() == "How long it takes"
     assert "Nothing of this plan was timed on Google" in said and finding(shipped()) in said
-    assert ("stand-in" in said) == (summary is not OLD)
+    assert ("stand-in" in said) == ("between the steps" in said) == (summary is not OLD)
     assert heading.find_next("img")["alt"] == finding(shipped())
     rows = [[cell.get_text() for cell in row.find_all("td")]
             for row in heading.find_next("table").find_all("tr")[1:]]
