@@ -204,14 +204,16 @@ def _shown(found: Sequence[Timed]) -> list[Timed]:
     By hand, hours may pass between two steps. They would be slivers then, and what goes on in the
     background would be as long as the pauses: the steps alone are shown, from 0, longest first.
     """
-    longest = sorted(found, key=lambda one: -one.seconds)[:LONGEST]
     alone = [one for one in found if not one.background]
     if alone and all(one.started is not None for one in found):
         span = max(one.started + one.seconds for one in alone) - min(o.started for o in alone)
         if sum(one.seconds for one in alone) >= SLIVERS * span:
-            return sorted(longest, key=lambda one: (not one.background, one.started))
-    return [replace(one, started=None)
-            for one in sorted(alone, key=lambda one: -one.seconds)[:LONGEST]]
+            return sorted(_longest(found), key=lambda one: (not one.background, one.started))
+    return [replace(one, started=None) for one in _longest(alone)]
+
+
+def _longest(found: Sequence[Timed]) -> list[Timed]:
+    return sorted(found, key=lambda one: -one.seconds)[:LONGEST]
 
 
 def _seconds(axes: Axes, shown: Sequence[Timed], target: str) -> None:

@@ -277,6 +277,20 @@ def test_a_view_that_may_never_read_says_so(cloud):
     assert "BigQuery Data Viewer" in caught.value.need
 
 
+def test_tables_expire_in_dev_and_stay_in_prod(cloud):
+    names = cloud.settings.names.model_copy(update={"dataset": "churn_prod"})
+    prod = config.load(target="local", env="prod", overrides=SMALL)
+    there = dataclasses.replace(cloud, settings=prod.model_copy(update={"names": names}))
+    warehouse.create_dataset(there)
+    days = 24 * 3600 * 1000
+    dev = cloud.bigquery.get_dataset(cloud.settings.dataset)
+    assert dev.default_table_expiration_ms == 30 * days
+    assert cloud.bigquery.get_dataset("churn_prod").default_table_expiration_ms is None
+    assert dev.labels["env"] == "dev"
+    assert cloud.bigquery.get_dataset("churn_prod").labels["env"] == "prod"
+    cloud.bigquery.delete_dataset("churn_prod")
+
+
 def test_a_restart_keeps_everything(cloud):
     """The last test: the clients of `cloud` know the old addresses only."""
     from lib import cloud as clouds
