@@ -105,6 +105,8 @@ PATHS = {
         ("GET", "/v1/projects/*/services:batchGet", "serviceusage.services.batchGet"),
         ("GET", "/v1/projects/*/locations/*/repositories/*/dockerImages/**",
          f"artifactregistry.{REPOSITORIES}.dockerImages.get"),
+        ("GET", "/v1/projects/*/locations/*/repositories/*",
+         f"artifactregistry.{REPOSITORIES}.get"),
     ),
 }
 

@@ -158,17 +158,14 @@ def assert_told(done, stage, says, name=""):
     assert "Traceback" not in out, (name, out)
 
 
-def test_a_refusal_that_passes_is_outlived(project):
+def test_refusals_that_pass_and_slow_answers_are_outlived(project):
     project.fail(
         {"method": "vertex.ListFeatureViewSyncs", "times": 2, "status": "UNAVAILABLE",
          "message": "The service is currently unavailable."},
         {"method": "vertex.GetFeatureOnlineStore", "times": 2, "status": "RESOURCE_EXHAUSTED",
-         "message": "Slow down."})
+         "message": "Slow down."},
+        {"method": "vertex.GetFeatureView", "seconds": 1.5})
     done = project.run("--only", "04")
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_slow_answers_only_take_longer(project):
-    project.fail({"method": "vertex.GetFeatureView", "seconds": 1.5})
-    done = project.run("--only", "04")
-    assert done.returncode == 0, done.stdout + done.stderr
+    log = (project.folder / "runs" / "latest" / "run.log").read_text()
+    assert "Slow down.; attempt 2 of 3" in log and "unavailable.; attempt 3 of 3" in log
