@@ -154,6 +154,7 @@ class Train(Part):
     runner: Literal["pipeline", "custom_job"]
     min_roc_auc: Share
     machine_type: str
+    service_account: str | None
 
 
 class Serve(Part):

@@ -36,6 +36,9 @@ PRICE_READ = "2026-09-28"  # when costs.usd_per_tib_scanned of config.yaml was r
 # Cities that are in Europe, but not in BigQuery's multi-region EU: London and Zurich, by
 # cloud.google.com/bigquery/docs/locations (from memory, not read again here).
 NOT_IN_EU = ("europe-west2", "europe-west6")
+# What the training's containers do: read train_dataset, write artifacts, report to the pipeline.
+TRAINING_ROLES = ("roles/bigquery.dataViewer", "roles/bigquery.user", "roles/storage.objectUser",
+                  "roles/aiplatform.user")
 STAGE = "00_preflight"
 UNKNOWN = "user:YOU@EXAMPLE.COM"  # in commands, where the credentials do not tell
 
@@ -541,6 +544,24 @@ def _service_agent(cloud: Cloud, name: str) -> list[Finding]:
         f"patience: a refused sync is tried again for {cloud.settings.waits.iam_seconds} s")]
 
 
+def _training_account(cloud: Cloud, name: str) -> list[Finding]:
+    """The pipeline's containers read BigQuery and write to the bucket as another account than
+    the caller's. A fresh project's default account may have no role at all (Google's
+    organization policies since 2024, from memory); whether it has cannot be asked without the
+    right to read the project's policy."""
+    settings, roles = cloud.settings, TRAINING_ROLES
+    if not settings.place.pinned_images:
+        return [Finding(name, "ok", "steps run as processes of the local cloud")]
+    number = cloud.projects.get_project(name=f"projects/{settings.project}").name.split("/")[1]
+    account = (settings.train.service_account
+               or f"{number}-compute@developer.gserviceaccount.com")
+    bind = f"gcloud projects add-iam-policy-binding {settings.project} --member "
+    return [Finding(
+        name, "warning", f"the training's containers run as {account}; what it may do was not "
+        "asked", f"{', '.join(roles)} for it",
+        "; ".join(f"{bind}serviceAccount:{account} --role {role}" for role in roles))]
+
+
 def _images(cloud: Cloud, name: str) -> list[Finding]:
     settings = cloud.settings
     if not settings.place.pinned_images:
@@ -610,7 +631,8 @@ def _cost(cloud: Cloud, name: str) -> list[Finding]:
 CHECKS: dict[str, Callable[[Cloud, str], list[Finding]]] = {
     "credentials": _credentials, "project": _project, "APIs": _apis,
     "permissions": _permissions, "region": _region, "dataset": _dataset, "source": _source,
-    "bucket": _bucket, "quotas": _quotas, "service agent": _service_agent, "images": _images,
+    "bucket": _bucket, "quotas": _quotas, "service agent": _service_agent,
+    "training account": _training_account, "images": _images,
     "cost": _cost,
 }
 

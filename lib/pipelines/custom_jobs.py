@@ -142,7 +142,7 @@ def _start(cloud: Cloud, chain: Chain, step: str, given: dict):
             "container_spec": {
                 "image_uri": image, "args": ["approve", *words] if step == "approve" else words},
         }])
-    job.submit()
+    job.submit(service_account=settings.train.service_account)
     return job
 
 

@@ -67,7 +67,7 @@ def submit(cloud: Cloud, fingerprint: str, cache: bool = True):
             # None leaves each step's own setting; False turns every one off.
             enable_caching=None if cache else False,
         )
-        job.submit()
+        job.submit(service_account=settings.train.service_account)
     return job
 
 

@@ -555,3 +555,15 @@ def test_the_table_is_printed_without_asking_anybody(monkeypatch, capsys):
     monkeypatch.setattr(clouds, "connect", None)
     assert preflight.main(["--permissions"]) == 0
     assert capsys.readouterr().out.strip() == preflight.permission_table()
+
+
+def test_the_account_that_training_runs_as_is_named_with_its_roles(pinned):
+    there = pinned[0] if isinstance(pinned, tuple) else pinned
+    (finding,) = found(there, "training account")
+    account = f"{there.project_number}-compute@developer.gserviceaccount.com"
+    assert finding.level == "warning" and account in finding.found
+    for role in preflight.TRAINING_ROLES:
+        assert f"--member serviceAccount:{account} --role {role}" in finding.command
+    own = changed(there, train={"service_account": "robot@p.iam.gserviceaccount.com"})
+    (finding,) = found(own, "training account")
+    assert "robot@p.iam.gserviceaccount.com" in finding.found

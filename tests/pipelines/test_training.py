@@ -95,3 +95,26 @@ def test_a_failing_custom_job_is_named_with_its_last_line(built):
     broken = having(built, runner="custom_job", params={"random_forest": {"nonsense": 1}})
     with pytest.raises(Needed, match=r"step train .* failed: train: --params: .*nonsense"):
         training.run(broken)
+
+
+def test_a_training_started_early_is_waited_for_and_not_run_twice(built):
+    robot = "robot@trainer.iam.gserviceaccount.com"
+    there = having(built, seed=11, service_account=robot)
+    early = training.start(there)
+    assert early.status == "started"
+    assert training.start(there).resource == early.resource  # still running, or over by now
+    outcome = training.run(there)
+    assert outcome.resource == early.resource
+    assert set(outcome.value.states.values()) <= {"SUCCEEDED", "SKIPPED"}
+    jobs = there.aiplatform.PipelineJob.list(
+        filter=f'labels.training="{training.fingerprint(there)}"')
+    assert [job.resource_name for job in jobs] == [early.resource]
+    assert jobs[0].gca_resource.service_account == robot
+    assert training.start(there).status == "reused"
+
+
+def test_custom_jobs_are_not_started_early(built):
+    there = having(built, runner="custom_job", seed=12)
+    assert training.start(there).status == "done"
+    assert list(there.aiplatform.CustomJob.list(
+        filter=f'labels.training="{training.fingerprint(there)}"')) == []
