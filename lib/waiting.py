@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import requests
 import tenacity
 from google.api_core import exceptions as google_errors
 
 from lib.config import Settings
 from lib.stages import TRANSIENT, Needed
 
+# A question may be asked again after any of these: it changes nothing.
+BLIPS = (*TRANSIENT, google_errors.ServerError, requests.ConnectionError, requests.Timeout)
 GROWTH = 1.1  # of the pause, from one question to the next: about a tenth of the time waited
 
 
@@ -62,7 +65,7 @@ def until(
         return min(grown, waits.longest_pause_seconds) * random.uniform(0.8, 1.2)
 
     return tenacity.Retrying(
-        retry=(tenacity.retry_if_exception_type(TRANSIENT)
+        retry=(tenacity.retry_if_exception_type(BLIPS)
                | tenacity.retry_if_result(lambda seen: not ended(seen))),
         stop=tenacity.stop_after_delay(limit), wait=pause, before_sleep=progress,
         retry_error_callback=give_up, sleep=sleep,
