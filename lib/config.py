@@ -279,6 +279,11 @@ class Settings(Part):
         return (f'display_name="{display_name}" AND labels.app="{self.app}" '
                 f'AND labels.env="{self.env}"')
 
+    def again(self, notebook: str = "") -> str:
+        """The command that runs this target and env, from a notebook ("04") or from the start."""
+        start = f" --from {notebook}" if notebook else ""
+        return f"./run_all.sh --target {self.target} --env {self.env}{start}"
+
     @property
     def dataset(self) -> str:
         """project.dataset of this app and environment."""

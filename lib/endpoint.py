@@ -55,8 +55,9 @@ def deploy(cloud: Cloud, endpoint, model) -> Outcome:
                 max_replica_count=serve.max_replica_count),
             cloud.settings.waits.deploy_seconds,
             lambda: "the container is being started", endpoint.resource_name)
+    kept = current[:1]  # a deployment that was given up may have come true beside a second one
     for old in deployed:  # also those that an earlier run, stopped here, has left
-        if old not in current:
+        if old not in kept:
             endpoint.undeploy(deployed_model_id=old.id)
     return Outcome("reused" if current else "created", endpoint.resource_name, figures)
 
@@ -74,10 +75,10 @@ def connect(cloud: Cloud):
     endpoint = find(cloud)
     if endpoint is None:
         raise NotDeployed(f"the endpoint {cloud.settings.names.endpoint} does not exist",
-                          "notebook 06, which makes it", "./run_all.sh --from 06")
+                          "notebook 06, which makes it", cloud.settings.again("06"))
     if not endpoint.list_models():
         raise NotDeployed(f"no model is deployed to the endpoint {endpoint.display_name}",
-                          "notebook 06, which deploys it", "./run_all.sh --from 06")
+                          "notebook 06, which deploys it", cloud.settings.again("06"))
     return endpoint
 
 

@@ -259,7 +259,7 @@ def sync(cloud: Cloud, force: bool = False) -> Outcome:
             f"sync {finished.name} failed with status {finished.final_status.code}: "
             f"{finished.final_status.message}",
             "a readable source table and BigQuery Data Viewer for the view's service account",
-            f"./run_all.sh --target {cloud.settings.target} --env {cloud.settings.env} --from 04")
+            cloud.settings.again("04"))
     return Outcome("created", finished.name, _sync_figures(finished))
 
 
@@ -340,9 +340,9 @@ def _why_not_served(cloud: Cloud, customer_id: str) -> str:
         try:
             get(name=name)
         except NotFound:
-            return f"the {kind} {name} does not exist; ./run_all.sh --from 04 makes it"
+            return f"the {kind} {name} does not exist; {cloud.settings.again('04')} makes it"
     if not any(_ended(s) and s.final_status.code == 0 for s in list_syncs(cloud)):
         return (f"the feature view {view_name(cloud)} has never been synced, so it serves "
-                "nothing; ./run_all.sh --from 04 syncs it")
+                f"nothing; {cloud.settings.again('04')} syncs it")
     return (f"customer {customer_id!r} is not in the feature view: unknown, never ordered, or "
             "ordered for the first time after the newest snapshot")

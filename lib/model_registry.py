@@ -35,7 +35,7 @@ def upload(cloud: Cloud, training: Training) -> Outcome:
         raise Needed("the model did not pass the gate: "
                      + "; ".join(training.metrics["gate"]["reasons"]),
                      "a model inside train.min_roc_auc, checks.max_honest_roc_auc and "
-                     "label.positive_rate_band", "edit config.yaml, then ./run_all.sh --from 05")
+                     "label.positive_rate_band", f"edit config.yaml, then {settings.again('05')}")
     digest = meta["sha256"][:16]
     standing = find(cloud)
     if standing is not None and standing.labels.get("model_sha") == digest:
@@ -70,7 +70,7 @@ def newest(cloud: Cloud) -> Outcome:
     model = find(cloud)
     if model is None:
         raise Needed(f"no model {cloud.settings.names.model} in the registry", "notebook 05",
-                     "./run_all.sh --from 05")
+                     cloud.settings.again("05"))
     return Outcome("done", model.versioned_resource_name, _figures(model), model)
 
 

@@ -134,7 +134,8 @@ def _check(cloud: clouds.Cloud, folder: Path) -> None:
     run.finish()
     figures = stages.read_summary(folder)["stages"][0]["figures"]["preflight"]
     told = ", ".join(f"{value} {key}" for key, value in figures.items())
-    _say(folder, f"[0/{len(NOTEBOOKS)}] 00_preflight: done in {time.monotonic() - began:.1f} s | {told}")
+    took = time.monotonic() - began
+    _say(folder, f"[0/{len(NOTEBOOKS)}] 00_preflight: done in {took:.1f} s | {told}")
 
 
 def _execute(notebook: Path, settings: Settings, folder: Path, position: str) -> None:

@@ -274,8 +274,9 @@ RULES = (
          "edit config.yaml, then {again}"),
     Rule((google_errors.NotFound, google_errors.BadRequest, google_errors.Conflict),
          r"(?i)not found in location|different locations?\b|in location|wrong location",
-         "everything in one place: BigQuery and Cloud Storage in {location}, Vertex AI in "
-         "{region}; what stands elsewhere must go, or get another name in config.yaml",
+         # BigQuery words a table that is just gone in the same way.
+         "everything made, and in one place: BigQuery and Cloud Storage in {location}, Vertex AI "
+         "in {region}; the list tells what is missing and what stands elsewhere",
          "bq ls --project_id={project} --format=prettyjson"),
     Rule((google_errors.GoogleAPICallError,),
          r"(?i)manifest[ _]unknown|image\b.*(not found|not exist|cannot be pulled|no such)",
@@ -297,7 +298,7 @@ RULES = (
     Rule((google_errors.TooManyRequests,), "",
          "free quota in {project}, {region}; it was tried {attempts} times",
          "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
-    Rule((google_errors.ServiceUnavailable, google_errors.GatewayTimeout), "",
+    Rule((google_errors.ServiceUnavailable,), "",
          "the service to answer; it was tried {attempts} times, what was made is kept",
          "{again}"),
     Rule((google_errors.GoogleAPICallError,), "",
@@ -347,8 +348,7 @@ def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object
         "permission": f"{permission[1]}, as in " if permission else "",
         "roles": " and ".join(roles), "role": roles[0],
         "api": api[1] if api else f"{service}.googleapis.com",
-        "again": f"./run_all.sh --target {settings.target} --env {settings.env}"
-                 + (f" --from {number}" if number else "")}
+        "again": settings.again(number)}
 
 
 def _message(error: Exception) -> str:

@@ -26,7 +26,6 @@ from google.api_core.exceptions import BadRequest, Conflict, GoogleAPIError, Not
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import aiplatform_v1 as vertex
 from google.cloud import bigquery
-from google.cloud.aiplatform_v1.types import JobState, PipelineState
 from google.protobuf import field_mask_pb2
 
 from lib import cloud as clouds
@@ -35,6 +34,7 @@ from lib.checks import faults
 from lib.cloud import Cloud
 from lib.config import Settings
 from lib.pipelines import custom_jobs
+from lib.pipelines import run as pipelines
 from lib.stages import TRANSIENT, Needed
 
 COPIES = ("planted", "freshness")  # lib/checks: what a run that was killed may leave
@@ -46,12 +46,6 @@ REFUSALS = (GoogleAPIError, GoogleAuthError, requests.RequestException, Needed)
 ROLES = {"dataset": "roles/bigquery.dataOwner", "bucket": "roles/storage.admin"}
 LISTED_FIELDS = field_mask_pb2.FieldMask(
     paths=["name", "display_name", "labels", "create_time", "state"])  # of a job
-ENDED = {
-    PipelineState.PIPELINE_STATE_SUCCEEDED, PipelineState.PIPELINE_STATE_FAILED,
-    PipelineState.PIPELINE_STATE_CANCELLED}
-ENDED_JOB = {
-    JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED,
-    JobState.JOB_STATE_EXPIRED, JobState.JOB_STATE_PARTIALLY_SUCCEEDED}
 
 
 @dataclass(frozen=True)
@@ -441,14 +435,14 @@ def _pipeline_jobs(cloud: Cloud) -> Iterator[Resource]:
     names = [f"{cloud.settings.app}-{cloud.settings.env}-training"]
     request = {"parent": cloud.parent, "filter": _named(names), "read_mask": LISTED_FIELDS}
     jobs = cloud.pipeline_jobs.list_pipeline_jobs(request=request)
-    return _jobs("pipeline job", jobs, names, ENDED, cloud.settings)
+    return _jobs("pipeline job", jobs, names, pipelines.ENDED, cloud.settings)
 
 
 def _custom_jobs(cloud: Cloud) -> Iterator[Resource]:
     names = [f"{cloud.settings.app}-{cloud.settings.env}-{step}" for step in custom_jobs.STEPS]
     request = {"parent": cloud.parent, "filter": _named(names), "read_mask": LISTED_FIELDS}
     jobs = cloud.custom_jobs.list_custom_jobs(request=request)
-    return _jobs("custom job", jobs, names, ENDED_JOB, cloud.settings)
+    return _jobs("custom job", jobs, names, custom_jobs.ENDED, cloud.settings)
 
 
 def _jobs(
@@ -468,14 +462,14 @@ def _named(names: list[str]) -> str:
 def _delete_pipeline_job(cloud: Cloud, name: str) -> Any:
     jobs = cloud.pipeline_jobs
     _end_job(cloud, name, lambda: jobs.get_pipeline_job(name=name).state,
-             lambda: jobs.cancel_pipeline_job(name=name), ENDED)
+             lambda: jobs.cancel_pipeline_job(name=name), pipelines.ENDED)
     return jobs.delete_pipeline_job(name=name)
 
 
 def _delete_custom_job(cloud: Cloud, name: str) -> Any:
     jobs = cloud.custom_jobs
     _end_job(cloud, name, lambda: jobs.get_custom_job(name=name).state,
-             lambda: jobs.cancel_custom_job(name=name), ENDED_JOB)
+             lambda: jobs.cancel_custom_job(name=name), custom_jobs.ENDED)
     return jobs.delete_custom_job(name=name)
 
 

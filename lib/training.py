@@ -45,7 +45,7 @@ def fingerprint(cloud: Cloud) -> str:
     built = warehouse.built_at(cloud, "train")
     if built is None:
         raise Needed(f"{settings.table('train')} is not built", "notebook 03",
-                     "./run_all.sh --from 01")
+                     settings.again("01"))
     code = [path.read_text() for pattern in ("*/src/*.py", "*/*.yaml", "*/requirements.txt")
             for path in sorted(COMPONENTS.glob(pattern))]
     return settings.fingerprint(

@@ -102,11 +102,11 @@ REFUSALS = {
         "snapshots.sample_percent", "./run_all.sh --target local --env dev --from 04"),
     "location": (
         google_errors.NotFound("Not found: Dataset local-demo:churn_dev was not found in location "
-                               "EU"), "everything in one place: BigQuery and Cloud Storage in US",
+                               "EU"), "in one place: BigQuery and Cloud Storage in US",
         "bq ls"),
     "two locations": (
         google_errors.BadRequest("Cannot read and write in different locations: source: US, "
-                                 "destination: EU"), "everything in one place", "bq ls"),
+                                 "destination: EU"), "everything made, and in one place", "bq ls"),
     "image": (
         google_errors.FailedPrecondition(
             "Image us-central1-docker.pkg.dev/p/churn-dev/serving@sha256:1 not found."),

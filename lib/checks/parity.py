@@ -109,7 +109,7 @@ def run(cloud: Cloud, customers: list[str] | None = None) -> Outcome:
     if len(bad):
         raise Needed(
             f"online and offline differ in {len(bad)} of {len(compared)} values: {told(bad)}",
-            "a sync of the view after the features were built", "./run_all.sh --from 04")
+            "a sync of the view after the features were built", cloud.settings.again("04"))
     return Outcome("done", feature_store.view_name(cloud), figures(compared), compared)
 
 
@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(_line(row), file=sys.stderr)
     if len(bad):
         print(f"online and offline differ in {len(bad)} of {len(compared)} values; a sync of the "
-              "view after the features were built is needed: ./run_all.sh --from 04",
+              f"view after the features were built is needed: {settings.again('04')}",
               file=sys.stderr)
     return int(len(bad) > 0)
 

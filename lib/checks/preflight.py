@@ -24,7 +24,6 @@ from google.cloud.service_usage_v1 import State
 from lib import cloud as clouds
 from lib import config, images, stages, warehouse
 from lib.cloud import Cloud
-from lib.config import Settings
 from lib.stages import Needed, Outcome
 
 STORES, VIEWS = 10, 30  # quotas a project and region: Google's "Agent Platform quotas" page

@@ -15,7 +15,8 @@ from lib.pipelines import run as pipelines
 from lib.stages import Needed
 
 STEPS = ("data_load", "train", "eval", "approve")
-ENDED = {JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED}
+ENDED = {JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED,
+         JobState.JOB_STATE_EXPIRED, JobState.JOB_STATE_PARTIALLY_SUCCEEDED}
 
 
 def arguments(values: dict, folder: str) -> dict[str, dict[str, object]]:
@@ -154,4 +155,4 @@ def _finish(cloud: Cloud, step: str, job) -> None:
     if job.state != JobState.JOB_STATE_SUCCEEDED:
         last = (job.error.message if job.error else "no message").strip().splitlines()[-1]
         raise Needed(f"step {step} ({job.resource_name}) failed: {last}",
-                     "a step that succeeds", "./run_all.sh --from 05")
+                     "a step that succeeds", cloud.settings.again("05"))

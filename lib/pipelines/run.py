@@ -39,7 +39,7 @@ def parameters(cloud: Cloud) -> dict:
     built = warehouse.built_at(cloud, "train")
     if built is None:
         raise Needed(f"{settings.table('train')} is not built", "notebook 03",
-                     "./run_all.sh --from 01")
+                     settings.again("01"))
     low, high = settings.label.positive_rate_band
     return {
         "table": settings.table("train"), "label_col": settings.label.column,
@@ -110,7 +110,8 @@ def wait(
     if job.state != PipelineState.PIPELINE_STATE_SUCCEEDED:
         raise Needed(_why(job), "a step that succeeds; what was done is kept, and taken from the "
                      "cache",
-                     f".venv/bin/python -m lib.pipelines.run --target {cloud.settings.target}")
+                     f".venv/bin/python -m lib.pipelines.run --target {cloud.settings.target} "
+                     f"--env {cloud.settings.env}")
 
 
 def tasks(job) -> list[PipelineTaskDetail]:

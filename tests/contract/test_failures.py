@@ -50,7 +50,7 @@ FAILURES = {
         "the dataset in another location": (
             {"method": "bigquery.jobs.insert", "call": DRY_RUNS + 2, "status": "NOT_FOUND",
              "message": "Not found: Dataset local-demo:churn_dev was not found in location EU"},
-            ("not found in location EU", "everything in one place", "bq ls"), {}),
+            ("not found in location EU", "everything made, and in one place", "bq ls"), {}),
     },
     "03": {
         "the bucket's name is somebody else's": (
