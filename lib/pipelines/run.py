@@ -95,14 +95,15 @@ def wait(
     said: dict[str, str] = {}
 
     def look():
-        job._sync_gca_resource()
+        # One answer for both: asked for twice, the last step could end in between, unsaid.
+        job_state = job.state
         for task in tasks(job):
             state = PipelineTaskDetail.State(task.state).name
             shown = state in ENDED_TASK or (running and state == "RUNNING")
             if shown and said.get(task.task_name) != state:
                 said[task.task_name] = state
                 say(f"  {task.task_name}: {_word(state)}")
-        return job.state
+        return job_state
 
     waiting.until(
         cloud.settings, "training", look, ENDED.__contains__, cloud.settings.waits.training_seconds,
@@ -115,8 +116,9 @@ def wait(
 
 
 def tasks(job) -> list[PipelineTaskDetail]:
-    """The details of our own steps, in the order of the pipeline."""
-    found = {task.task_name: task for task in job.task_details}
+    """The details of our own steps, in the order of the pipeline, as last read by `job.state`."""
+    details = job.gca_resource.job_detail.task_details
+    found = {task.task_name: task for task in details}
     return [found[name] for name in _names(found)]
 
 

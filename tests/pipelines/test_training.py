@@ -1,8 +1,10 @@
 """The training on the local cloud: the gate, the cache, a failing step, CustomJobs."""
 
 import dataclasses
+import itertools
 
 import pytest
+from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
 from lib import config, model_registry, training, warehouse
 from lib.pipelines import run as pipelines
@@ -79,6 +81,33 @@ def test_no_cache_runs_every_step_anew(built):
     job = pipelines.submit(built, "without-cache", cache=False)
     pipelines.wait(built, job)
     assert set(pipelines.states(job).values()) == {"SUCCEEDED"}
+
+
+@pytest.mark.parametrize("ended_at_first", [0, 1, 2, 3])
+def test_every_step_is_said_though_the_service_moves_on_between_answers(
+        built, monkeypatch, ended_at_first):
+    """Each answer of this service is one step further than the last; none may be skipped over."""
+    training.run(built)
+    job = pipelines.find(built, training.fingerprint(built))
+    over, asked = job.gca_resource, itertools.count(ended_at_first)
+    names = [task.task_name for task in over.job_detail.task_details
+             if task.task_name in pipelines.OWN_TASKS]
+    assert len(names) == 4
+
+    def answer(resource_name, **_):
+        seen, further = type(over)(over), next(asked)
+        details = seen.job_detail.task_details
+        ours = {task.task_name: task for task in details}
+        for name in names[further:]:
+            ours[name].state = PipelineTaskDetail.State.RUNNING
+        if further < len(names):
+            seen.state = PipelineState.PIPELINE_STATE_RUNNING
+        return seen
+
+    monkeypatch.setattr(job, "_get_gca_resource", answer)
+    said = []
+    pipelines.wait(built, job, say=said.append)
+    assert said == [f"  {name}: succeeded" for name in names]
 
 
 def test_custom_jobs_give_the_same_metrics(built):
