@@ -245,6 +245,13 @@ class Rule:
     command: str = ""
 
 
+# About the project that a call is counted for: google/api/error_reason.proto has the first, whose
+# text is "Caller does not have required permission to use project ..."; Google's page on
+# troubleshooting application default credentials the second.
+MAY_NOT_USE = r"USER_PROJECT_DENIED|permission to use project|serviceusage\.services\.use\b"
+NO_QUOTA_PROJECT = "requires a quota project"
+CONSUMER = "roles/serviceusage.serviceUsageConsumer"
+
 # The first that fits is told. Wordings are Google's; where one could not be seen, any that says
 # the same is taken.
 RULES = (
@@ -259,6 +266,15 @@ RULES = (
          "{again}"),
     Rule((auth_errors.GoogleAuthError,), "",
          "credentials that Google takes", "gcloud auth application-default login"),
+    # These two before the rules for an API and for quota, whose words Google uses here too.
+    Rule((google_errors.Forbidden,), NO_QUOTA_PROJECT,
+         "a quota project in the credentials, which a person's have not by themselves",
+         "gcloud auth application-default set-quota-project {project}"),
+    Rule((google_errors.Forbidden,), MAY_NOT_USE,
+         "serviceusage.services.use, as in {consumer} on project {quota_project}, which the calls "
+         "are counted for; that takes some minutes to count",
+         "gcloud projects add-iam-policy-binding {quota_project} --member user:YOU@EXAMPLE.COM "
+         "--role {consumer}"),
     Rule((google_errors.Forbidden,), "has not been used|SERVICE_DISABLED|accessNotConfigured",
          "the API {api}, enabled in {project}; that takes some minutes to count",
          "gcloud services enable {api} --project {project}"),
@@ -338,6 +354,7 @@ def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object
     """What the texts of RULES may name."""
     permission = re.search(r"[Pp]ermission '?([a-z]+\.[\w.]+)'?", str(error))
     api = re.search(r"([a-z]+\.googleapis\.com)(?! (?:POST|GET))", _message(error))
+    used = re.search(r"permission to use project ([\w.:-]*\w)", str(error))
     service = "bigquery" if "/bigquery/" in str(error) else "aiplatform"
     roles = _ROLES.get(stage, ("roles/aiplatform.user",))
     number = stage[:2] if stage[:2].isdigit() and stage[:2] != "00" else ""
@@ -346,7 +363,8 @@ def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object
         "env": settings.env, "location": settings.place.location,
         "repository": settings.serve.image_repository, "attempts": settings.retries.attempts,
         "permission": f"{permission[1]}, as in " if permission else "",
-        "roles": " and ".join(roles), "role": roles[0],
+        "roles": " and ".join(roles), "role": roles[0], "consumer": CONSUMER,
+        "quota_project": used[1] if used else settings.project,
         "api": api[1] if api else f"{service}.googleapis.com",
         "again": settings.again(number)}
 

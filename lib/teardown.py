@@ -274,7 +274,7 @@ def _reason(error: Exception, kind: str, settings: Settings) -> str:
     """What was refused, and what is needed."""
     known = stages.explain(error, "teardown", kind, settings)
     cause, need, how = (known.cause, known.need, known.command) if known else (str(error), "", "")
-    if "add-iam-policy-binding" in how:
+    if "add-iam-policy-binding" in how and stages.CONSUMER not in how:
         role = ROLES.get(kind, "roles/aiplatform.user")
         need = f"{role} on project {settings.project}; that takes some minutes to count"
         how = (f"gcloud projects add-iam-policy-binding {settings.project} "

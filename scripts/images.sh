@@ -103,7 +103,8 @@ source_tag() {
     local sha dirty
     if ! sha=$(git rev-parse --short=12 --verify --quiet HEAD); then
         fail "tag of $1" "this is not a git clone with a commit" \
-            "a commit: the tag of an image names its source"
+            "a commit: the tag of an image names its source" \
+            "git init && git add --all && git commit --message 'The demo as it came'"
     fi
     dirty=$(git status --porcelain --untracked-files=all -- "$(folder_of "$1")" scripts)
     if [ -z "$dirty" ]; then
@@ -112,7 +113,8 @@ source_tag() {
         echo "$sha-dirty"
     else
         fail "tag of $1" "uncommitted changes:
-$dirty" "a commit, or --allow-dirty for an image tagged $sha-dirty" "git commit"
+$dirty" "a commit, or --allow-dirty for an image tagged $sha-dirty" \
+            "git add --all && git commit"
     fi
 }
 

@@ -93,6 +93,24 @@ REFUSALS = {
             "api/aiplatform.googleapis.com/overview?project=1 then retry."),
         "the API aiplatform.googleapis.com",
         "gcloud services enable aiplatform.googleapis.com --project local-demo"),
+    "quota project": (
+        google_errors.Forbidden(
+            f"POST {URL}/featureGroups: Caller does not have required permission to use project "
+            "other-1. Grant the caller the roles/serviceusage.serviceUsageConsumer role, or a "
+            "custom role with the serviceusage.services.use permission, by visiting https://"
+            "console.developers.google.com/iam-admin/iam/project?project=other-1 and then retry.",
+            error_info={"reason": "USER_PROJECT_DENIED"}),
+        "serviceusage.services.use, as in roles/serviceusage.serviceUsageConsumer on project "
+        "other-1",
+        "gcloud projects add-iam-policy-binding other-1 --member user:YOU@EXAMPLE.COM --role "
+        "roles/serviceusage.serviceUsageConsumer"),
+    "no quota project": (
+        google_errors.Forbidden(
+            "Your application is authenticating by using local Application Default Credentials. "
+            "The aiplatform.googleapis.com API requires a quota project, which is not set by "
+            "default.", details=["reason: SERVICE_DISABLED"]),
+        "a quota project in the credentials",
+        "gcloud auth application-default set-quota-project local-demo"),
     "BigQuery's quota": (
         google_errors.Forbidden("Quota exceeded: Your project exceeded quota for free query "
                                 "bytes scanned."), "more quota", "iam-admin/quotas"),

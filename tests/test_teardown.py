@@ -479,5 +479,8 @@ def test_what_is_refused_says_what_is_needed():
     disabled = Forbidden("Vertex AI API has not been used in project before or it is disabled "
                          "aiplatform.googleapis.com")
     assert "gcloud services enable" in teardown._reason(disabled, "model", settings)
+    uncounted = Forbidden("Caller does not have required permission to use project local-demo.")
+    assert teardown._reason(uncounted, "bucket", settings).endswith(
+        "--role roles/serviceusage.serviceUsageConsumer)")
     slow = Needed("operation 1 is not there after 5 s", "more time", "a look")
     assert "more time (a look)" in teardown._reason(slow, "model", settings)

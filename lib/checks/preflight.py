@@ -7,9 +7,8 @@
 """
 
 import argparse
-import itertools
+import dataclasses
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from google.cloud.service_usage_v1 import State
 
 from lib import cloud as clouds
 from lib import config, images, stages, warehouse
+from lib.checks.permissions import PERMISSIONS, ROLES, permission_table, smallest_roles
 from lib.cloud import Cloud
 from lib.stages import Needed, Outcome
 
@@ -38,6 +38,14 @@ NOT_IN_EU = ("europe-west2", "europe-west6")
 # What the training's containers do: read train_dataset, write artifacts, report to the pipeline.
 TRAINING_ROLES = ("roles/bigquery.dataViewer", "roles/bigquery.user", "roles/storage.objectUser",
                   "roles/aiplatform.user")
+# What is billed by the hour must be removable before it is made; the rest can be asked for later.
+CAN_WAIT = {p.name for p in PERMISSIONS
+            if p.step == "teardown" and not p.name.startswith("aiplatform.")}
+BUILD_API = "cloudbuild.googleapis.com"
+# What Cloud Build's account does: read the source, write its log, push. Google's guide to that
+# account, from memory, not read again here.
+BUILD_ROLE = "roles/cloudbuild.builds.builder"
+BUILDERS = {"docker": "docker", "gcloud": "Cloud Build"}  # as images.engine names them
 STAGE = "00_preflight"
 UNKNOWN = "user:YOU@EXAMPLE.COM"  # in commands, where the credentials do not tell
 
@@ -53,138 +61,14 @@ class Finding:
     command: str = ""
 
 
-# -- permissions ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Permission:
-    """One permission of the flow. unless: it is not needed when this ("bucket", "dataset")
-    stands already; with_: it is needed only then ("own view": if the dataset stands, and
-    feature_view.service_agent is view)."""
-
-    step: str
-    name: str
-    unless: str = ""
-    with_: str = ""
-
-
-def _of(step: str, *names: str, **when: str) -> tuple[Permission, ...]:
-    return tuple(Permission(step, name, **when) for name in names)
-
-
-PERMISSIONS = (
-    *_of("preflight", "resourcemanager.projects.get", "serviceusage.services.get"),
-    *_of("BigQuery tables", "bigquery.jobs.create", "bigquery.readsessions.create",
-         "bigquery.readsessions.getData"),
-    # Who makes a dataset owns it, and may do all the rest inside.
-    *_of("BigQuery tables", "bigquery.datasets.create", unless="dataset"),
-    *_of("BigQuery tables", "bigquery.tables.create", "bigquery.tables.get",
-         "bigquery.tables.getData", "bigquery.tables.update", "bigquery.tables.updateData",
-         with_="dataset"),
-    *_of("images", "artifactregistry.repositories.get", "artifactregistry.dockerimages.get",
-         "artifactregistry.repositories.uploadArtifacts"),
-    *_of("feature store", "aiplatform.featureGroups.create", "aiplatform.featureGroups.get",
-         "aiplatform.features.create", "aiplatform.features.list",
-         "aiplatform.featureOnlineStores.create", "aiplatform.featureOnlineStores.get",
-         "aiplatform.featureViews.create", "aiplatform.featureViews.get",
-         "aiplatform.featureViews.sync", "aiplatform.featureViewSyncs.get",
-         "aiplatform.featureViewSyncs.list"),
-    # The run writes the view's account into the dataset's access list.
-    *_of("feature store", "bigquery.datasets.update", with_="own view"),
-    *_of("training", "aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get",
-         "aiplatform.customJobs.create", "aiplatform.metadataStores.get",
-         "aiplatform.metadataStores.create",
-         "iam.serviceAccounts.actAs", "storage.objects.create", "storage.objects.get"),
-    *_of("training", "storage.buckets.get", with_="bucket"),
-    *_of("training", "storage.buckets.create", unless="bucket"),
-    *_of("registry and endpoint", "aiplatform.models.upload", "aiplatform.models.get",
-         "aiplatform.modelEvaluations.import", "aiplatform.endpoints.create",
-         "aiplatform.endpoints.deploy", "aiplatform.endpoints.undeploy"),
-    *_of("prediction", "aiplatform.featureViews.fetchFeatureValues",
-         "aiplatform.endpoints.predict"),
-    *_of("teardown", "aiplatform.featureGroups.delete", "aiplatform.features.delete",
-         "aiplatform.featureOnlineStores.delete", "aiplatform.featureViews.delete",
-         "aiplatform.models.delete", "aiplatform.endpoints.delete", "storage.objects.list",
-         "storage.objects.delete"),
-)
-
-# Predefined roles, with those of our permissions that each has. aiplatform.*: Google's
-# access-control page for Vertex AI. The others: the role references of BigQuery, Cloud Storage,
-# Artifact Registry, IAM, Resource Manager and Service Usage, from memory, not read again here.
-_VERTEX = {p.name for p in PERMISSIONS if p.name.startswith("aiplatform.")}
-_READ = {"bigquery.readsessions.create", "bigquery.readsessions.getData"}
-_TABLES = {p.name for p in PERMISSIONS if p.name.startswith("bigquery.tables.")}
-_OBJECTS = {p.name for p in PERMISSIONS if p.name.startswith("storage.objects.")}
-_IMAGES = {"artifactregistry.repositories.get", "artifactregistry.dockerimages.get"}
-ROLES: dict[str, set[str]] = {
-    "roles/aiplatform.user": _VERTEX | {"resourcemanager.projects.get"},
-    "roles/aiplatform.featurestoreDataViewer": {"aiplatform.featureViews.fetchFeatureValues"},
-    "roles/bigquery.jobUser": {"bigquery.jobs.create"},
-    "roles/bigquery.readSessionUser": _READ,
-    "roles/bigquery.user": {"bigquery.jobs.create", "bigquery.datasets.create"} | _READ,
-    "roles/bigquery.dataEditor": {"bigquery.datasets.create"} | _TABLES,
-    "roles/bigquery.dataOwner":
-        {"bigquery.datasets.create", "bigquery.datasets.update"} | _TABLES,
-    "roles/storage.objectUser": _OBJECTS,
-    # Can be given on a bucket only: so it has here what is asked only where a bucket stands.
-    "roles/storage.legacyBucketReader": {"storage.buckets.get"},
-    "roles/storage.admin": {"storage.buckets.create", "storage.buckets.get"} | _OBJECTS,
-    "roles/artifactregistry.reader": _IMAGES,
-    "roles/artifactregistry.writer": {"artifactregistry.repositories.uploadArtifacts"} | _IMAGES,
-    "roles/iam.serviceAccountUser": {"iam.serviceAccounts.actAs"},
-    "roles/serviceusage.serviceUsageViewer": {"serviceusage.services.get"},
-    "roles/browser": {"resourcemanager.projects.get"},
-}
-
-
-def smallest_roles(permissions: set[str]) -> list[str]:
-    """The predefined roles that together have these permissions, and the least besides.
-
-    Raises:
-        KeyError: a permission that no role of ROLES has.
-    """
-    left = set(permissions)
-    chosen: list[str] = []
-    for service in sorted({name.split(".")[0] for name in left}):
-        wanted = {name for name in left if name.startswith(service + ".")}
-        held = set().union(*(ROLES[role] for role in chosen)) if chosen else set()
-        if wanted <= held:
-            continue
-        roles = [role for role, has in ROLES.items() if has & wanted]
-        sets = [s for n in range(1, len(roles) + 1) for s in itertools.combinations(roles, n)
-                if wanted <= set().union(*(ROLES[role] for role in s))]
-        if not sets:
-            raise KeyError(f"no role for all of {sorted(wanted)}")
-        # Few permissions first, then few roles.
-        chosen += min(sets, key=lambda s: (len(set().union(*(ROLES[r] for r in s))), len(s)))
-    return sorted(set(chosen))
-
-
-def permission_table() -> str:
-    """The least-privilege table, as Markdown: step, permission, smallest predefined role."""
-    lines = ["| step | permission | smallest predefined role |", "|---|---|---|"]
-    for step in dict.fromkeys(p.step for p in PERMISSIONS):
-        for permission in (p for p in PERMISSIONS if p.step == step):
-            (role,) = smallest_roles({permission.name})
-            lines.append(f"| {step} | `{permission.name}`{_when(permission)} | `{role}` |")
-    return "\n".join(lines)
-
-
-def _when(permission: Permission) -> str:
-    if permission.with_ == "own view":
-        return " (the dataset stands, and `service_agent: view`)"
-    if permission.with_:
-        return f" (the {permission.with_} stands)"
-    return f" (no {permission.unless} yet)" if permission.unless else ""
-
-
 # -- the checks -----------------------------------------------------------------------------------
 
 
 def check(cloud: Cloud) -> list[Finding]:
     """Everything, looked at: a check that cannot be made is itself a finding.
 
-    Credentials that do not count end it: nothing more can be asked with them.
+    Credentials that do not count, or may not use their quota project, end it: nothing more can
+    be asked with them.
     """
     findings: list[Finding] = []
     for name, look in CHECKS.items():
@@ -194,6 +78,8 @@ def check(cloud: Cloud) -> list[Finding]:
             return [*findings, _unanswered(cloud, name, error)]
         except Exception as error:
             findings.append(_unanswered(cloud, name, error))
+            if _of_quota_project(error):
+                break
     return findings
 
 
@@ -206,7 +92,8 @@ def _unanswered(cloud: Cloud, name: str, error: Exception) -> Finding:
                        f"gcloud services enable {api} --project {project}")
     told = stages.explain(error, STAGE, name, cloud.settings)
     if told:
-        return Finding(name, "blocker", told.cause, told.need, told.command)
+        return Finding(name, "blocker", told.cause, told.need,
+                       told.command.replace(UNKNOWN, member(cloud)))
     # A mistake of ours must not keep a run from its work: it will meet what is really missing.
     return Finding(name, "warning", f"could not be looked at: {type(error).__name__}: {error}",
                    "a look by yourself, or a fix in lib/checks/preflight.py")
@@ -217,13 +104,23 @@ def _disabled(error: Exception) -> str:
 
     By google/api/error_reason.proto (SERVICE_DISABLED), or by the words of older APIs.
     """
-    if not isinstance(error, google_errors.Forbidden):
+    if not isinstance(error, google_errors.Forbidden) or _of_quota_project(error):
         return ""
     words = "has not been used|SERVICE_DISABLED|accessNotConfigured"
     if error.reason != "SERVICE_DISABLED" and not re.search(words, f"{error} {error.errors}"):
         return ""
     named = re.search(r"([a-z]+\.googleapis\.com)", error.message or "")
     return (error.metadata or {}).get("service") or (named[1] if named else "the API itself")
+
+
+def _of_quota_project(error: Exception) -> bool:
+    return isinstance(error, google_errors.Forbidden) and bool(
+        re.search(f"{stages.MAY_NOT_USE}|{stages.NO_QUOTA_PROJECT}", str(error)))
+
+
+def _of_no_resource(error: Exception) -> bool:
+    """Is this refusal about the API or the caller, whatever was asked?"""
+    return bool(_disabled(error)) or _of_quota_project(error)
 
 
 def run(cloud: Cloud) -> Outcome:
@@ -261,7 +158,7 @@ def _project(cloud: Cloud, name: str) -> list[Finding]:
     try:
         found = cloud.projects.get_project(name=f"projects/{project}")
     except google_errors.Forbidden as error:
-        if _disabled(error):
+        if _of_no_resource(error):
             raise
         return [Finding(
             name, "blocker", f"{project} does not exist, or these credentials may not see it",
@@ -273,7 +170,8 @@ def _project(cloud: Cloud, name: str) -> list[Finding]:
 def _apis(cloud: Cloud, name: str) -> list[Finding]:
     settings, off = cloud.settings, []
     parent = f"projects/{settings.project}"
-    for part in _chunks(settings.apis, MOST_SERVICES):
+    wanted = [*settings.apis, *([BUILD_API] if _cloud_build(cloud) else [])]
+    for part in _chunks(wanted, MOST_SERVICES):
         answer = cloud.services.batch_get_services(request={
             "parent": parent, "names": [f"{parent}/services/{api}" for api in part]})
         on = {s.config.name or s.name.rsplit("/", 1)[1] for s in answer.services
@@ -283,7 +181,7 @@ def _apis(cloud: Cloud, name: str) -> list[Finding]:
         return [Finding(name, "blocker", f"not enabled: {', '.join(off)}",
                         "these APIs; enabling takes some minutes to count",
                         f"gcloud services enable {' '.join(off)} --project {settings.project}")]
-    return [Finding(name, "ok", f"all {len(settings.apis)} are enabled")]
+    return [Finding(name, "ok", f"all {len(wanted)} are enabled")]
 
 
 def _chunks(names: list[str], size: int) -> list[list[str]]:
@@ -292,21 +190,31 @@ def _chunks(names: list[str], size: int) -> list[list[str]]:
 
 def _permissions(cloud: Cloud, name: str) -> list[Finding]:
     stands = _standing(cloud)
-    wanted = {p.name for p in PERMISSIONS
-              if not (stands.get(p.unless) or p.with_ and not stands[p.with_])}
+    wanted = {p.name for p in PERMISSIONS if not p.with_ or stands[p.with_]}
     granted, unknown = _granted(cloud, wanted)
-    missing, owners = wanted - granted - unknown, set()
+    missing, makers, owners = wanted - granted - unknown, set(), set()
     if stands["bucket"]:
         missing -= _granted_on_bucket(cloud, missing)
+    elif "storage.buckets.create" in granted:
+        # The basic roles have none of these on the project, and all on a bucket of the project.
+        makers = {p for p in missing if p.startswith("storage.objects.")}
+        missing -= makers
     if stands["dataset"]:
         found, owners = _granted_on_dataset(cloud, missing)
         missing -= found | owners
     findings = [_missing(cloud, name, role, missing, stands["bucket"])
-                for role in smallest_roles(missing)]
+                for role in smallest_roles(missing - CAN_WAIT)]
+    missing -= {p for f in findings for p in ROLES[f.need.split()[0]]}
+    findings += [dataclasses.replace(
+        _missing(cloud, name, role, missing, stands["bucket"]), level="warning",
+        need=f"nothing for the run; {role} before lib.teardown")
+        for role in smallest_roles(missing)]
     findings += [
         Finding(name, "warning", f"{why}: {', '.join(sorted(names & ROLES[role]))}", need + role,
                 _bind_project(cloud, role))
         for names, why, need in (
+            (makers, "asked of the project, where owners and editors of it do not have them",
+             "nothing, for owners and editors: they get them on the bucket they make; for others "),
             (owners, "not granted by the project, and a dataset cannot be asked",
              "nothing, for whoever made the dataset; for others "),
             (unknown, "Google does not let these be asked for", "perhaps nothing; they are in "))
@@ -324,7 +232,28 @@ def _standing(cloud: Cloud) -> dict[str, bool]:
         except google_errors.Forbidden as error:
             stands[thing] = not _disabled(error)
     own = cloud.settings.feature_view.service_agent == "view"
-    return {**stands, "own view": stands["dataset"] and own}
+    return {**stands, "new bucket": not stands["bucket"],
+            "new dataset": not stands["dataset"] or _makes_another(cloud),
+            "own view": stands["dataset"] and own, "Cloud Build": _cloud_build(cloud),
+            "quota project": bool(getattr(cloud.credentials, "quota_project_id", None))}
+
+
+def _makes_another(cloud: Cloud) -> bool:
+    """Does a run make a dataset beside its own: the copies of lib/checks, anew each time, or
+    the one that a source folder is loaded into?"""
+    settings = cloud.settings
+    if settings.place.planted_faults or settings.place.freshness:
+        return True
+    source = f"{settings.project}.{settings.names.source_dataset}"
+    return settings.source_is_folder and _find_dataset(cloud, source) is None
+
+
+def _cloud_build(cloud: Cloud) -> bool:
+    """Will a run have images built by Cloud Build?"""
+    try:
+        return bool(images.missing(cloud.settings)) and images.engine(cloud.settings) == "gcloud"
+    except Needed:  # a damaged lock, which _images tells
+        return False
 
 
 def _granted(cloud: Cloud, wanted: Iterable[str]) -> tuple[set[str], set[str]]:
@@ -360,9 +289,10 @@ def _missing(cloud: Cloud, name: str, role: str, missing: set[str], bucket: bool
                    _bind_project(cloud, role))
 
 
-def _bind_project(cloud: Cloud, role: str) -> str:
+def _bind_project(cloud: Cloud, role: str, who: str = "") -> str:
+    """who: the caller, if not given."""
     return (f"gcloud projects add-iam-policy-binding {cloud.settings.project} "
-            f"--member {member(cloud)} --role {role}")
+            f"--member {who or member(cloud)} --role {role}")
 
 
 def _bind_bucket(cloud: Cloud, role: str) -> str:
@@ -392,28 +322,33 @@ def _granted_on_bucket(cloud: Cloud, missing: set[str]) -> set[str]:
 def _granted_on_dataset(cloud: Cloud, missing: set[str]) -> tuple[set[str], set[str]]:
     """Which of the missing ones the dataset grants, and which its maker has, but cannot be asked.
 
-    A dataset has no testIamPermissions of its own (BigQuery's API v2); its tables have. Who may
-    write to one is taken to be let make others: both are in the role of a data editor. Whoever
-    made the dataset owns it, so without a table nothing is known to be missing.
+    A dataset has no testIamPermissions of its own (BigQuery's API v2): get and list are tried;
+    its tables have one. Who may write to one is taken to be let make others: both are in the role
+    of a data editor. Whoever made the dataset owns it, so without a table nothing more is known
+    to be missing.
     """
-    on_dataset = {"bigquery.datasets.update"} & missing
+    on_dataset = {p for p in missing if p.startswith("bigquery.datasets.")} - {
+        "bigquery.datasets.create"}
     on_tables = {p for p in missing if p.startswith("bigquery.tables.")}
     if not (on_dataset or on_tables):
         return set(), set()
     try:
+        cloud.bigquery.get_dataset(cloud.settings.dataset)
         tables = cloud.bigquery.list_tables(cloud.settings.dataset, max_results=1)
         table = next(iter(tables), None)
     except google_errors.Forbidden:  # somebody else's: its maker would be let look
         return set(), set()
+    done = missing & {"bigquery.datasets.get", "bigquery.tables.list"}
     if table is None:
-        return set(), on_dataset | on_tables
-    # tables.create is none of a table's own.
-    asked = sorted({*on_tables, "bigquery.tables.updateData"} - {"bigquery.tables.create"})
-    answer = cloud.bigquery.test_iam_permissions(table.reference, asked)
+        return done, (on_dataset | on_tables) - done
+    # These two are none of a table's own.
+    asked = {*on_tables, "bigquery.tables.updateData"} - {
+        "bigquery.tables.create", "bigquery.tables.list"}
+    answer = cloud.bigquery.test_iam_permissions(table.reference, sorted(asked))
     granted = set(answer.get("permissions", []))
     if "bigquery.tables.updateData" in granted:
         granted.add("bigquery.tables.create")
-    return granted & on_tables, on_dataset
+    return done | granted & on_tables, on_dataset - done
 
 
 def _region(cloud: Cloud, name: str) -> list[Finding]:
@@ -469,9 +404,10 @@ def _source(cloud: Cloud, name: str) -> list[Finding]:
     return [Finding(name, "ok", f"{settings.source} can be read, in {location}")]
 
 
-def _find_dataset(cloud: Cloud) -> Dataset | None:
+def _find_dataset(cloud: Cloud, name: str = "") -> Dataset | None:
+    """The app's dataset (or another)."""
     try:
-        return cloud.bigquery.get_dataset(cloud.settings.dataset)
+        return cloud.bigquery.get_dataset(name or cloud.settings.dataset)
     except google_errors.NotFound:
         return None
 
@@ -486,7 +422,7 @@ def _bucket(cloud: Cloud, name: str) -> list[Finding]:
     try:
         found = _find_bucket(cloud)
     except google_errors.Forbidden as error:
-        if _disabled(error):
+        if _of_no_resource(error):
             raise
         return [Finding(
             name, "blocker", f"gs://{wanted} stands and may not be looked at: perhaps it is "
@@ -551,14 +487,17 @@ def _training_account(cloud: Cloud, name: str) -> list[Finding]:
     settings, roles = cloud.settings, TRAINING_ROLES
     if not settings.place.pinned_images:
         return [Finding(name, "ok", "steps run as processes of the local cloud")]
-    number = cloud.projects.get_project(name=f"projects/{settings.project}").name.split("/")[1]
-    account = (settings.train.service_account
-               or f"{number}-compute@developer.gserviceaccount.com")
-    bind = f"gcloud projects add-iam-policy-binding {settings.project} --member "
+    account = settings.train.service_account or _compute_account(cloud)
     return [Finding(
         name, "warning", f"the training's containers run as {account}; what it may do was not "
         "asked", f"{', '.join(roles)} for it",
-        "; ".join(f"{bind}serviceAccount:{account} --role {role}" for role in roles))]
+        "; ".join(_bind_project(cloud, role, f"serviceAccount:{account}") for role in roles))]
+
+
+def _compute_account(cloud: Cloud) -> str:
+    """Compute Engine's default account of the project."""
+    found = cloud.projects.get_project(name=f"projects/{cloud.settings.project}")
+    return f"{found.name.split('/')[1]}-compute@developer.gserviceaccount.com"
 
 
 def _images(cloud: Cloud, name: str) -> list[Finding]:
@@ -567,6 +506,9 @@ def _images(cloud: Cloud, name: str) -> list[Finding]:
         return [Finding(name, "ok", "run from their folders: nothing to build")]
     repository, wanted = settings.serve.image_repository, images.names()
     lock = images.read_lock().get(repository, {})
+    unpinned = [image for image in wanted if image not in lock]
+    engine = images.engine(settings)
+    command = " ".join(images.build_command(settings, engine))
     parts = re.fullmatch(r"([^/]+)-docker\.pkg\.dev/([^/]+)/([^/]+)", repository)
     if parts:
         location, project, folder = parts.groups()
@@ -577,27 +519,50 @@ def _images(cloud: Cloud, name: str) -> list[Finding]:
             return [Finding(
                 name, "blocker", f"there is no repository {repository}", "a repository for images",
                 f"gcloud artifacts repositories create {folder} --repository-format docker "
-                f"--location {location} --project {project}")]
-    unpinned = [image for image in wanted if image not in lock]
+                f"--location {location} --project {project}"),
+                *_build(cloud, name, engine, command, unpinned)]
     gone = [image for image in wanted if parts and image in lock
             and not _in_registry(cloud, parent, image, lock[image])]
-    command = f"scripts/build_push_all.sh --target {settings.target} --env {settings.env}"
-    builder = shutil.which("docker") or shutil.which("gcloud")
     findings = []
     if gone:  # the run builds what is not pinned, and takes what is pinned to be there
         findings.append(Finding(
             name, "blocker", f"in lib/images.lock.json, but not in {repository}: "
             f"{', '.join(gone)}", "these images, and their new digests in the lock", command))
-    if unpinned:
-        findings.append(Finding(
-            name, "warning" if builder else "blocker", f"not built yet: {', '.join(unpinned)}",
-            "nothing: they are built at the start of the run" if builder else
-            "these images, built where there is docker or gcloud", command))
+    if gone or unpinned:
+        findings += _build(cloud, name, engine, command, unpinned)
     if not parts and not unpinned:
         findings.append(Finding(
             name, "warning", f"{repository} is not in Artifact Registry: not looked at",
             "the images there, by the digests of lib/images.lock.json", command))
     return findings or [Finding(name, "ok", f"all {len(wanted)} in {repository}, by digest")]
+
+
+def _build(
+    cloud: Cloud, name: str, engine: str, command: str, unpinned: list[str]
+) -> list[Finding]:
+    """What a build of the images would meet: it goes on behind the run, and fails late."""
+    findings, host = [], cloud.settings.serve.image_repository.split("/")[0]
+    if unpinned:
+        findings.append(Finding(
+            name, "warning" if engine else "blocker", f"not built yet: {', '.join(unpinned)}",
+            f"nothing: they are built at the start of the run, by {BUILDERS[engine]}" if engine else
+            "these images, built where docker answers or there is gcloud", command))
+    if refused := images.source_refused():
+        dirty = f"; or {command} --allow-dirty" if "--allow-dirty" in refused.need else ""
+        findings.append(Finding(name, "blocker", f"they cannot be built: {refused.cause}",
+                                refused.need, refused.command + dirty))
+    if engine == "docker" and host.endswith("-docker.pkg.dev") and not images.logged_in(host):
+        findings.append(Finding(
+            name, "warning", f"docker's configuration names no credentials for {host}",
+            "docker to log in there with your Google account, to push",
+            f"gcloud auth configure-docker {host}"))
+    if engine == "gcloud":
+        account = _compute_account(cloud)
+        findings.append(Finding(
+            name, "warning", f"Cloud Build works as {account}, unless the project says otherwise; "
+            "what it may do was not asked", f"{BUILD_ROLE} for it",
+            _bind_project(cloud, BUILD_ROLE, f"serviceAccount:{account}")))
+    return findings
 
 
 def _in_registry(cloud: Cloud, parent: str, image: str, digest: str) -> bool:

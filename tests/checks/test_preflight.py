@@ -16,7 +16,7 @@ from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
 from lib import cloud as clouds
 from lib import config, images, warehouse
-from lib.checks import preflight
+from lib.checks import permissions, preflight
 from lib.config import ROOT
 from lib.localcloud import process
 from lib.stages import Needed
@@ -116,7 +116,7 @@ def test_everything_that_is_missing_is_told_at_once(cloud, refuse, capsys):
 
 def test_missing_permissions_are_grouped_by_the_smallest_role(cloud, refuse):
     refuse({"missing_permissions": [
-        "bigquery.jobs.create", "bigquery.datasets.create", "storage.objects.get",
+        "bigquery.jobs.create", "bigquery.datasets.create", "artifactregistry.repositories.get",
         "aiplatform.endpoints.deploy", "aiplatform.featureViews.sync"]})
     blockers = found(cloud, "permissions")
     assert {f.need: f.found for f in blockers} == {
@@ -124,9 +124,67 @@ def test_missing_permissions_are_grouped_by_the_smallest_role(cloud, refuse):
             "missing aiplatform.endpoints.deploy, aiplatform.featureViews.sync",
         "roles/bigquery.user on project local-demo":
             "missing bigquery.datasets.create, bigquery.jobs.create",
-        "roles/storage.objectUser on project local-demo": "missing storage.objects.get"}
+        "roles/artifactregistry.reader on project local-demo":
+            "missing artifactregistry.repositories.get"}
     assert all(f.command.endswith("--role " + f.need.split()[0]) for f in blockers)
     assert all("--member user:YOU@EXAMPLE.COM" in f.command for f in blockers)
+
+
+def test_what_only_teardown_needs_can_wait_unless_it_is_billed(cloud, refuse):
+    refuse({"missing_permissions": ["storage.buckets.delete"]})
+    (finding,) = found(cloud, "permissions")
+    assert finding.level == "warning" and finding.found == "missing storage.buckets.delete"
+    assert finding.need == "nothing for the run; roles/storage.admin before lib.teardown"
+    assert finding.command.endswith("--role roles/storage.admin")
+    refuse({"missing_permissions": ["aiplatform.featureOnlineStores.delete"]})
+    assert "blocker" in {f.level for f in found(cloud, "permissions")}
+
+
+def test_an_owner_gets_the_objects_with_the_bucket(cloud, refuse):
+    """Basic roles have no storage.objects.* on the project, and all on each bucket made in it."""
+    objects = {p.name for p in permissions.PERMISSIONS if p.name.startswith("storage.objects.")}
+    refuse({"missing_permissions": sorted(objects)})
+    (finding,) = found(cloud, "permissions")
+    assert finding.level == "warning" and all(name in finding.found for name in objects)
+    assert "they get them on the bucket they make" in finding.need
+    assert finding.command == ("gcloud projects add-iam-policy-binding local-demo "
+                               "--member user:YOU@EXAMPLE.COM --role roles/storage.objectUser")
+    refuse({"missing_permissions": ["storage.buckets.create"]})  # who makes none gets none
+    (finding,) = found(cloud, "permissions")
+    assert finding.level == "blocker" and finding.need.startswith("roles/storage.admin ")
+
+
+class Counted(clouds.AnonymousCredentials):
+    """Credentials whose calls are counted for a project."""
+
+    quota_project_id = "local-demo"
+
+
+def test_a_quota_project_needs_one_more_permission(cloud, refuse):
+    refuse({"missing_permissions": ["serviceusage.services.use"]})
+    assert [f.level for f in found(cloud, "permissions")] == ["ok"]
+    (finding,) = found(dataclasses.replace(cloud, credentials=Counted()), "permissions")
+    assert (finding.level, finding.found) == ("blocker", "missing serviceusage.services.use")
+    assert finding.command.endswith("--role roles/serviceusage.serviceUsageConsumer")
+
+
+@pytest.mark.parametrize(("message", "reason", "command"), [
+    ("Caller does not have required permission to use project local-demo. Grant the caller the "
+     "roles/serviceusage.serviceUsageConsumer role, or a custom role with the "
+     "serviceusage.services.use permission.", "USER_PROJECT_DENIED",
+     "gcloud projects add-iam-policy-binding local-demo --member user:YOU@EXAMPLE.COM "
+     "--role roles/serviceusage.serviceUsageConsumer"),
+    ("Your application is authenticating by using local Application Default Credentials. The "
+     "cloudresourcemanager.googleapis.com API requires a quota project, which is not set by "
+     "default.", "SERVICE_DISABLED",
+     "gcloud auth application-default set-quota-project local-demo")])
+def test_a_quota_project_that_does_not_count_ends_it(cloud, refuse, message, reason, command):
+    """Every other call would be refused with the same words."""
+    refuse({"method": "cloudresourcemanager.projects.get", "times": 9,
+            "status": "PERMISSION_DENIED", "message": message, "reason": reason})
+    credentials, project = preflight.check(cloud)
+    assert (credentials.level, project.level) == ("ok", "blocker")
+    assert project.command == command
 
 
 class Credentials(SimpleNamespace):
@@ -170,38 +228,36 @@ def test_without_credentials_the_command_says_how_to_get_them(monkeypatch, capsy
     assert "gcloud auth application-default login" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_no_other_roles_have_the_missing_permissions_with_less_besides(count):
+@pytest.mark.parametrize("service", ["bigquery", "storage", "serviceusage", "cloudbuild"])
+def test_no_other_roles_have_the_missing_permissions_with_less_besides(service):
     """Against every set of roles there is: none that covers them holds fewer permissions."""
-    names = sorted({p.name for p in preflight.PERMISSIONS if p.name.split(".")[0] in
-                    ("bigquery", "storage", "serviceusage")})
-    names += ["aiplatform.featureViews.fetchFeatureValues", "aiplatform.endpoints.predict"]
-    roles = [r for r, has in preflight.ROLES.items() if has & set(names)]
-    held = {s: set().union(*(preflight.ROLES[r] for r in s))
-            for n in range(1, len(roles) + 1) for s in itertools.combinations(roles, n)}
-    for missing in itertools.combinations(names, count):
-        chosen = preflight.smallest_roles(set(missing))
-        covered = set().union(*(preflight.ROLES[r] for r in chosen))
-        assert set(missing) <= covered
-        least = [s for s, h in held.items() if set(missing) <= h]
-        sizes = [len(held[s]) for s in least]
-        if len({p.split(".")[0] for p in missing}) == 1:
-            assert len(covered) == min(sizes)
-        for role in roles:  # no other single role has them all, and fewer besides
-            assert not (set(missing) <= preflight.ROLES[role]
-                        and len(preflight.ROLES[role]) < len(covered))
+    names = sorted({p.name for p in permissions.PERMISSIONS if p.name.startswith(service + ".")})
+    roles = [r for r, has in permissions.ROLES.items() if has & set(names)]
+    held = [set().union(*(permissions.ROLES[r] for r in s))
+            for n in range(1, len(roles) + 1) for s in itertools.combinations(roles, n)]
+    for count in (1, 2, 3, len(names)):
+        for missing in map(set, itertools.combinations(names, count)):
+            chosen = permissions.smallest_roles(missing)
+            covered = set().union(*(permissions.ROLES[r] for r in chosen))
+            assert missing <= covered
+            assert len(covered) == min(len(h) for h in held if missing <= h)
 
 
 def test_every_permission_is_in_some_role_and_every_role_is_of_use():
-    names = {p.name for p in preflight.PERMISSIONS}
-    assert names == set().union(*preflight.ROLES.values())
+    names = {p.name for p in permissions.PERMISSIONS}
+    assert names == set().union(*permissions.ROLES.values())
 
 
 def test_what_stands_already_changes_what_is_needed(cloud, refuse):
     refuse({"missing_permissions": ["bigquery.datasets.create", "storage.buckets.create"]})
     assert [f.level for f in found(cloud, "permissions")] == ["blocker", "blocker"]
     own = standing(cloud, "stands")
+    # The copies that the checks make are datasets too.
+    assert [f.found for f in found(own, "permissions")] == ["missing bigquery.datasets.create"]
+    own = placed(own, planted_faults=False, freshness=False)
     assert [f.level for f in found(own, "permissions")] == ["ok"]
+    folder = changed(own, source=str(ROOT))  # what is in a folder is loaded into one more
+    assert [f.level for f in found(folder, "permissions")] == ["blocker"]
     own.bigquery.query(f"create table `{own.settings.dataset}.t` as select 1 as x").result()
     own.bigquery.test_iam_permissions = lambda table, asked: {}
     refuse({"missing_permissions": ["bigquery.tables.create"]})
@@ -241,6 +297,18 @@ def test_whoever_made_an_empty_dataset_is_not_kept_from_filling_it(cloud, refuse
     refuse({"method": "bigquery.tables.list", "times": 9, "status": "PERMISSION_DENIED"})
     (finding,) = found(own, "permissions")  # who may not even look has not made it
     assert finding.level == "blocker" and finding.need.startswith("roles/bigquery.dataEditor")
+
+
+def test_whoever_fills_a_dataset_may_not_be_its_owner(cloud, refuse):
+    """Looking and listing are tried; deleting it is its maker's, or a data owner's."""
+    own = standing(cloud, "filled")
+    own.bigquery.query(f"create table `{own.settings.dataset}.t` as select 1 as x").result()
+    own.bigquery.test_iam_permissions = lambda table, asked: {"permissions": asked}
+    refuse({"missing_permissions": ["bigquery.datasets.get", "bigquery.tables.list",
+                                    "bigquery.datasets.delete"]})
+    (finding,) = found(own, "permissions")
+    assert finding.level == "warning" and finding.found.endswith(": bigquery.datasets.delete")
+    assert finding.need.endswith("for others roles/bigquery.dataOwner")
 
 
 def test_a_view_of_its_own_needs_one_more_permission(cloud, refuse):
@@ -411,6 +479,10 @@ def test_a_view_with_an_account_of_its_own_takes_time(cloud):
 def pinned(cloud, place, tmp_path, monkeypatch):
     """Images are wanted by digest; a lock of the test's own; what to put into the registry."""
     monkeypatch.setattr(images, "LOCK", tmp_path / "lock.json")
+    monkeypatch.setattr(images, "source_refused", lambda: None)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text(
+        '{"credHelpers": {"us-central1-docker.pkg.dev": "gcloud"}}')
     registry = place[2] / "artifactregistry.json"
     yield (placed(cloud, pinned_images=True, billed=True),
            lambda *names: registry.write_text(json.dumps(names)),
@@ -418,19 +490,32 @@ def pinned(cloud, place, tmp_path, monkeypatch):
     registry.unlink(missing_ok=True)
 
 
-def test_images_are_looked_for_by_digest(pinned, monkeypatch):
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """Only these commands are there: name -> status that it ends with."""
+    def only(**commands):
+        folder = tmp_path / f"tools{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        for name, status in commands.items():
+            (folder / name).write_text(f"#!/bin/sh\nexit {status}\n")
+            (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder))
+
+    return only
+
+
+def test_images_are_looked_for_by_digest(pinned, tools):
     there, put, parent = pinned
-    (finding,) = found(there, "images")
+    tools(docker=0)
+    finding, _ = found(there, "images")
     assert finding.level == "blocker"
     assert finding.command == (
         "gcloud artifacts repositories create churn-dev --repository-format docker "
         "--location us-central1 --project local-demo")
     put(parent)
-    for tool in ("docker", "gcloud"):
-        monkeypatch.setattr(preflight.shutil, "which", {tool: "/bin/it"}.get)
-        (finding,) = found(there, "images")
-        assert finding.level == "warning" and "built at the start of the run" in finding.need
-    monkeypatch.setattr(preflight.shutil, "which", lambda name: None)
+    (finding,) = found(there, "images")
+    assert finding.level == "warning" and finding.need.endswith("of the run, by docker")
+    tools(docker=1)
     (finding,) = found(there, "images")
     assert finding.level == "blocker"
     assert finding.command == "scripts/build_push_all.sh --target local --env dev"
@@ -441,6 +526,46 @@ def test_images_are_looked_for_by_digest(pinned, monkeypatch):
     put(parent, *(f"{parent}/dockerImages/{name}@{digest}" for name, digest in digests.items()))
     assert [f.found for f in found(there, "images")] == [
         "all 4 in us-central1-docker.pkg.dev/local-demo/churn-dev, by digest"]
+
+
+def test_where_docker_does_not_answer_cloud_build_is_asked_about(pinned, tools, refuse):
+    there, put, parent = pinned
+    put(parent)
+    refuse({"missing_permissions": ["cloudbuild.builds.create"]},
+           {"disabled_apis": ["cloudbuild.googleapis.com"]})
+    tools(docker=0, gcloud=0)
+    assert [found(there, name)[0].level for name in ("APIs", "permissions")] == ["ok", "ok"]
+    tools(docker=1, gcloud=0)
+    ((api,), (right,)) = [found(there, name) for name in ("APIs", "permissions")]
+    assert api.command == "gcloud services enable cloudbuild.googleapis.com --project local-demo"
+    assert right.command.endswith("--role roles/cloudbuild.builds.editor")
+    build, account = found(there, "images")
+    assert build.level == "warning" and build.need.endswith("by Cloud Build")
+    assert build.command.endswith("--env dev --cloud-build")
+    assert account.command == (
+        "gcloud projects add-iam-policy-binding local-demo --member serviceAccount:"
+        f"{there.project_number}-compute@developer.gserviceaccount.com "
+        "--role roles/cloudbuild.builds.builder")
+    digests = dict.fromkeys(images.names(), "sha256:" + "1" * 64)
+    images.LOCK.write_text(json.dumps({there.settings.serve.image_repository: digests}))
+    # Nothing is left to build.
+    assert [found(there, name)[0].level for name in ("APIs", "permissions")] == ["ok", "ok"]
+
+
+def test_a_build_that_would_fail_late_is_told_early(pinned, tools, monkeypatch):
+    there, put, _ = pinned
+    tools(docker=0)
+    monkeypatch.setattr(images, "source_refused", lambda: Needed(
+        "uncommitted changes: M lib/serving/Dockerfile", "a commit, or --allow-dirty for an image",
+        "git commit"))
+    monkeypatch.setenv("DOCKER_CONFIG", "/nowhere")
+    repository, _, dirty, login = found(there, "images")  # also without a repository
+    assert repository.command.startswith("gcloud artifacts repositories create")
+    assert dirty.level == "blocker" and "lib/serving/Dockerfile" in dirty.found
+    assert dirty.command == ("git commit; or scripts/build_push_all.sh --target local --env dev "
+                             "--allow-dirty")
+    assert (login.level, login.command) == (
+        "warning", "gcloud auth configure-docker us-central1-docker.pkg.dev")
 
 
 def test_another_registry_than_googles_is_not_looked_at(pinned):
@@ -526,7 +651,7 @@ def test_the_stand_in_keeps_googles_rules(place, verb, path, body, status, says)
 def test_the_readme_has_the_table():
     text = (ROOT / "README.md").read_text()
     kept = re.search(r"<!-- permissions -->\n(.*?)\n<!-- /permissions -->", text, re.S)
-    assert kept and kept[1] == preflight.permission_table()
+    assert kept and kept[1] == permissions.permission_table()
 
 
 def test_it_is_a_command_with_a_status(place, refuse, cloud, tmp_path):
@@ -554,7 +679,7 @@ def test_it_is_a_command_with_a_status(place, refuse, cloud, tmp_path):
 def test_the_table_is_printed_without_asking_anybody(monkeypatch, capsys):
     monkeypatch.setattr(clouds, "connect", None)
     assert preflight.main(["--permissions"]) == 0
-    assert capsys.readouterr().out.strip() == preflight.permission_table()
+    assert capsys.readouterr().out.strip() == permissions.permission_table()
 
 
 def test_the_account_that_training_runs_as_is_named_with_its_roles(pinned):

@@ -31,12 +31,14 @@ def test_reference_is_by_digest_and_never_by_tag(settings, lock_file):
 
 
 @pytest.mark.parametrize("text", [None, "{}\n", f'{{"elsewhere/x": {{"eval": "{ONE}"}}}}'])
-def test_reference_says_what_is_needed(settings, lock_file, text):
+def test_reference_says_what_is_needed(settings, lock_file, monkeypatch, text):
+    monkeypatch.setattr(images, "engine", lambda _: "gcloud")
     if text:
         lock_file.write_text(text)
     with pytest.raises(Needed, match="eval is not in lib/images.lock.json") as caught:
         images.reference(settings, "eval")
-    assert caught.value.command == "scripts/build_push_all.sh --target local --env dev"
+    assert caught.value.command == (
+        "scripts/build_push_all.sh --target local --env dev --cloud-build")
 
 
 def test_damaged_lock_file(settings, lock_file):
