@@ -197,6 +197,7 @@ class PlannedStep(Part):
 
     after: steps above it in the list that it waits for, besides the one before it.
     background: once started it runs beside the steps below it, until one names it in `after`.
+    every_run: done again in each run; all else is reused while it stands.
     """
 
     name: str
@@ -205,6 +206,7 @@ class PlannedStep(Part):
     basis: Literal["documented", "assumed", "measured"]
     after: list[str] = []
     background: bool = False
+    every_run: bool = False
 
 
 class Retention(Part):

@@ -82,6 +82,11 @@ def _late(steps: Sequence[PlannedStep]) -> list[PlannedStep]:
     return placed
 
 
+def again(steps: Sequence[PlannedStep]) -> list[PlannedStep]:
+    """The plan of a run that finds everything standing: what each run does anew."""
+    return [step.model_copy(update={"after": []}) for step in steps if step.every_run]
+
+
 def critical(bars: Sequence[Bar]) -> list[str]:
     """Names of the steps that decide the end, first to last: each starts as the one before ends."""
     chain: list[Bar] = []
@@ -165,6 +170,12 @@ def finding(steps: Sequence[PlannedStep]) -> str:
     early, late = (math.ceil(round(total(schedule(steps, way)), 6)) for way in (True, False))
     over = f": over the limit of {LIMIT}" if early > LIMIT else ""
     return f"Planned: {early} min on Google, {late} without the early start{over}"
+
+
+def finding_again(steps: Sequence[PlannedStep]) -> str:
+    """What a run takes that finds everything standing, in a sentence."""
+    minutes = math.ceil(round(total(schedule(again(steps))), 6))
+    return f"Once all of it stands, a run is planned at {minutes} min"
 
 
 def timed(steps: Sequence[PlannedStep]) -> bool:

@@ -4,6 +4,7 @@ Built on the GAPIC clients: the preview classes of the SDK can set neither `dens
 `time_series`. Every function makes what is missing and reuses what stands.
 """
 
+import dataclasses
 import time
 from datetime import UTC, datetime
 
@@ -229,44 +230,82 @@ def _same_view(standing: vertex.FeatureView, wanted: vertex.FeatureView) -> bool
     return said(standing) == said(wanted)
 
 
+def dense_or_default(rows: pd.DataFrame, features: list[str]) -> pd.DataFrame:
+    """What is served of one customer's rows, by the two meanings that "newest" may have.
+
+    The rule: the comment on FeatureGroup.BigQuery.dense in google/cloud/aiplatform.
+
+    Args:
+        rows: one per snapshot, with `features` and feature_timestamp.
+
+    Returns:
+        One row per feature: "dense: true" has the newest row, NULLs and all; "default" has for
+        each feature the newest value that is not NULL.
+    """
+    ordered = rows.sort_values("feature_timestamp")[features]
+    return pd.DataFrame({"dense: true": ordered.iloc[-1], "default": ordered.ffill().iloc[-1]})
+
+
 def list_syncs(cloud: Cloud) -> list[vertex.FeatureViewSync]:
     """Every sync of the view, newest first."""
     syncs = cloud.online_admin.list_feature_view_syncs(parent=view_name(cloud))
     return sorted(syncs, key=lambda sync: sync.create_time, reverse=True)
 
 
+def start_sync(cloud: Cloud) -> Outcome:
+    """Have the newest features copied into the online store, without waiting for the end.
+
+    On Google that takes minutes, in which the training and the deployment go on; notebook 07
+    waits for it.
+    """
+    standing = _sync_of_this_build(cloud)
+    if standing and _ended(standing):
+        return Outcome("reused", standing.name, _sync_figures(standing))
+    return Outcome("started", standing.name if standing else _begin_sync(cloud))
+
+
 def sync(cloud: Cloud, force: bool = False) -> Outcome:
     """Copy the newest features into the online store and wait for the end.
 
-    Reuses the newest successful sync if it began after features_customer was built.
+    Reuses the newest successful sync if it began after features_customer was built, and waits
+    for one that is running. `force`: always a new one.
 
     Raises:
         Needed: the sync failed, or did not end in waits.sync_seconds.
     """
-    if not force:
-        standing = _sync_of_this_build(cloud)
-        if standing:
-            return Outcome("reused", standing.name, _sync_figures(standing))
-    finished = _run_sync(cloud)
+    standing = None if force else _sync_of_this_build(cloud)
+    if standing and _ended(standing):
+        return Outcome("reused", standing.name, _sync_figures(standing))
+    finished = _wait_sync(cloud, standing.name if standing else _begin_sync(cloud))
     # A grant that was just made counts after some minutes; until then the view cannot read.
     until = time.monotonic() + cloud.settings.waits.iam_seconds
     while _was_denied(finished) and _reads_as_itself(cloud) and time.monotonic() < until:
         print("  sync: the view's service account may not read yet; trying again", flush=True)
         time.sleep(cloud.settings.waits.longest_pause_seconds)
-        finished = _run_sync(cloud)
+        finished = _wait_sync(cloud, _begin_sync(cloud))
     if finished.final_status.code:
         raise Needed(
             f"sync {finished.name} failed with status {finished.final_status.code}: "
             f"{finished.final_status.message}",
             "a readable source table and BigQuery Data Viewer for the view's service account",
-            cloud.settings.again("04"))
+            cloud.settings.again("07"))
     return Outcome("created", finished.name, _sync_figures(finished))
 
 
-def _run_sync(cloud: Cloud) -> vertex.FeatureViewSync:
-    """Start a sync and wait for its end, good or bad. It has no state field: its run time gets
-    an end."""
-    name = cloud.online_admin.sync_feature_view(feature_view=view_name(cloud)).feature_view_sync
+def finish_sync(cloud: Cloud) -> Outcome:
+    """`sync`, told as the end of the one that `start_sync` began."""
+    return dataclasses.replace(sync(cloud), status="done")
+
+
+def _begin_sync(cloud: Cloud) -> str:
+    """Start a sync; its name. (One asked for while another runs starts after that: Google's
+    guide to syncs.)"""
+    return cloud.online_admin.sync_feature_view(feature_view=view_name(cloud)).feature_view_sync
+
+
+def _wait_sync(cloud: Cloud, name: str) -> vertex.FeatureViewSync:
+    """The sync when it has ended, well or badly. It has no state field: its run time gets an
+    end."""
     return waiting.until(
         cloud.settings, f"sync {name}", lambda: cloud.online_admin.get_feature_view_sync(name=name),
         _ended, cloud.settings.waits.sync_seconds,
@@ -283,12 +322,13 @@ def _reads_as_itself(cloud: Cloud) -> bool:
 
 
 def _sync_of_this_build(cloud: Cloud) -> vertex.FeatureViewSync | None:
+    """The newest sync since features_customer was built that succeeded or is running."""
     built = warehouse.built_at(cloud, "features")
     if built is None:
         return None
     built_time = datetime.fromtimestamp(int(built) / 1e9, UTC)
     return next((s for s in list_syncs(cloud)
-                 if _ended(s) and s.final_status.code == 0 and s.create_time > built_time), None)
+                 if s.create_time > built_time and s.final_status.code == 0), None)
 
 
 def _ended(sync: vertex.FeatureViewSync) -> bool:

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from lib import waiting
@@ -20,7 +21,9 @@ from lib.config import ROOT, Settings
 from lib.stages import Needed, Outcome
 
 BUILD = ROOT / "scripts" / "build_push_all.sh"
+DOCKER_SECONDS = 5  # a daemon that is up tells of itself in well under a second
 LOCK = ROOT / "lib" / "images.lock.json"
+TRAINING = ("data_load", "train", "eval")  # what the pipeline needs; the build ends with serving
 REFERENCE = re.compile(r"(?P<repository>[^@\s]+)/(?P<name>[a-z][a-z0-9_]*)"
                        r"@(?P<digest>sha256:[0-9a-f]{64})")
 
@@ -38,7 +41,7 @@ def reference(settings: Settings, name: str, required: bool = True) -> str:
     if required:
         raise Needed(f"image {repository}/{name} is not in lib/images.lock.json",
                      "the image in the registry, by digest",
-                     f"scripts/build_push_all.sh --target {settings.target} --env {settings.env}")
+                     " ".join(build_command(settings, engine(settings))))
     return f"{repository}/{name}"
 
 
@@ -56,6 +59,46 @@ def missing(settings: Settings) -> list[str]:
             if name not in read_lock().get(settings.serve.image_repository, {})]
 
 
+def engine(settings: Settings) -> str:
+    """Who builds the images: "docker", if its daemon answers, as scripts/images.sh asks it;
+    "gcloud" for Cloud Build, which pushes to Artifact Registry only; "" for nobody."""
+    try:
+        subprocess.run(["docker", "info"], timeout=DOCKER_SECONDS, check=True,
+                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+        return "docker"
+    except (OSError, subprocess.SubprocessError):
+        google = "-docker.pkg.dev/" in settings.serve.image_repository
+        return "gcloud" if google and shutil.which("gcloud") else ""
+
+
+def build_command(settings: Settings, by: str) -> list[str]:
+    """What builds and pushes every image. by: whom `engine` found."""
+    command = ["scripts/build_push_all.sh", "--target", settings.target, "--env", settings.env]
+    return command + (["--cloud-build"] if by == "gcloud" else [])
+
+
+def source_refused() -> Needed | None:
+    """What the scripts want before they build: a commit, with nothing changed since. Their own
+    rule is asked: source_tag in scripts/images.sh."""
+    script = '. scripts/images.sh; for name; do source_tag "$name" false >/dev/null; done'
+    told = subprocess.run(["bash", "-c", script, "bash", *names()], cwd=ROOT, text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True).stderr
+    found = re.search(r"^cause: +(.*)^needed: +(.*?)\n(?:command: +(.*))?", told, re.M | re.S)
+    return Needed(" ".join(found[1].split()), found[2], (found[3] or "").strip()) if found else None
+
+
+def logged_in(host: str) -> bool:
+    """Does docker's configuration name credentials for this registry?"""
+    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    try:
+        known = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    named = [key for part in ("credHelpers", "auths") for key in known.get(part) or {}]
+    return host in {key.split("//")[-1].split("/")[0] for key in named}
+
+
 def start_build(settings: Settings, folder: Path) -> Outcome:
     """Have the missing images built and pushed, without waiting: training needs them later.
 
@@ -64,12 +107,9 @@ def start_build(settings: Settings, folder: Path) -> Outcome:
     """
     wanted = missing(settings)
     if not wanted:
-        figures = {} if settings.place.pinned_images else {"images": "run from their folders"}
-        return Outcome("reused" if settings.place.pinned_images else "done", figures=figures)
+        return _nothing_to_build(settings)
     (folder / "images.status").unlink(missing_ok=True)
-    command = [str(BUILD), "--target", settings.target, "--env", settings.env]
-    if not shutil.which("docker"):
-        command.append("--cloud-build")
+    command = [str(BUILD), *build_command(settings, engine(settings))[1:]]
     with (folder / "images.log").open("w") as log:
         subprocess.Popen(
             # The notebook that starts it ends long before it does: the status stays in a file.
@@ -79,25 +119,38 @@ def start_build(settings: Settings, folder: Path) -> Outcome:
     return Outcome("started", settings.serve.image_repository, {"images": ", ".join(wanted)})
 
 
-def wait_build(settings: Settings, folder: Path) -> Outcome:
-    """Wait until every image is there; starts the build if this run has not.
+def _nothing_to_build(settings: Settings) -> Outcome:
+    if settings.place.pinned_images:
+        return Outcome("reused")
+    return Outcome("done", figures={"images": "run from their folders"})
+
+
+def wait_build(
+    settings: Settings, folder: Path, wanted: Collection[str] | None = None
+) -> Outcome:
+    """Wait until every image is there, or only those wanted; starts the build if this run has
+    not.
 
     Raises:
         Needed: the build failed (with the end of its log), or took too long.
     """
-    if not missing(settings):
-        return start_build(settings, folder)
+    def lacking() -> set[str]:
+        return {name for name in missing(settings) if wanted is None or name in wanted}
+
+    if not lacking():
+        return _nothing_to_build(settings)
     log, status = folder / "images.log", folder / "images.status"
     if not log.exists() or (status.exists() and status.read_text().strip() != "0"):
         start_build(settings, folder)
     code = waiting.until(
-        settings, "images", lambda: status.exists() and status.read_text().strip(), bool,
-        settings.waits.image_build_seconds, lambda _: _last_line(log))
-    if code != "0" or missing(settings):
+        settings, "images", lambda: status.exists() and status.read_text().strip(),
+        lambda code: code or not lacking(), settings.waits.image_build_seconds,
+        lambda _: _last_line(log))
+    if lacking():
         raise Needed(
             f"building the images ended with status {code}: {_last_line(log, 6)}",
             "the four images in the registry",
-            f"scripts/build_push_all.sh --target {settings.target} --env {settings.env}")
+            " ".join(build_command(settings, engine(settings))))
     return Outcome("created", settings.serve.image_repository)
 
 

@@ -245,6 +245,7 @@ def plan(run: Mapping) -> dict | None:
     bars = critical_path.schedule(settings.plan)
     return {
         "steps": settings.plan, "finding": critical_path.finding(settings.plan),
+        "again": critical_path.finding_again(settings.plan),
         "deciding": critical_path.critical(bars), "timed": critical_path.timed(settings.plan),
         "measured": bool(critical_path.measured(run)), "between": critical_path.between(run),
         "picture": _chart(critical_path.chart(settings.plan, run))}

@@ -343,7 +343,8 @@ def base_rate(cloud: Cloud) -> float:
 
 
 def silent_customer(cloud: Cloud) -> str:
-    """A customer whose last two orders lie 100 to 200 days before the newest snapshot."""
+    """A customer with two orders, the last 100 to 200 days before the newest snapshot: features
+    over 90 days have nothing to go by. The same one each time."""
     sql = (f"select customer_id from `{cloud.settings.table('features')}` where "
            "feature_timestamp = @t and days_since_last_order between 100 and 200 "
            "and orders_lifetime = 2 order by customer_id limit 1")

@@ -4,11 +4,13 @@ The tests of this file build on each other, as the notebooks do.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 
 import pandas as pd
 import pytest
@@ -105,6 +107,24 @@ def test_a_second_pass_makes_nothing_new(cloud):
     assert {name: step(cloud).status for name, step in STEPS if name != "source"} == {
         name: "reused" for name, _ in STEPS if name != "source"}
     assert listing(cloud) == before
+
+
+def test_a_sync_started_early_is_waited_for_and_not_run_twice(cloud, monkeypatch):
+    before = {s.name for s in feature_store.list_syncs(cloud)}
+    built = str(time.time_ns())  # as if the features had been built just now
+    monkeypatch.setattr(warehouse, "built_at", lambda *_: built)
+    ended, looks = feature_store._ended, itertools.count()
+    monkeypatch.setattr(feature_store, "_ended", lambda sync: next(looks) >= 4 and ended(sync))
+    early = feature_store.start_sync(cloud)
+    assert early.status == "started" and early.resource not in before
+    again = feature_store.start_sync(cloud)
+    assert (again.status, again.resource) == ("started", early.resource)
+    waited = feature_store.sync(cloud)
+    assert (waited.status, waited.resource) == ("created", early.resource)
+    assert next(looks) > 4  # the first answers said that it was running
+    later = feature_store.start_sync(cloud)
+    assert (later.status, later.resource) == ("reused", early.resource)
+    assert {s.name for s in feature_store.list_syncs(cloud)} - before == {early.resource}
 
 
 def test_labels_lean_but_have_both_classes(cloud):

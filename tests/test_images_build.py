@@ -1,11 +1,15 @@
 """Images that are missing are built in the background, and waited for where they are needed."""
 
 import json
+import subprocess
 
 import pytest
 
 from lib import images
 from lib.stages import Needed
+from tests.scripts.conftest import make_project
+
+HOST = "us-central1-docker.pkg.dev"
 
 
 @pytest.fixture
@@ -31,6 +35,24 @@ def build(pinned, tmp_path, monkeypatch):
         monkeypatch.setattr(images, "BUILD", path)
 
     return script
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """Only these commands are there, and bash's own: name -> what it does."""
+    def only(**commands):
+        folder = tmp_path / "tools"
+        folder.mkdir(exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        for name in ("bash", "env", "sleep"):
+            (folder / name).symlink_to(f"/usr/bin/{name}")
+        for name, does in commands.items():
+            (folder / name).write_text(f"#!/bin/sh\n{does}\n")
+            (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder))
+
+    return only
 
 
 def calls(tmp_path):
@@ -65,6 +87,26 @@ def test_a_later_stage_alone_builds_what_is_missing(pinned, build, tmp_path):
     assert images.wait_build(pinned, tmp_path).status == "created"
 
 
+def test_the_training_does_not_wait_for_the_serving_image(pinned, build, tmp_path):
+    build(pins=True)
+    path, repository = tmp_path / "build.sh", pinned.serve.image_repository
+    first = json.dumps({repository: dict.fromkeys(images.TRAINING, "sha256:1")})
+    pins_first = f"echo '{first}' >{images.LOCK}\nsleep 1"
+    path.write_text(path.read_text().replace("sleep 0.3", pins_first))
+    images.start_build(pinned, tmp_path)
+    assert images.wait_build(pinned, tmp_path, images.TRAINING).status == "created"
+    assert images.missing(pinned) == ["serving"]  # still going on
+    assert images.wait_build(pinned, tmp_path, images.TRAINING).status == "reused"
+    assert images.wait_build(pinned, tmp_path).status == "created"
+    assert images.missing(pinned) == [] and len(calls(tmp_path)) == 1
+
+
+def test_the_build_ends_with_what_is_needed_last():
+    listed = subprocess.run([images.BUILD, "--list"], capture_output=True, text=True, check=True)
+    assert listed.stdout.split()[-1] == "serving"
+    assert set(images.TRAINING) < set(listed.stdout.split())
+
+
 def test_a_failed_build_says_its_last_lines_and_a_second_try_completes(pinned, build, tmp_path):
     build(pins=False, says="cause: denied: repository churn-dev not found")
     images.start_build(pinned, tmp_path)
@@ -74,3 +116,55 @@ def test_a_failed_build_says_its_last_lines_and_a_second_try_completes(pinned, b
     assert "scripts/build_push_all.sh --target local" in caught.value.command
     build(pins=True)
     assert images.wait_build(pinned, tmp_path).status == "created"
+
+
+@pytest.mark.parametrize(("commands", "engine", "elsewhere"), [
+    ({"docker": '[ "$*" = info ]', "gcloud": ""}, "docker", "docker"),
+    ({"docker": "exit 1", "gcloud": ""}, "gcloud", ""),  # a command, and no daemon behind it
+    ({"docker": "exec sleep 60", "gcloud": ""}, "gcloud", ""),
+    ({"gcloud": ""}, "gcloud", ""), ({"docker": "exit 1"}, "", ""), ({}, "", "")])
+def test_docker_builds_only_where_its_daemon_answers(
+    pinned, tools, monkeypatch, commands, engine, elsewhere
+):
+    monkeypatch.setattr(images, "DOCKER_SECONDS", 0.5)
+    tools(**commands)
+    assert images.engine(pinned) == engine
+    assert ("--cloud-build" in images.build_command(pinned, engine)) == (engine == "gcloud")
+    # Cloud Build pushes to Google's registry alone.
+    serve = pinned.serve.model_copy(update={"image_repository": "localhost:5000/churn"})
+    assert images.engine(pinned.model_copy(update={"serve": serve})) == elsewhere
+
+
+def test_the_run_starts_the_build_that_preflight_tells_of(pinned, build, tools, tmp_path):
+    build(pins=True, seconds=0)
+    tools(docker="exit 1", gcloud="")
+    images.wait_build(pinned, tmp_path)
+    assert calls(tmp_path) == ["--target local --env dev --cloud-build"]
+
+
+@pytest.mark.parametrize(("text", "known"), [
+    (f'{{"credHelpers": {{"{HOST}": "gcloud"}}}}', True),
+    (f'{{"auths": {{"https://{HOST}": {{}}}}}}', True),
+    ('{"credHelpers": {"europe-docker.pkg.dev": "gcloud"}, "auths": null}', False),
+    ("{", False), (None, False)])
+def test_dockers_configuration_names_the_registry_or_not(tmp_path, monkeypatch, text, known):
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".docker").mkdir()
+    if text:
+        (tmp_path / ".docker" / "config.json").write_text(text)
+    assert images.logged_in(HOST) is known
+
+
+def test_the_scripts_own_rule_tells_what_would_not_be_built(tmp_path, monkeypatch):
+    project = make_project(tmp_path)
+    monkeypatch.setattr(images, "ROOT", project.root)
+    assert images.source_refused() is None
+    project.touch("train")
+    refused = images.source_refused()
+    assert refused.cause == "uncommitted changes: M lib/components/train/src/main.py"
+    assert "--allow-dirty" in refused.need and refused.command == "git add --all && git commit"
+    (project.root / ".git").rename(tmp_path / "away")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    refused = images.source_refused()
+    assert "not a git clone" in refused.cause and refused.command.startswith("git init")

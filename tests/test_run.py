@@ -150,7 +150,8 @@ def test_a_run_labels_what_it_makes_with_its_own_name(fake_notebooks, tmp_path, 
     assert f"  {name}\n" in capsys.readouterr().out
 
 
-def test_where_things_are_billed_the_end_says_what_still_stands(fake_notebooks, monkeypatch, capsys):
+def test_where_things_are_billed_the_end_says_what_still_stands(
+        fake_notebooks, monkeypatch, capsys):
     from lib import config, teardown
 
     loaded = config.load

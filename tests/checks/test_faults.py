@@ -42,6 +42,25 @@ def caught(compared, feature=None):
                else bad.loc[bad["feature"] == feature, "customer_id"])
 
 
+def test_dense_or_default_says_what_each_of_the_two_views_serves(proof, planted):
+    for customer, served in planted["without_dense"].groupby("customer_id"):
+        rows = warehouse.customer_rows(proof, "features", customer).sample(frac=1, random_state=7)
+        told = feature_store.dense_or_default(rows, proof.settings.feature_names)
+        by_feature = served.set_index("feature")
+        for column, seen in (("dense: true", "offline"), ("default", "online")):
+            pd.testing.assert_series_equal(
+                told[column].astype(float), by_feature[seen].loc[told.index].astype(float),
+                check_names=False)
+
+
+def test_the_silent_customer_of_the_notebooks_differs_between_the_two(proof):
+    customer = warehouse.silent_customer(proof)
+    rows = warehouse.customer_rows(proof, "features", customer)
+    told = feature_store.dense_or_default(rows, proof.settings.feature_names)
+    differ = told[told["dense: true"].isna() & told["default"].notna()]
+    assert list(differ.index) == ["avg_order_value_90d", "return_rate_90d"]
+
+
 def test_without_dense_a_null_is_served_as_an_old_value(proof, planted, history, now):
     compared = planted["without_dense"]
     silent = {c for c, times in history.items()

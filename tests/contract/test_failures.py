@@ -19,8 +19,12 @@ NO_ROOM = {
     "method": "vertex.CreateFeatureOnlineStore", "operation": True, "times": ALWAYS,
     "status": "RESOURCE_EXHAUSTED",
     "message": "Quota exceeded: at most 10 online stores in a project and region."}
-# Notebook 01 only starts the store: that it comes to nothing is told where it is waited for.
-MEANWHILE = {"01": [NO_ROOM]}
+SYNC_FAILS = {
+    "method": "sync", "times": ALWAYS, "status": "INTERNAL",
+    "message": "Failed to read from BigQuery: table churn_dev.features_customer"}
+# Notebooks 01 and 04 only start the store and the sync: that they come to nothing is told where
+# they are waited for.
+MEANWHILE = {"01": [NO_ROOM], "04": [SYNC_FAILS]}
 
 # notebook -> name of the refusal -> (rules, what the run says, settings)
 FAILURES = {
@@ -81,15 +85,6 @@ FAILURES = {
                         "'//aiplatform.googleapis.com/projects/local-demo' (or it may not exist)."},
             ("attempted: feature view", "aiplatform.featureViews.create", "roles/aiplatform.user",
              "gcloud projects add-iam-policy-binding"), {}),
-        "a sync that fails": (
-            {"method": "sync", "status": "INTERNAL",
-             "message": "Failed to read from BigQuery: table churn_dev.features_customer"},
-            ("attempted: sync", "failed with status 13: Failed to read from BigQuery",
-             "BigQuery Data Viewer", "--from 04"), {}),
-        "a sync that never ends": (
-            {"method": "sync", "hang": True},
-            ("attempted: sync", "is not there after 1 s; last seen: 0 rows", "more time",
-             "console.cloud.google.com/vertex-ai/feature-store"), IMPATIENT),
     },
     "05": {
         "the serving image is not there": (
@@ -111,13 +106,21 @@ FAILURES = {
              "a serving container that starts", "gcloud logging read"), {}),
     },
     "07": {
+        "a sync that fails": (
+            SYNC_FAILS,
+            ("attempted: sync", "failed with status 13: Failed to read from BigQuery",
+             "BigQuery Data Viewer", "--from 07"), {}),
+        "a sync that never ends": (
+            {"method": "sync", "hang": True},
+            ("attempted: sync", "is not there after 1 s; last seen: 0 rows", "more time",
+             "console.cloud.google.com/vertex-ai/feature-store"), IMPATIENT),
         "fetching is not allowed": (
             {"method": "vertex.FetchFeatureValues", "times": ALWAYS, "status": "PERMISSION_DENIED",
              "message": "Permission 'aiplatform.featureViews.fetchFeatureValues' denied."},
-            ("attempted: predictions", "fetchFeatureValues", "roles/aiplatform.user"), {}),
+            ("attempted: one customer", "fetchFeatureValues", "roles/aiplatform.user"), {}),
         "the endpoint does not answer in time": (
             {"method": "vertex.FetchFeatureValues", "times": ALWAYS, "seconds": 3},
-            ("attempted: predictions", "a network", "--from 07"),
+            ("attempted: one customer", "a network", "--from 07"),
             {"predict": {"fetch_timeout_seconds": 0.5}}),
     },
 }

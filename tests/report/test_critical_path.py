@@ -146,9 +146,15 @@ def test_a_bad_plan_is_refused_by_the_name_of_its_key(plan, told):
         assert part in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="sober minutes give 27, not 20: nothing may be tuned to fit")
-def test_the_shipped_plan_keeps_the_limit():
+@pytest.mark.xfail(strict=True, reason="sober minutes give 24, not 20: nothing may be tuned to fit")
+def test_a_first_run_keeps_the_limit_by_the_shipped_plan():
     assert total(schedule(shipped())) <= critical_path.LIMIT
+
+
+def test_a_run_that_finds_everything_standing_keeps_the_limit_by_the_shipped_plan():
+    steps = critical_path.again(shipped())
+    assert 0 < total(schedule(steps)) <= critical_path.LIMIT
+    assert critical_path.again([step("a", 1), step("b", 2, ["a"])]) == []
 
 
 def test_the_shipped_plan_is_longer_without_the_early_start():
@@ -156,7 +162,7 @@ def test_the_shipped_plan_is_longer_without_the_early_start():
     early, late = schedule(steps), schedule(steps, early=False)
     assert total(late) > total(early) + 5
     assert total(late) == pytest.approx(sum(one.minutes for one in steps))
-    assert "online store" in critical(early) and "images" not in critical(early)
+    assert "training" in critical(early) and "sync" not in critical(early)
 
 
 def test_the_shipped_plan_follows_the_notebooks_and_calls_a_guess_a_guess():
@@ -165,7 +171,8 @@ def test_the_shipped_plan_follows_the_notebooks_and_calls_a_guess_a_guess():
     books = {path.stem for path in (config.ROOT / "notebooks").glob("0*.ipynb")}
     assert stages == sorted(stages) and books <= set(stages)
     assert [one.name for one in steps if one.basis != "assumed"] == ["online store"]
-    assert [one.name for one in steps if one.background] == ["online store", "images", "training"]
+    assert [one.name for one in steps if one.background] == [
+        "online store", "training images", "serving image", "training", "sync"]
 
 
 # -- what a run measured ---------------------------------------------------------------------
@@ -278,6 +285,7 @@ def test_the_report_shows_the_plan_and_says_what_was_not_timed(tmp_path, summary
     said = heading.find_next("p").get_text(" ", strip=True)
     assert heading.get_text() == "How long it takes"
     assert "Nothing of this plan was timed on Google" in said and finding(shipped()) in said
+    assert critical_path.finding_again(shipped()) in said
     assert ("stand-in" in said) == ("between the steps" in said) == (summary is not OLD)
     assert heading.find_next("img")["alt"] == finding(shipped())
     rows = [[cell.get_text() for cell in row.find_all("td")]
