@@ -381,7 +381,11 @@ def _why_not_served(cloud: Cloud, customer_id: str) -> str:
             get(name=name)
         except NotFound:
             return f"the {kind} {name} does not exist; {cloud.settings.again('04')} makes it"
-    if not any(_ended(s) and s.final_status.code == 0 for s in list_syncs(cloud)):
+    syncs = list_syncs(cloud)
+    if not any(_ended(sync) and sync.final_status.code == 0 for sync in syncs):
+        if any(not _ended(sync) for sync in syncs):
+            return (f"the feature view {view_name(cloud)} serves nothing yet: its first sync is "
+                    "running; ask again in some minutes")
         return (f"the feature view {view_name(cloud)} has never been synced, so it serves "
                 f"nothing; {cloud.settings.again('04')} syncs it")
     return (f"customer {customer_id!r} is not in the feature view: unknown, never ordered, or "

@@ -14,6 +14,7 @@ import time
 
 import pandas as pd
 import pytest
+from google.cloud import aiplatform_v1 as vertex
 
 from lib import (
     config,
@@ -119,6 +120,10 @@ def test_a_sync_started_early_is_waited_for_and_not_run_twice(cloud, monkeypatch
     assert early.status == "started" and early.resource not in before
     again = feature_store.start_sync(cloud)
     assert (again.status, again.resource) == ("started", early.resource)
+    with monkeypatch.context() as patch:  # as if it were the first one
+        patch.setattr(feature_store, "list_syncs", lambda _: [vertex.FeatureViewSync()])
+        with pytest.raises(feature_store.EntityNotServed, match="its first sync is running"):
+            feature_store.fetch(cloud, "no-such-customer")
     waited = feature_store.sync(cloud)
     assert (waited.status, waited.resource) == ("created", early.resource)
     assert next(looks) > 4  # the first answers said that it was running
