@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 scripts/setup.sh
-exec .venv/bin/python -m lib.run "$@"
+exec .venv/bin/python -m lib.operate.run "$@"

@@ -17,7 +17,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_read.transports import 
 )
 
 from lib.config import Settings
-from lib.stages import Needed
+from lib.errors import Needed
 
 # The clients' own variables for another endpoint. A component or the serving container runs
 # as a program of its own and learns of the local cloud from these alone.
@@ -54,7 +54,7 @@ class Cloud:
     def bigquery(self) -> bigquery.Client:
         options = {"api_endpoint": self.bigquery_rest} if self.bigquery_rest else None
         return bigquery.Client(
-            project=self.settings.project, location=self.settings.place.location,
+            project=self.settings.project, location=self.settings.target_settings.location,
             credentials=self.credentials, client_options=options,
         )
 
@@ -182,7 +182,7 @@ def connect(settings: Settings) -> Cloud:
 
     Raises:
         google.auth.exceptions.DefaultCredentialsError: on gcp, with no credentials.
-        lib.stages.Needed: the local cloud did not start.
+        lib.errors.Needed: the local cloud did not start.
     """
     return _connect_local(settings) if settings.target == "local" else _connect_gcp(settings)
 

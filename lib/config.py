@@ -253,17 +253,17 @@ class Settings(Part):
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,63}$")] = "interactive"
 
     @property
-    def place(self) -> Target:
+    def target_settings(self) -> Target:
         """Project, region and location of the chosen target."""
         return self.targets[self.target]
 
     @property
     def project(self) -> str:
-        return self.place.project
+        return self.target_settings.project
 
     @property
     def region(self) -> str:
-        return self.place.region
+        return self.target_settings.region
 
     @property
     def feature_names(self) -> list[str]:
@@ -281,7 +281,7 @@ class Settings(Part):
         return (f'display_name="{display_name}" AND labels.app="{self.app}" '
                 f'AND labels.env="{self.env}"')
 
-    def again(self, notebook: str = "") -> str:
+    def rerun_command(self, notebook: str = "") -> str:
         """The command that runs this target and env, from a notebook ("04") or from the start."""
         start = f" --from {notebook}" if notebook else ""
         return f"./run_all.sh --target {self.target} --env {self.env}{start}"
@@ -456,7 +456,7 @@ def _check(file: str, settings: Settings) -> None:
         if not good:
             problems.append(f"{file}: {key} = {value!r}: {allowed}")
 
-    names, place = settings.names, settings.place
+    names, place = settings.names, settings.target_settings
     prefix = f"{settings.app}_{settings.env}"
     for key, name in names.model_dump().items():
         if key == "bucket":

@@ -6,7 +6,8 @@ from google.api_core.exceptions import GoogleAPICallError
 
 from lib import waiting
 from lib.cloud import Cloud
-from lib.stages import Needed, Outcome
+from lib.errors import Needed
+from lib.stages import Outcome
 
 
 class NotDeployed(Needed):
@@ -75,10 +76,10 @@ def connect(cloud: Cloud):
     endpoint = find(cloud)
     if endpoint is None:
         raise NotDeployed(f"the endpoint {cloud.settings.names.endpoint} does not exist",
-                          "notebook 06, which makes it", cloud.settings.again("06"))
+                          "notebook 06, which makes it", cloud.settings.rerun_command("06"))
     if not endpoint.list_models():
         raise NotDeployed(f"no model is deployed to the endpoint {endpoint.display_name}",
-                          "notebook 06, which deploys it", cloud.settings.again("06"))
+                          "notebook 06, which deploys it", cloud.settings.rerun_command("06"))
     return endpoint
 
 

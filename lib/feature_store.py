@@ -17,7 +17,8 @@ from google.rpc import code_pb2
 
 from lib import waiting, warehouse
 from lib.cloud import Cloud
-from lib.stages import TRANSIENT, Needed, Outcome
+from lib.errors import TRANSIENT, Needed
+from lib.stages import Outcome
 
 # The client itself tries no fetch again. Someone waits for the answer: few tries, soon over.
 FETCH_RETRY = retry.Retry(
@@ -126,7 +127,7 @@ def create_online_store(cloud: Cloud) -> Outcome:
     """The Bigtable online store, ready to take views; it bills by the hour while it exists.
 
     Raises:
-        lib.stages.Needed: it is not ready after waits.online_store_seconds.
+        lib.errors.Needed: it is not ready after waits.online_store_seconds.
     """
     settings, name = cloud.settings, store_name(cloud)
     operation = _begin_store(cloud)
@@ -288,7 +289,7 @@ def sync(cloud: Cloud, force: bool = False) -> Outcome:
             f"sync {finished.name} failed with status {finished.final_status.code}: "
             f"{finished.final_status.message}",
             "a readable source table and BigQuery Data Viewer for the view's service account",
-            cloud.settings.again("07"))
+            cloud.settings.rerun_command("07"))
     return Outcome("created", finished.name, _sync_figures(finished))
 
 
@@ -380,13 +381,13 @@ def _why_not_served(cloud: Cloud, customer_id: str) -> str:
         try:
             get(name=name)
         except NotFound:
-            return f"the {kind} {name} does not exist; {cloud.settings.again('04')} makes it"
+            return f"the {kind} {name} does not exist; {cloud.settings.rerun_command('04')} makes it"
     syncs = list_syncs(cloud)
     if not any(_ended(sync) and sync.final_status.code == 0 for sync in syncs):
         if any(not _ended(sync) for sync in syncs):
             return (f"the feature view {view_name(cloud)} serves nothing yet: its first sync is "
                     "running; ask again in some minutes")
         return (f"the feature view {view_name(cloud)} has never been synced, so it serves "
-                f"nothing; {cloud.settings.again('04')} syncs it")
+                f"nothing; {cloud.settings.rerun_command('04')} syncs it")
     return (f"customer {customer_id!r} is not in the feature view: unknown, never ordered, or "
             "ordered for the first time after the newest snapshot")

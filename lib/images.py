@@ -18,7 +18,8 @@ from pathlib import Path
 
 from lib import waiting
 from lib.config import ROOT, Settings
-from lib.stages import Needed, Outcome
+from lib.errors import Needed
+from lib.stages import Outcome
 
 BUILD = ROOT / "scripts" / "build_push_all.sh"
 DOCKER_SECONDS = 5  # a daemon that is up tells of itself in well under a second
@@ -53,7 +54,7 @@ def names() -> list[str]:
 
 def missing(settings: Settings) -> list[str]:
     """Images that lib/images.lock.json does not hold; none where folders are run instead."""
-    if not settings.place.pinned_images:
+    if not settings.target_settings.pinned_images:
         return []
     return [name for name in names()
             if name not in read_lock().get(settings.serve.image_repository, {})]
@@ -120,7 +121,7 @@ def start_build(settings: Settings, folder: Path) -> Outcome:
 
 
 def _nothing_to_build(settings: Settings) -> Outcome:
-    if settings.place.pinned_images:
+    if settings.target_settings.pinned_images:
         return Outcome("reused")
     return Outcome("done", figures={"images": "run from their folders"})
 

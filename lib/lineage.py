@@ -11,7 +11,8 @@ from google.api_core.exceptions import NotFound
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from lib import charts, endpoint, feature_store, model_registry, warehouse
+from lib import endpoint, feature_store, model_registry, warehouse
+from lib.charts import style
 from lib.cloud import Cloud
 
 
@@ -153,7 +154,7 @@ def short(number: str) -> str:
 # -- drawing ---------------------------------------------------------------------------------
 
 PLACES = {  # kind: (column, row from the bottom, its name in the picture, fill)
-    "sources": (0, 0.5, "Source tables", charts.PALE),
+    "sources": (0, 0.5, "Source tables", style.PALE),
     "features": (1, 0, "Feature table", "white"), "labels": (1, 1, "Label table", "white"),
     "group": (2, 0, "Feature Group", "#CDEBE1"), "train": (2, 1, "Training table", "white"),
     "view": (3, 0, "Feature View", "#CDEBE1"), "model": (3, 1, "Model Registry", "#CFE4F2"),
@@ -163,12 +164,12 @@ WIDE, HIGH, GAP, RISE = 1.92, 1.26, 0.31, 2.0  # inches: a box, and the room bet
 MOST = 10.5  # points
 
 
-@charts.styled
-def lineage(found: Lineage) -> charts.Chart:
+@style.styled
+def lineage(found: Lineage) -> style.Chart:
     """The picture; its title says whether both ways to a prediction start at one table."""
     if not found.nodes:
         raise ValueError("nothing to draw: no resource stands")
-    figure, axes = charts._figure(
+    figure, axes = style.new_figure(
         finding(found), f"Read back from the live resources in {found.place}. Top: to the model. "
         "Bottom: to the values it is given", 5.1)
     figure.set_layout_engine("none")
@@ -202,7 +203,7 @@ def _box(axes: Axes, node: Node) -> FancyBboxPatch:
     x, y = _middle(node.kind)
     _, _, title, fill = PLACES[node.kind]
     box = FancyBboxPatch((x - WIDE / 2, y - HIGH / 2), WIDE, HIGH,
-                         "round,pad=0,rounding_size=0.08", fc=fill, ec=charts.GREY)
+                         "round,pad=0,rounding_size=0.08", fc=fill, ec=style.GREY)
     axes.add_patch(box)
     facts = min([_size(fact, 0.59) for fact in node.facts] or [MOST])
     lines = [(title, MOST, "normal"), (node.name, _size(node.name, 0.67), "bold"),
@@ -221,8 +222,8 @@ def _size(text: str, width: float) -> float:
 def _arrow(axes: Axes, start: str, end: str, words: str, boxes: dict) -> None:
     a, b = _middle(start), _middle(end)
     axes.annotate("", b, a, arrowprops={
-        "arrowstyle": "-|>", "fc": charts.INK, "mutation_scale": 14,
+        "arrowstyle": "-|>", "fc": style.INK, "mutation_scale": 14,
         "patchA": boxes[start], "patchB": boxes[end]})
     if words:
-        axes.text((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, words, color=charts.BLUE, weight="bold",
+        axes.text((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, words, color=style.BLUE, weight="bold",
                   ha="center", va="center", bbox={"fc": "white", "ec": "none", "pad": 1.5})

@@ -5,8 +5,9 @@ from google.protobuf import struct_pb2
 
 from lib import images, waiting
 from lib.cloud import Cloud
-from lib.stages import Needed, Outcome
-from lib.training import Training
+from lib.errors import Needed
+from lib.stages import Outcome
+from lib.training.training import Training
 
 # Google's schema for a classification evaluation (model evaluation import, documentation).
 METRICS_SCHEMA = ("gs://google-cloud-aiplatform/schema/modelevaluation/"
@@ -35,7 +36,7 @@ def upload(cloud: Cloud, training: Training) -> Outcome:
         raise Needed("the model did not pass the gate: "
                      + "; ".join(training.metrics["gate"]["reasons"]),
                      "a model inside train.min_roc_auc, checks.max_honest_roc_auc and "
-                     "label.positive_rate_band", f"edit config.yaml, then {settings.again('05')}")
+                     "label.positive_rate_band", f"edit config.yaml, then {settings.rerun_command('05')}")
     digest = meta["sha256"][:16]
     standing = find(cloud)
     if standing is not None and standing.labels.get("model_sha") == digest:
@@ -46,7 +47,7 @@ def upload(cloud: Cloud, training: Training) -> Outcome:
         parent_model=standing.resource_name if standing else None,
         artifact_uri=training.artifact_uri,
         serving_container_image_uri=images.reference(
-            settings, settings.serve.image, required=settings.place.pinned_images),
+            settings, settings.serve.image, required=settings.target_settings.pinned_images),
         serving_container_predict_route=PREDICT_ROUTE,
         serving_container_health_route=HEALTH_ROUTE,
         serving_container_ports=[PORT],
@@ -70,7 +71,7 @@ def newest(cloud: Cloud) -> Outcome:
     model = find(cloud)
     if model is None:
         raise Needed(f"no model {cloud.settings.names.model} in the registry", "notebook 05",
-                     cloud.settings.again("05"))
+                     cloud.settings.rerun_command("05"))
     return Outcome("done", model.versioned_resource_name, _figures(model), model)
 
 

@@ -16,7 +16,7 @@ from datetime import datetime
 import pandas as pd
 
 from lib import cloud as clouds
-from lib import config, endpoint, feature_store, stages
+from lib import config, endpoint, errors, feature_store, stages
 
 NOT_SERVED, NOT_DEPLOYED = 3, 4
 
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     except endpoint.NotDeployed as error:
         return _fail(str(error), NOT_DEPLOYED)
     except Exception as error:
-        told = stages.explain(error, "predict", f"customer {options.customer_id}", settings)
+        told = errors.explain(error, "predict", f"customer {options.customer_id}", settings)
         if told is None:
             raise
         return _fail(str(told), 1)

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from lib.errors import Needed
+
 # Table -> column -> BigQuery type: what the demo needs, of an export that may have more.
 NEEDED: dict[str, dict[str, str]] = {
     "users": {"id": "INT64", "created_at": "TIMESTAMP"},
@@ -48,7 +50,7 @@ ARROW_TYPES = {
 }
 
 
-class SourceError(ValueError):
+class SourceError(Needed):
     """An export cannot be used. The message is one paragraph; `problems` has them singly."""
 
     def __init__(self, folder: Path, problems: list[str]):
@@ -56,10 +58,10 @@ class SourceError(ValueError):
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         listed = " ".join(f"({n}) {problem}." for n, problem in enumerate(problems, start=1))
         super().__init__(
-            f"The export in {folder} cannot be used: {count}. {listed} Needed: a folder with "
-            f"one file each for {', '.join(NEEDED)}, ending in {' or '.join(ENDINGS)}, with "
-            "the column names of bigquery-public-data.thelook_ecommerce."
-        )
+            f"The export in {folder} cannot be used: {count}. {listed}".rstrip("."),
+            f"a folder with one file each for {', '.join(NEEDED)}, ending in "
+            f"{' or '.join(ENDINGS)}, with the column names of "
+            "bigquery-public-data.thelook_ecommerce")
 
 
 def read_export(folder: Path) -> dict[str, pa.Table]:

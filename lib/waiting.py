@@ -15,7 +15,7 @@ import tenacity
 from google.api_core import exceptions as google_errors
 
 from lib.config import Settings
-from lib.stages import TRANSIENT, Needed
+from lib.errors import TRANSIENT, Needed
 
 # A question may be asked again after any of these: it changes nothing.
 BLIPS = (*TRANSIENT, google_errors.ServerError, requests.ConnectionError, requests.Timeout)
@@ -40,7 +40,7 @@ def until(
         sleep: instead of time.sleep, for a pause that may end early.
 
     Raises:
-        lib.stages.Needed: the limit passed.
+        lib.errors.Needed: the limit passed.
     """
     waits, began = settings.waits, time.monotonic()
     next_line = began + waits.progress_seconds
@@ -87,7 +87,7 @@ def operation(
     Raises:
         google.api_core.exceptions.GoogleAPICallError: it ended in that error; `resource` is kept
             in its attribute `resource_name`.
-        lib.stages.Needed: the limit (default: waits.operation_seconds) passed.
+        lib.errors.Needed: the limit (default: waits.operation_seconds) passed.
     """
     until(settings, what, running.done, bool, limit or settings.waits.operation_seconds,
           lambda _: f"operation {running.operation.name} is running")
@@ -110,7 +110,7 @@ def call(
 
     Raises:
         Exception: whatever `work` raises.
-        lib.stages.Needed: the limit passed.
+        lib.errors.Needed: the limit passed.
     """
     left: dict[str, Any] = {}
 

@@ -20,7 +20,8 @@ from google.cloud import bigquery
 from lib import source
 from lib.cloud import Cloud
 from lib.config import ROOT, Settings
-from lib.stages import Needed, Outcome
+from lib.errors import Needed
+from lib.stages import Outcome
 
 # What each file makes, and which tables of ours it reads.
 BUILDS = {
@@ -177,14 +178,14 @@ def create_dataset(cloud: Cloud, name: str | None = None) -> Outcome:
     dataset = bigquery.Dataset(f"{settings.project}.{name or settings.names.dataset}")
     try:
         found = cloud.bigquery.get_dataset(dataset.reference)
-        if found.location != settings.place.location:
+        if found.location != settings.target_settings.location:
             raise Needed(
                 f"dataset {found.full_dataset_id} stands in {found.location}",
-                f"a dataset in {settings.place.location}, or another name in config.yaml",
+                f"a dataset in {settings.target_settings.location}, or another name in config.yaml",
                 f"bq rm -r -d {settings.project}:{found.dataset_id}")
         return Outcome("reused", str(dataset.reference))
     except NotFound:
-        dataset.location, dataset.labels = settings.place.location, settings.labels
+        dataset.location, dataset.labels = settings.target_settings.location, settings.labels
         if days := settings.retention.table_expiration_days:
             dataset.default_table_expiration_ms = days * DAY_MS
         cloud.bigquery.create_dataset(dataset)
@@ -204,7 +205,7 @@ def load_source(cloud: Cloud) -> Outcome:
     """Make theLook readable by SQL: nothing to do for a BigQuery dataset; load a folder.
 
     Raises:
-        lib.source.SourceError: a file, column or value of the export cannot be used.
+        lib.errors.SourceError: a file, column or value of the export cannot be used.
     """
     settings = cloud.settings
     if not settings.source_is_folder:

@@ -10,7 +10,9 @@ from html import escape
 
 import pandas as pd
 
-from lib import charts, endpoint, feature_store, predict, stages, warehouse
+from lib import endpoint, errors, feature_store, predict, warehouse
+from lib.charts import walk as charts
+from lib.charts.style import Chart
 
 # Set by Jupyter's server for the kernels of its notebooks, by no unattended runner.
 SESSION_VARIABLE = "JPY_SESSION_NAME"
@@ -40,7 +42,7 @@ def live(predictor: predict.Predictor, customers: Sequence[str], peers: pd.DataF
     return _controls(predictor, [str(c) for c in customers], peers, base_rate)
 
 
-def card(answer: predict.Prediction, peers: pd.DataFrame, base_rate: float) -> charts.Chart:
+def card(answer: predict.Prediction, peers: pd.DataFrame, base_rate: float) -> Chart:
     """One customer's features with their percentiles, and the probability."""
     return charts.served_features(
         answer.features, predict.percentiles(answer.features, peers),
@@ -88,7 +90,7 @@ def ask(predictor: predict.Predictor, customer: str, peers: pd.DataFrame,
     except (feature_store.EntityNotServed, endpoint.NotDeployed) as error:
         return f"<b>No answer.</b> {escape(str(error))}", b""
     except Exception as error:
-        told = stages.explain(error, "07_online_predict", f"customer {customer}",
+        told = errors.explain(error, "07_online_predict", f"customer {customer}",
                               predictor.cloud.settings) or error
         return f"<b>Failed.</b> <pre>{escape(str(told))}</pre>", b""
     taken = f"{answer.feature_timestamp:%Y-%m-%d}" if answer.feature_timestamp else "unknown"

@@ -16,19 +16,11 @@ import pandas as pd
 import pytest
 from google.cloud import aiplatform_v1 as vertex
 
-from lib import (
-    config,
-    endpoint,
-    feature_store,
-    model_registry,
-    predict,
-    stages,
-    training,
-    warehouse,
-)
-from lib.checks import latency, leakage, parity, sanity
+from lib import config, endpoint, errors, feature_store, model_registry, predict, stages, warehouse
 from lib.config import ROOT
-from lib.stages import Needed
+from lib.errors import Needed
+from lib.proof import latency, leakage, parity, sanity
+from lib.training import training
 from tests.conftest import SMALL
 
 STEPS = [
@@ -40,7 +32,7 @@ STEPS = [
     ("store", feature_store.create_online_store),
     ("view", feature_store.create_view),
     ("sync", feature_store.sync),
-    ("training", training.run),
+    ("training", training.train),
     ("model", lambda c: upload(c)),
     ("endpoint", endpoint.create),
     ("deployment", lambda c: endpoint.deploy(c, endpoint.find(c), model_registry.find(c))),
@@ -48,7 +40,7 @@ STEPS = [
 
 
 def upload(cloud):
-    return model_registry.upload(cloud, training.run(cloud).value)
+    return model_registry.upload(cloud, training.train(cloud).value)
 
 
 def run_command(module, *arguments):
@@ -84,7 +76,7 @@ def test_each_missing_thing_has_its_own_message_before_anything_stands(cloud):
     with pytest.raises(Needed, match="nothing|no model"):
         model_registry.newest(cloud)
     with pytest.raises(Needed, match="not built"):
-        training.run(cloud)
+        training.train(cloud)
     done = run_command("lib.predict", "--customer_id", "1")
     assert (done.returncode, done.stdout) == (predict.NOT_DEPLOYED, "")
 
@@ -133,7 +125,7 @@ def test_a_sync_started_early_is_waited_for_and_not_run_twice(cloud, monkeypatch
 
 
 def test_labels_lean_but_have_both_classes(cloud):
-    checks = sanity.run(cloud).value
+    checks = sanity.check(cloud).value
     assert 0.85 < sanity.positive_rate(checks) < 0.95
 
 
@@ -199,19 +191,19 @@ def test_predict_is_a_command(cloud):
 
 def test_parity_holds_and_a_stale_online_store_is_caught(cloud):
     customers = warehouse.served_customers(cloud, 40)
-    assert parity.figures(parity.run(cloud, customers).value) == {
+    assert parity.figures(parity.check(cloud, customers).value) == {
         "customers": 40, "features": 11, "mismatches": 0, "max_abs_diff": 0.0}
     table, customer = cloud.settings.table("features"), customers[0]
     cloud.bigquery.query(
         f"update `{table}` set orders_90d = orders_90d + 5, avg_order_value_90d = null "
         f"where customer_id = '{customer}'").result()
     with pytest.raises(Needed) as caught:
-        parity.run(cloud, customers)
+        parity.check(cloud, customers)
     told = str(caught.value)
     assert f"customer {customer}, orders_90d" in told and "avg_order_value_90d" in told
     assert "differ in 2 of 440" in told
     feature_store.sync(cloud, force=True)
-    assert parity.figures(parity.run(cloud, customers).value)["mismatches"] == 0
+    assert parity.figures(parity.check(cloud, customers).value)["mismatches"] == 0
 
 
 def test_the_naive_join_promises_more_than_it_keeps(cloud):
@@ -237,7 +229,7 @@ def test_another_model_replaces_the_old_one_on_the_endpoint(cloud):
     there = dataclasses.replace(
         cloud, settings=cloud.settings.model_copy(update={"train": other}))
     before = model_registry.find(there).version_id
-    assert training.run(there).status == "created"
+    assert training.train(there).status == "created"
     assert upload(there).status == "created"
     model = model_registry.find(there)
     assert int(model.version_id) == int(before) + 1
@@ -261,7 +253,7 @@ def test_summary_of_a_failed_step_is_kept(cloud, tmp_path):
     names = cloud.settings.names.model_copy(update={"feature_group": "churn_dev_other"})
     there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
         update={"tables": tables, "names": names}))
-    with pytest.raises(stages.StageError, match="no_such_table"):
+    with pytest.raises(errors.StageError, match="no_such_table"):
         run.step("feature group", feature_store.create_group, there)
 
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from lib import images
-from lib.stages import Needed
+from lib.errors import Needed
 from tests.scripts.conftest import make_project
 
 HOST = "us-central1-docker.pkg.dev"
@@ -16,7 +16,7 @@ HOST = "us-central1-docker.pkg.dev"
 def pinned(settings, tmp_path, monkeypatch):
     """Settings that want images by digest, an empty lock, and short pauses."""
     monkeypatch.setattr(images, "LOCK", tmp_path / "images.lock.json")
-    place = settings.place.model_copy(update={"pinned_images": True})
+    place = settings.target_settings.model_copy(update={"pinned_images": True})
     waits = settings.waits.model_copy(update={
         "first_pause_seconds": 0.02, "longest_pause_seconds": 0.05, "image_build_seconds": 20})
     return settings.model_copy(update={"targets": {"local": place}, "waits": waits})

@@ -457,7 +457,7 @@ def test_all_problems_are_reported_at_once_in_one_paragraph(tmp_path):
         "table order_items",
         "table products (products.csv) is empty",
     ]
-    with pytest.raises(ValueError, match="6 problems") as error:
+    with pytest.raises(SourceError, match="6 problems") as error:
         read_export(tmp_path)
     message = str(error.value)
     assert "\n" not in message

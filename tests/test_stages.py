@@ -9,7 +9,7 @@ import requests
 from google.api_core import exceptions as google_errors
 from google.auth import exceptions as auth_errors
 
-from lib import stages
+from lib import errors, stages
 from lib.source import SourceError
 
 SCHEMA = {"run_id", "target", "env", "started_at", "seconds", "stages", "background", "labels",
@@ -138,7 +138,7 @@ REFUSALS = {
         "./run_all.sh --target local --env dev"),
     "exists": (
         google_errors.Conflict("Already Exists: Dataset local-demo:churn_dev"),
-        "that name to be free", "python -m lib.teardown"),
+        "that name to be free", "python -m lib.operate.teardown"),
     "quota": (
         google_errors.TooManyRequests("Quota exceeded for feature online stores"),
         "free quota in local-demo, us-central1; it was tried 5 times", "iam-admin/quotas"),
@@ -161,7 +161,7 @@ def test_a_failure_names_stage_attempt_cause_need_and_command(impatient, tmp_pat
     def fail():
         raise error
 
-    with pytest.raises(stages.StageError) as caught:
+    with pytest.raises(errors.StageError) as caught:
         run.step("feature group", fail)
     told = caught.value
     cause = str(error).split(": ", 1)[1] if URL in str(error) else str(error)
@@ -173,18 +173,18 @@ def test_a_failure_names_stage_attempt_cause_need_and_command(impatient, tmp_pat
 
 
 def test_every_rule_of_the_translation_has_a_refusal_here(settings):
-    met = {stages.explain(error, "04_x", "y", settings).need for error, *_ in REFUSALS.values()}
-    fixed = [max(re.split(r"{\w+}", rule.need), key=len) for rule in stages.RULES]
+    met = {errors.explain(error, "04_x", "y", settings).need for error, *_ in REFUSALS.values()}
+    fixed = [max(re.split(r"{\w+}", rule.need), key=len) for rule in errors.TRANSLATIONS]
     assert [text for text in fixed if not any(text in need for need in met)] == []
 
 
 def test_the_resource_is_told_and_the_url_is_not(settings):
-    told = stages.explain(REFUSALS["permission"][0], "04_x", "group", settings)
+    told = errors.explain(REFUSALS["permission"][0], "04_x", "group", settings)
     assert told.resource == "projects/local-demo/locations/us-central1/featureGroups"
     assert "http" not in told.cause and "resource:  projects/" in str(told)
     error = google_errors.ResourceExhausted("no room")
     error.resource_name = "projects/p/featureOnlineStores/s"
-    assert stages.explain(error, "04_x", "store", settings).resource == error.resource_name
+    assert errors.explain(error, "04_x", "store", settings).resource == error.resource_name
 
 
 @pytest.mark.parametrize("kind", [google_errors.TooManyRequests, google_errors.ServiceUnavailable])
@@ -202,7 +202,7 @@ def test_what_passes_is_tried_again_with_a_cap(impatient, tmp_path, capsys, kind
     assert len(tries) == 4
     assert "attempt 4 of 5" in capsys.readouterr().out
     tries.clear()
-    with pytest.raises(stages.StageError):
+    with pytest.raises(errors.StageError):
         run.step("dataset", work, 99)
     assert len(tries) == impatient.retries.attempts
 
@@ -210,7 +210,7 @@ def test_what_passes_is_tried_again_with_a_cap(impatient, tmp_path, capsys, kind
 def test_what_does_not_pass_is_tried_once(impatient, tmp_path):
     tries = []
     run = stages.open_run("01_data", impatient, tmp_path)
-    with pytest.raises(stages.StageError):
+    with pytest.raises(errors.StageError):
         run.step("x", _raise, tries, google_errors.Forbidden("no"))
     assert len(tries) == 1
 
@@ -244,7 +244,7 @@ def test_a_bad_export_is_told_without_a_traceback(settings, tmp_path):
     def fail():
         raise SourceError(tmp_path, ["table users: there is no users.csv"])
 
-    with pytest.raises(stages.StageError, match="there is no users.csv"):
+    with pytest.raises(errors.StageError, match="there is no users.csv"):
         run.step("source", fail)
 
 

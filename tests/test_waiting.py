@@ -6,7 +6,7 @@ import pytest
 from google.api_core import exceptions as google_errors
 
 from lib import waiting
-from lib.stages import Needed
+from lib.errors import Needed
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ FAILURES = {
              "message": "The requested bucket name is not available. The bucket namespace is "
                         "shared by all users of the system."},
             ("attempted: training", "bucket name is not available", "that name to be free",
-             "lib.teardown"), {}),
+             "lib.operate.teardown"), {}),
         "the service is away": (
             {"method": "vertex.CreatePipelineJob", "times": ALWAYS, "status": "UNAVAILABLE",
              "message": "The service is currently unavailable."},

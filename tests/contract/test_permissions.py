@@ -1,5 +1,5 @@
 """Each recorded request, with the permissions that Google documents for its method: the table in
-lib/checks/permissions.py must have them all, and nothing without a use.
+lib/operate/permissions.py must have them all, and nothing without a use.
 
 aiplatform.*: Google's access-control page for Vertex AI. BigQuery, Cloud Storage, Resource
 Manager, Service Usage: the IAM sections of their references, from memory, not read again here.
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.checks.permissions import PERMISSIONS, WHEN
+from lib.operate.permissions import PERMISSIONS, WHEN
 
 LIST = Path(__file__).with_name("requests.txt")
 PUBLIC = "bigquery-public-data"  # may be read by everybody: nothing of our project is asked

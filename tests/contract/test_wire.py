@@ -64,7 +64,7 @@ def flow(project):
     if recording:
         asked["a run"] = project.requests()
         project.forget()
-    gone = project.command("lib.teardown", "--target", TARGET, "--env", "dev", "--yes",
+    gone = project.command("lib.operate.teardown", "--target", TARGET, "--env", "dev", "--yes",
                            timeout=3600)
     if recording:
         asked["its teardown"] = project.requests()
@@ -87,7 +87,7 @@ def test_a_run_completes_and_its_teardown_leaves_nothing(flow, project):
     assert len(summary["predictions"]) >= 10
     assert {b["name"] for b in summary["background"]} >= {"online store"}
     assert gone.returncode == 0, gone.stdout + gone.stderr
-    left = project.command("lib.teardown", "--target", TARGET, "--env", "dev")
+    left = project.command("lib.operate.teardown", "--target", TARGET, "--env", "dev")
     assert left.returncode == 0 and "nothing to delete" in left.stdout
 
 

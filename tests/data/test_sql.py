@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from lib import config, warehouse
-from lib.checks import sanity
-from lib.stages import Needed
+from lib.errors import Needed
+from lib.proof import sanity
 
 DAY = timedelta(days=1)
 # Money is rounded to the cent, which may go either way at half a cent (abs=0.0051 below).
@@ -245,7 +245,7 @@ def test_a_new_horizon_rebuilds_labels_but_not_the_source(cloud, source, tmp_pat
 
 def test_checks_pass_on_good_tables_and_name_what_is_broken(cloud, source, tmp_path):
     there, _ = build(cloud, source, tmp_path, 60)
-    checks = sanity.run(there).value
+    checks = sanity.check(there).value
     assert list(checks.columns) == ["check", "value", "low", "high", "status"]
     assert set(checks["status"]) == {"pass"}
     for damage, broken in [
@@ -260,7 +260,7 @@ def test_checks_pass_on_good_tables_and_name_what_is_broken(cloud, source, tmp_p
         names = {k: there.settings.table(k) for k in ("train", "features")}
         there.bigquery.query(damage.format(**names)).result()
         with pytest.raises(Needed, match=broken):
-            sanity.run(there)
+            sanity.check(there)
         for file in ("02_build_features", "04_build_train"):
             for statement in warehouse.render(file, there.settings):
                 warehouse._run(there, statement)
@@ -272,8 +272,8 @@ def test_a_lopsided_label_warns_and_a_single_class_stops(cloud, source, tmp_path
     odd = dataclasses.replace(
         there, settings=there.settings.model_copy(update={"label": narrow}))
     with pytest.warns(sanity.LabelWarning, match="positive_rate = "):
-        sanity.run(odd)
+        sanity.check(odd)
     labels = there.settings.table("labels")
     there.bigquery.query(f"update `{labels}` set label_churn_60d = 1 where true").result()
     with pytest.raises(Needed, match="positive_rate = 1"):
-        sanity.run(there)
+        sanity.check(there)

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from lib import images
-from lib.stages import Needed
+from lib.errors import Needed
 
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 

@@ -1,0 +1,336 @@
+"""The figures of the proof: leakage, parity, faults, freshness, latency (style: lib/charts.py)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.collections import PolyCollection
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullLocator
+from pandas import DataFrame
+
+from lib.charts.style import (
+    AMBER,
+    BASE,
+    BLUE,
+    BROWN,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    SKY,
+    Chart,
+    annotate,
+    date_axis,
+    day,
+    new_figure,
+    number,
+    require_columns,
+    require_some,
+    row_names,
+    styled,
+    ticks,
+    to_times,
+)
+
+# outcome: colour, marker of the legend, corners of its sign in a cell of 1 by 1, what it means.
+SIGNS = {
+    "equal": (SKY, "_", [(-0.42, -0.07), (0.42, -0.07), (0.42, 0.07), (-0.42, 0.07)], "equal"),
+    "different": (ORANGE, "s", [(-0.42, -0.4), (0.42, -0.4), (0.42, 0.4), (-0.42, 0.4)],
+                  "another value"),
+    "null_offline": (BROWN, "^", [(-0.45, 0.4), (0.45, 0.4), (0, -0.4)],
+                     "a value for NULL"),
+    "null_online": (GREEN, "v", [(-0.45, -0.4), (0.45, -0.4), (0, 0.4)],
+                    "NULL for a value"),
+    "missing": (INK, "|", [(-0.15, -0.45), (0.15, -0.45), (0.15, 0.45), (-0.15, 0.45)],
+                "nothing served"),
+}
+SCORES = [  # key, name, colour and marker of a row
+    ("naive_roc_auc", "naive join:\nwhat its test promises", ORANGE, "o"),
+    ("naive_model_on_honest_roc_auc", "naive join:\nwhat production would see", ORANGE, "X"),
+    ("point_in_time_roc_auc", "point-in-time join:\npromised, and seen", BLUE, "s")]
+
+
+@styled
+def leakage_promise(value: Mapping) -> Chart:
+    """What each join's own test says, and what its model scores on honest features.
+
+    value: of lib.proof.leakage.measure: each score, its ..._spread, and runs, a list of dicts.
+    """
+    runs = require_some(value.get("runs", ()), "runs of the leakage check")
+    promised, kept, honest = (value[key] for key, *_ in SCORES)
+    figure, axes = new_figure(
+        f"The naive join promises ROC-AUC {promised:.2f}, and production would see {kept:.2f}; "
+        f"the point-in-time join keeps its {honest:.2f}",
+        f"ROC-AUC on later label rows; small: each of {len(runs)} samples of customers, large: "
+        "mean, line: 1 standard deviation", 4.2)
+    for row, (key, _, colour, marker) in enumerate(SCORES):
+        spread = value[f"{key}_spread"]
+        axes.hlines(row, value[key] - spread, value[key] + spread, color=colour, linewidth=4)
+        axes.plot([run[key] for run in runs], [row + 0.2] * len(runs), marker, color=colour,
+                  ms=7, alpha=0.5, mec="none")
+        axes.plot(value[key], row, marker, color=colour, ms=15, mec="white")
+        end = max(value[key] + spread, *(run[key] for run in runs))
+        annotate(axes, f"{value[key]:.3f} ± {spread:.3f}", (end, row), 12, va="center", color=colour)
+    axes.vlines(0.5, -0.45, 3, **BASE)
+    axes.plot(0.5, 3, "D", color=GREY, ms=10)
+    annotate(axes, "0.500", (0.5, 3), 12, va="center", color=GREY)
+    axes.annotate("", (kept, 0.55), (promised, 0.55), arrowprops={"arrowstyle": "->", "ec": INK})
+    annotate(axes, f"{kept - promised:+.2f} in production", (promised, 0.55), 8, va="center")
+    row_names(axes, [*(name for _, name, *_ in SCORES), "guessing"])
+    edge = max(run[key] for run in runs for key, *_ in SCORES)
+    axes.set(xlim=(0.46, max(0.86, edge + 0.12)), xlabel="test ROC-AUC")
+    ticks(axes, x=8)
+    return figure
+
+
+@styled
+def leaking_columns(columns: DataFrame) -> Chart:
+    """How well each column alone tells the label, as known then and by the naive join.
+
+    columns: a row per feature (feature; differs, 0-1; honest_roc_auc; naive_roc_auc; gain),
+    worst first.
+    """
+    require_columns(columns, "columns", "feature", "differs", "honest_roc_auc", "naive_roc_auc", "gain")
+    worst, leaks = columns.iloc[0], columns["gain"] >= 0.05
+    figure, axes = new_figure(
+        f"{leaks.sum()} of {len(columns)} columns leak; alone, {worst['feature']} scores "
+        f"{worst['naive_roc_auc']:.2f} with the future and {worst['honest_roc_auc']:.2f} without",
+        "ROC-AUC of one column alone, over the same label rows (square: as known at the time, "
+        "dot: naive join)", 1.8 + 0.38 * len(columns))
+    for row, column in enumerate(columns.itertuples()):
+        colour = ORANGE if leaks.iloc[row] else GREY
+        axes.hlines(row, column.honest_roc_auc, column.naive_roc_auc, color=colour, linewidth=3)
+        axes.plot(column.honest_roc_auc, row, "s", color=BLUE, ms=9)
+        axes.plot(column.naive_roc_auc, row, "o", color=colour, ms=11)
+        annotate(axes, f"{column.gain:+.2f}", (max(column.naive_roc_auc, column.honest_roc_auc), row),
+             11, va="center_baseline", color=colour)
+        annotate(axes, f"{column.differs:.0%}", (0.875, row), va="center_baseline", ha="right")
+    annotate(axes, "label rows with\nanother value", (0.875, -0.55), 0, 4, ha="right", color=GREY)
+    axes.axvline(0.5, **BASE)
+    row_names(axes, columns["feature"])
+    axes.set(xlim=(0.48, 0.88), xlabel="ROC-AUC of the column alone (0.5: tells nothing)")
+    ticks(axes, x=8)
+    return figure
+
+
+@styled
+def naive_timeline(example: Mapping) -> Chart:
+    """One customer: what the naive join's row has counted that the label asks about.
+
+    example: of lib.proof.leakage.timeline.
+    """
+    placed = to_times(require_some(example["orders"], "orders"))
+    label, honest, naive = to_times([example["label_timestamp"], *(
+        example[join]["feature_timestamp"] for join in ("honest", "naive"))])
+    until, window = label + pd.Timedelta(days=example["horizon_days"]), pd.Timedelta(days=90)
+    inside, count = (placed > label) & (placed <= until), example["window_orders"]
+    figure, axes = new_figure(
+        f"Customer {example['customer_id']}: the naive row has already counted the "
+        f"{'order' if count == 1 else f'{count} orders'} that the label asks about",
+        f"The question of {day(label)}: an order within {example['horizon_days']} days? Stars: "
+        "orders in that window", 4.9)
+    axes.axvspan(label, until, 0, 0.84, color=AMBER, alpha=0.25, linewidth=0)
+    annotate(axes, f"label window ({day(label)}, {day(until)}]: label {example['label']}",
+         (label + (until - label) / 2, -0.62), 0, 0, ha="center", color=BROWN)
+    axes.plot(placed[~inside], [0] * sum(~inside), "o", color=INK, ms=11)
+    axes.plot(placed[inside], [0] * sum(inside), "*", color=ORANGE, ms=20)
+    for row, at, join, colour, marker in ((1, honest, "honest", BLUE, "s"),
+                                          (2, naive, "naive", ORANGE, "X")):
+        axes.hlines(row, at - window, at, color=colour, linewidth=12, alpha=0.3)
+        axes.plot(at, row, marker, color=colour, ms=13)
+        told = ", ".join(f"{name} {number(example[join][name])}" for name in (
+            "orders_90d", "orders_lifetime", "days_since_last_order"))
+        annotate(axes, f"{told}\n90 days up to {day(at)}", (at, row), -2, -12, ha="right", va="top",
+             color=colour)
+    axes.vlines(placed[inside], 0, 2, **{**BASE, "color": ORANGE})
+    start = min(honest - window, placed[placed > honest - 2 * window].min())
+    row_names(axes, ["orders", "point in time", "naive join"])
+    date_axis(axes, ylim=(2.75, -0.95), xlim=(start - pd.Timedelta(days=20),
+                                           max(naive, until) + pd.Timedelta(days=8)))
+    return figure
+
+
+@styled
+def parity_grid(compared: DataFrame | Mapping[str, DataFrame]) -> Chart:
+    """Customers by features: is what is served equal to what training would see?
+
+    compared: of lib.proof.parity.compare (customer_id, feature, outcome); or several of them
+    by name, drawn below each other.
+    """
+    panels = compared if isinstance(compared, Mapping) else {"": compared}
+    for frame in require_some(panels, "comparisons").values():
+        require_columns(frame, "compared values", "customer_id", "feature", "outcome")
+    told = {name: _verdict(frame, "all " * (len(panels) == 1)) for name, frame in panels.items()}
+    finding = "; ".join(f"{name}: {words}" if name else words for name, words in told.items())
+    first = next(iter(panels.values()))
+    rows, customers = first["feature"].nunique(), first["customer_id"].nunique()
+    figure, grids = new_figure(
+        finding[0].upper() + finding[1:],
+        f"Each sign is one value of one of {customers:,} customers, worst first; on the right: "
+        "values that are not equal", 1.6 + len(panels) * (0.5 + 0.24 * rows), len(panels), 1,
+        squeeze=False)
+    seen = {outcome for frame in panels.values() for outcome in frame["outcome"]}
+    for axes, (name, frame) in zip(grids.flat, panels.items(), strict=True):
+        wide = frame.pivot(index="customer_id", columns="feature", values="outcome")
+        wide = wide[frame["feature"].unique()].loc[frame["customer_id"].unique()]
+        wrong = (wide != "equal").sum(axis=1).to_numpy()
+        values = wide.to_numpy()[np.argsort(-wrong, kind="stable")]
+        for outcome, (colour, _, corners, _) in SIGNS.items():
+            cells = np.argwhere(values == outcome)
+            axes.add_collection(PolyCollection(
+                cells[:, None, :] + np.array(corners)[None], facecolors=colour, linewidths=0))
+        for row, count in enumerate((values != "equal").sum(axis=0)):
+            annotate(axes, f"{count:,}", (len(values) - 0.5, row), 8, va="center_baseline",
+                 color=ORANGE if count else GREY)
+        axes.set(xlim=(-0.7, len(values) - 0.3), xticks=[], frame_on=False)
+        axes.set_xlabel(f"{name}: {len(values):,} customers" if name else
+                        f"{len(values):,} customers")
+        row_names(axes, wide.columns)
+    shown = [sign for outcome, sign in SIGNS.items() if outcome in seen]
+    figure.legend(
+        handles=[Line2D([], [], color=colour, marker=marker, linestyle="", ms=9, mew=2.5,
+                        label=text) for colour, marker, _, text in shown],
+        loc="outside lower center", ncols=len(shown), frameon=False)
+    return figure
+
+
+def _verdict(frame: DataFrame, every: str = "") -> str:
+    bad = frame[frame["outcome"] != "equal"]
+    if bad.empty:
+        return f"{every}{len(frame):,} values are equal online and offline"
+    return (f"{len(bad):,} of {len(frame):,} values, of {bad['customer_id'].nunique():,} "
+            "customers, are not what training would see")
+
+
+@styled
+def faults_caught(tables: Mapping[str, DataFrame]) -> Chart:
+    """Features by comparisons: of how many customers the value is not equal.
+
+    tables: name -> of lib.proof.parity.compare (customer_id, feature, outcome); those without
+    a difference are the healthy ones.
+    """
+    for frame in require_some(tables, "comparisons").values():
+        require_columns(frame, "compared values", "customer_id", "feature", "outcome")
+    features = [*next(iter(tables.values()))["feature"].unique()]
+    bad = {name: frame[frame["outcome"] != "equal"] for name, frame in tables.items()}
+    healthy = [name for name, rows in bad.items() if rows.empty]
+    caught = len(tables) - len(healthy)
+    figure, axes = new_figure(
+        f"The parity check catches {caught} of {caught} planted faults, and names the columns"
+        + (f"; the {healthy[0]} store has none" if healthy else ""),
+        "Customers whose served value is not what training would see, by feature",
+        2.1 + 0.34 * len(features))
+    for place, (name, rows) in enumerate(bad.items()):
+        count, of = rows.groupby("feature").size(), tables[name]["customer_id"].nunique()
+        for row, feature in enumerate(features):
+            number = int(count.get(feature, 0))
+            axes.barh(row, 0.94, left=place - 0.47, height=0.86, linewidth=0,
+                      color=ORANGE if number else PALE, alpha=0.25 + 0.75 * number / of)
+            annotate(axes, f"{number:,}" if number else "0", (place, row), va="center_baseline",
+                 ha="center", color=INK if number else GREY)
+        annotate(axes, f"{name}\n{rows['customer_id'].nunique():,} of {of:,}", (place, -0.6), 0, 4,
+             ha="center", color=ORANGE if len(rows) else BLUE)
+    row_names(axes, features)
+    axes.set(xticks=[], xlim=(-0.5, len(tables) - 0.5), frame_on=False)
+    axes.set_ylim(len(features) - 0.5, -1.7)
+    return figure
+
+
+@styled
+def prediction_change(before: Mapping[str, float], after: Mapping[str, float]) -> Chart:
+    """Churn probabilities of customers who ordered, with old and with new features.
+
+    before, after: customer_id -> probability, 0-1; greatest change first.
+    """
+    require_some(before, "predictions")
+    names = sorted(before, key=lambda name: -abs(after[name] - before[name]))
+    first, down = names[0], sum(after[name] < before[name] for name in names)
+    figure, axes = new_figure(
+        f"Customer {first}: {before[first]:.1%} on old features, {after[first]:.1%} once the "
+        "sync has run",
+        f"Churn probability of {len(names)} customers who just ordered (circle: before the sync, "
+        f"dot: after); it falls for {down}", 1.9 + 0.34 * len(names))
+    for row, name in enumerate(names):
+        lower = after[name] < before[name]
+        colour = BLUE if lower else ORANGE
+        axes.hlines(row, before[name], after[name], color=colour, linewidth=3)
+        axes.plot(before[name], row, "o", mfc="white", mec=GREY, ms=10, mew=2)
+        axes.plot(after[name], row, "o", color=colour, ms=10)
+        annotate(axes, f"{100 * (after[name] - before[name]):+.1f} points",
+             (max(before[name], after[name]), row), 11, va="center_baseline", color=colour)
+    values = [*before.values(), *after.values()]
+    room = max(values) - min(values) + 0.01
+    axes.set(xlabel="churn probability", xlim=(min(values) - 0.05 * room,
+                                               max(values) + 0.2 * room))
+    row_names(axes, [f"customer {name}" for name in names])
+    ticks(axes, "x", x=7)
+    return figure
+
+
+@styled
+def latency_percentiles(series: Mapping[str, Sequence[float]]) -> Chart:
+    """p50, p95 and p99 of each kind of call, on a log axis.
+
+    series: name -> milliseconds of each call; first the fetch, last the features by SQL.
+    """
+    marks = {name: np.percentile(require_some(ms, f"times of {name}"), [50, 95, 99])
+             for name, ms in require_some(series, "samples of latency").items()}
+    first, last = list(marks)[0], list(marks)[-1]
+    times = marks[last][0] / marks[first][0]
+    figure, axes = new_figure(
+        f"Fetching features takes {number(marks[first][0])} ms; computing the same ones by SQL "
+        f"{number(marks[last][0])} ms: {times:,.0f} times as long",
+        "Milliseconds (log scale): half of the calls (dot), 95% (triangle) and 99% (bar) take no "
+        "longer; measured from this notebook's process", 1.7 + 0.45 * len(marks))
+    for row, (name, (half, most, nearly)) in enumerate(marks.items()):
+        colour = ORANGE if name == last else BLUE
+        axes.hlines(row, half, nearly, color=colour, linewidth=3, alpha=0.5)
+        for value, marker in ((half, "o"), (most, "^"), (nearly, "|")):
+            axes.plot(value, row, marker, color=colour, ms=11, mew=2)
+        annotate(axes, number(half), (half, row), -10, ha="right", va="center_baseline",
+             color=colour)
+        annotate(axes, number(nearly), (nearly, row), 10, va="center_baseline", color=colour)
+    axes.set_xscale("log")
+    low, high = min(m[0] for m in marks.values()), max(m[2] for m in marks.values())
+    axes.set(xlabel="milliseconds", xlim=(low / 2.2, high * 2.2))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    row_names(axes, list(marks))
+    return figure
+
+
+@styled
+def latency_histograms(alone: Mapping, together: Mapping, callers: int) -> Chart:
+    """Times of fetch, predict and both: above one caller, below `callers` at once.
+
+    alone, together: name of the call -> milliseconds of each.
+    """
+    panels = [(1, alone), (callers, together)]
+    for _, samples in panels:
+        for name, ms in require_some(samples, "samples of latency").items():
+            require_some(ms, f"times of {name}")
+    one, many = (np.percentile(samples["both"], 50) for _, samples in panels)
+    figure, grid = new_figure(
+        f"A prediction takes {number(one)} ms alone, and {number(many)} ms with {callers} "
+        "callers at once",
+        "Calls by the time they took, fetch and predict apart and together; lines: p50, p95, p99",
+        6.6, 2, len(alone), squeeze=False)
+    for line, (count, samples) in zip(grid, panels, strict=True):
+        for axes, (name, ms) in zip(line, samples.items(), strict=True):
+            ms = np.asarray(ms, float)
+            marks = np.percentile(ms, [50, 95, 99])
+            end = 1.5 * marks[2]
+            top = max(axes.hist(ms, np.linspace(0, end, 41), color=SKY if count == 1 else BLUE)[0])
+            for value, mark, share in zip(marks, (50, 95, 99), (1.55, 1.35, 1.15), strict=True):
+                axes.vlines(value, 0, share * top, color=INK, linewidth=1.2)
+                annotate(axes, f"p{mark} {number(value)}", (value, share * top), 5, va="top")
+            callers_word = "1 caller" if count == 1 else f"{count} callers"
+            axes.set_title(f"{name}, {callers_word}", weight="bold", loc="left")
+            axes.set(xlim=(0, end), ylim=(0, 1.6 * top))
+            ticks(axes, x=4, y=4)
+        line[0].set_ylabel("calls")
+    for axes in grid[-1]:
+        axes.set_xlabel("milliseconds")
+    return figure

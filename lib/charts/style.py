@@ -1,0 +1,127 @@
+"""The drawing kit of every figure: palette, one style, and helpers with public names.
+
+A `Chart` is a Figure unknown to pyplot, so that a cell shows it once. Same input, same bytes.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import dates as mdates
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from pandas import DataFrame
+
+# Okabe and Ito's palette: told apart with any kind of colour vision, and never the only carrier.
+# Orange is churned, wrong, the future; blue is came back, right, the past.
+ORANGE, BLUE, AMBER, SKY, GREEN = "#D55E00", "#0072B2", "#E69F00", "#56B4E9", "#009E73"
+INK, GREY, PALE, BROWN = "#222222", "#666666", "#E4E4E4", "#8A5A00"
+BASE = {"color": GREY, "linewidth": 1.5, "linestyle": (0, (5, 3))}  # a line to compare with
+WIDTH, DPI, WRAP = 11, 120, 78  # inches, dots per inch, characters of a title's line
+
+STYLE = {
+    "font.family": ["DejaVu Sans"], "font.size": 12, "axes.titlesize": 12, "lines.linewidth": 2.5,
+    "text.color": INK, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "xtick.color": GREY,
+    "ytick.color": GREY, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.spines.left": False, "axes.xmargin": 0.02, "xtick.major.pad": 7,
+    "xtick.major.size": 0, "ytick.major.size": 0}
+# A decorator: the style holds while the function runs, whatever the user's own settings are.
+styled = style.context(["default", STYLE])
+
+
+class Chart(Figure):
+    """A Figure that Jupyter shows without pyplot, and describes by its title."""
+
+    @styled
+    def draw(self, renderer):
+        super().draw(renderer)
+        self.set_layout_engine("none")  # laid out once: a second drawing is the same
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        FigureCanvasAgg(self).print_png(buffer, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        return f"<Figure: {' '.join(self.texts[0].get_text().split())}>"
+
+
+
+def new_figure(finding: str, subtitle: str, height: float = 5.0, *grid: int, **options):
+    """(Chart, its axes): the finding and the subtitle stand above a grid of axes."""
+    figure = Chart(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
+    count = math.ceil(len(finding) / WRAP)
+    title = textwrap.fill(finding, math.ceil(len(finding) / count) + 8 * (count > 1))
+    under = 0.17 + 0.27 * (title.count("\n") + 1)
+    figure.text(0.012, 1 - 0.12 / height, title, size=16, weight="bold", va="top")
+    figure.text(0.012, 1 - under / height, subtitle, color=GREY, va="top")
+    room = (0.008, 0.01, 0.98, 1 - (under + 0.36) / height)
+    figure.get_layout_engine().set(rect=room, h_pad=0.06, w_pad=0.06)
+    return figure, figure.subplots(*grid, **options)
+
+
+def annotate(axes: Axes, text: str, xy: tuple, dx: float = 0, dy: float = 0, **look) -> None:
+    """Text dx and dy points from xy; coloured text is bold."""
+    weight = "normal" if look.get("color", INK) in (INK, GREY) else "bold"
+    axes.annotate(text, xy, (dx, dy), textcoords="offset points", weight=weight, **look)
+
+
+def row_names(axes: Axes, names: Sequence[str]) -> None:
+    """Names along y, from the top down."""
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.set_ylim(len(names) - 0.5, -0.6)
+
+
+def ticks(axes: Axes, percent: str = "", **counts: int) -> None:
+    """About so many ticks along x= and y=, in percent or with a comma for thousands."""
+    for name, count in counts.items():
+        axis, share = getattr(axes, name + "axis"), name in percent
+        axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(
+            lambda v, _, share=share: f"{100 * v:.4g}%" if share else f"{round(v, 9):,.9g}"))
+
+
+def date_axis(axes: Axes, **look) -> None:
+    """Days along x; `look` goes to axes.set."""
+    axes.xaxis.set_major_locator(mdates.AutoDateLocator(minticks=3, maxticks=8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: day(mdates.num2date(value))))
+    axes.set(**look)
+
+
+def require_some(values, what: str):
+    """`values`, unless they are none, or 0."""
+    if (len(values) if hasattr(values, "__len__") else values) == 0:
+        raise ValueError(f"nothing to draw: no {what}")
+    return values
+
+
+def require_columns(frame: DataFrame, what: str, *columns: str) -> None:
+    for column in columns:
+        require_some(frame.get(column, ()), f"{what} with column {column}")
+
+
+def series_of(curves: Mapping, name: str, keys: str) -> list[np.ndarray]:
+    part = curves.get(name) or {}
+    return [np.asarray(require_some(part.get(key, ()), f"{key} in {name}")) for key in keys.split()]
+
+
+def to_times(values) -> pd.DatetimeIndex:
+    """Dates or timestamps of any zone, in UTC."""
+    return pd.DatetimeIndex(pd.to_datetime(list(values), utc=True)).tz_localize(None)
+
+
+def day(moment) -> str:
+    return f"{moment:{moment.day}\N{NO-BREAK SPACE}%b\N{NO-BREAK SPACE}%Y}"
+
+
+def number(value) -> str:
+    """Whole numbers in full, others to two decimals or three digits; NULL for nothing."""
+    if pd.isna(value) or value % 1 == 0:
+        return "NULL" if pd.isna(value) else f"{value:,.0f}"
+    return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"

@@ -1,0 +1,525 @@
+"""The figures of the walk, in the order of the notebooks; each title states what the data say.
+
+Each function takes plain frames, dicts and dates and returns a `Chart`. Empty input raises
+ValueError.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from pandas import DataFrame
+
+from lib.charts.style import (
+    AMBER,
+    BASE,
+    BLUE,
+    BROWN,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    SKY,
+    Chart,
+    annotate,
+    date_axis,
+    day,
+    new_figure,
+    number,
+    require_columns,
+    require_some,
+    row_names,
+    series_of,
+    styled,
+    ticks,
+    to_times,
+)
+
+STATUS = {"fail": (ORANGE, "X"), "warn": (AMBER, "^"), "pass": (BLUE, "o")}  # worst first
+
+
+@styled
+def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days: int) -> Chart:
+    """Daily orders, the snapshots along the bottom, and where no label can be known any more.
+
+    daily: a row per day (order_date; orders, a count). snapshots: label times.
+    """
+    require_columns(daily, "daily orders", "order_date", "orders")
+    orders = pd.Series(daily["orders"].to_numpy(float), to_times(daily["order_date"]))
+    orders = orders.sort_index().asfreq("D", fill_value=0)
+    end, horizon = orders.index[-1], pd.Timedelta(days=label_horizon_days)
+    known = [t for t in to_times(require_some(snapshots, "snapshots")) if t <= end - horizon]
+    last = max(require_some(known, f"snapshot {label_horizon_days} days older than the last order"))
+    shown = orders[min(known) - pd.Timedelta(days=180):]
+    figure, axes = new_figure(
+        f"Churn can be known up to {day(last)}: later, the {label_horizon_days} days of waiting "
+        "are not over", f"Orders per day since {day(shown.index[0])}, and {len(known)} snapshots; "
+        f"the data start on {day(orders.index[0])}")
+    top = shown.max()
+    axes.fill_between(shown.index, shown, step="mid", color=BLUE, alpha=0.75, linewidth=0)
+    axes.axvspan(last, last + horizon, color=AMBER, alpha=0.22, linewidth=0)
+    axes.plot(known, [-0.045 * top] * len(known), "|", color=INK, ms=11, mew=1.4)
+    annotate(axes, "snapshots", (min(known), -0.045 * top), -8, ha="right", va="center")
+    annotate(axes, f"label window of the last snapshot:\n({day(last)}, {day(last + horizon)}]\n"
+         "in here, it is too late for a label", (last, 1.05 * top), -8, ha="right", va="top")
+    # The last day is not over, so the last week ends the day before.
+    usual, burst = orders.iloc[-98:-8].median(), orders.iloc[-8:-1].mean()
+    if burst > 1.5 * usual:
+        axes.hlines(usual, *orders.index[[-98, -8]], **{**BASE, "color": INK})
+        text = (f"The last 7 full days: {burst:,.0f} orders a day, {burst / usual:.1f} times the\n"
+                f"usual {usual:,.0f} (dashed: median of the 90 days before).\n"
+                "An artefact of how theLook is made, not demand")
+        axes.annotate(text, (orders.index[-4], 0.42 * top), (0.05, 0.55),
+                      textcoords="axes fraction", arrowprops={"arrowstyle": "->", "ec": GREY})
+    date_axis(axes, ylim=(-0.09 * top, 1.12 * top), ylabel="orders per day")
+    ticks(axes, y=5)
+    return figure
+
+
+@styled
+def labels_per_snapshot(per_snapshot: DataFrame, horizon_days: int, band: Sequence) -> Chart:
+    """Churn rate of each snapshot against the accepted band, and its number of label rows.
+
+    per_snapshot: a row per label time (label_timestamp; rows, a count; positive_rate, 0-1).
+    band: the lowest and the highest rate that is accepted, 0-1.
+    """
+    require_columns(per_snapshot, "labels per snapshot", "label_timestamp", "rows", "positive_rate")
+    frame = per_snapshot.assign(at=to_times(per_snapshot["label_timestamp"])).sort_values("at")
+    at, rate, rows = frame["at"], frame["positive_rate"].astype(float), frame["rows"].astype(float)
+    accepted, out = f"accepted {100 * band[0]:g}% to {100 * band[1]:g}%", ~rate.between(*band)
+    figure, (upper, lower) = new_figure(
+        f"{np.average(rate, weights=rows):.1%} of active customers place no order in the next "
+        f"{horizon_days} days; {sum(~out)} of {len(out)} snapshots lie within the {accepted}",
+        f"Above: share labelled 1 at each snapshot. Below: label rows, {rows.sum():,.0f} in all",
+        5.6, 2, 1, sharex=True, height_ratios=[2.4, 1])
+    upper.axhspan(*band, color=PALE, alpha=0.6, linewidth=0)
+    upper.plot(at, rate, color=ORANGE)
+    upper.plot(at[out], rate[out], "X", color=INK, ms=11)
+    annotate(upper, f"{rate.iloc[0]:.1%}", (at.iloc[0], rate.iloc[0]), 0, 9, color=ORANGE)
+    annotate(upper, f"{rate.iloc[-1]:.1%}", (at.iloc[-1], rate.iloc[-1]), 10, va="center", color=ORANGE)
+    annotate(upper, accepted, (at.iloc[-1], band[1]), 0, 5, ha="right", color=GREY)
+    upper.set(ylabel="churn rate", ylim=(min(*rate, *band) - 0.02, max(*rate, *band) + 0.035))
+    lower.bar(at, rows, width=0.8 * (at.iloc[-1] - at.iloc[0]) / max(1, len(at) - 1), color=BLUE)
+    ticks(upper, "y", y=5)
+    ticks(lower, y=3)
+    date_axis(lower, ylabel="label rows")
+    return figure
+
+
+@styled
+def label_distribution(rows: int, positives: int, horizon_days: int) -> Chart:
+    """The two classes as bars. rows, positives: counts of label rows."""
+    rate, counts = positives / require_some(rows, "label rows"), [positives, rows - positives]
+    figure, axes = new_figure(
+        f"{rate:.1%} of the labels say churn: always giving the same answer is already right "
+        f"{max(rate, 1 - rate):.1%} of the time", f"{rows:,} label rows by class", 3.3)
+    axes.barh([0, 1], counts, color=[ORANGE, BLUE], height=0.62)
+    for row, count in enumerate(counts):
+        annotate(axes, f"{count:,}  ({count / rows:.1%})", (count, row), 8, va="center")
+    axes.set(xlim=(0, 1.22 * max(counts)), xlabel="label rows")
+    row_names(axes, [f"no order in {horizon_days} days (1)", f"an order in {horizon_days} days (0)"])
+    ticks(axes, x=5)
+    return figure
+
+
+@styled
+def feature_distributions(sample: DataFrame, features: Sequence[Mapping]) -> Chart:
+    """A small panel per feature: whole numbers as bars, money on a log axis, the rest in bins.
+
+    sample: rows of features_customer, a column per feature. features: dicts with name and unit.
+    """
+    require_columns(sample, "the features", *(f["name"] for f in require_some(features, "features")))
+    columns = [pd.to_numeric(sample[f["name"]]).astype(float) for f in features]
+    empty, high = sum((c.fillna(0) == 0).mean() > 0.5 for c in columns), -(-len(features) // 4)
+    figure, panels = new_figure(
+        f"{empty} of {len(features)} features are 0 or NULL for most customers",
+        f"Share of {len(sample):,} customers by value; the median, and the shares without a bar",
+        2.3 * high + 1, high, 4, squeeze=False)
+    for axes, values, feature in zip(panels.flat, columns, features, strict=False):
+        _distribution(axes, values, feature["unit"])
+        notes = [feature["unit"], f"median {number(values.median())}"]
+        notes += [f"NULL {values.isna().mean():.0%}"] * int(values.isna().any())
+        notes += [f"zero {(values == 0).mean():.0%}"] * (notes[0] == "USD" and 0 in set(values))
+        axes.set_title(feature["name"], weight="bold", loc="left", x=-0.2)
+        axes.set_xlabel(", ".join(notes))
+    for axes in panels.flat[len(features):]:
+        axes.set_axis_off()
+    return figure
+
+
+def _distribution(axes: Axes, values: pd.Series, unit: str) -> None:
+    known, bins, rwidth = values.dropna(), 25, None
+    if unit == "USD" and (known > 0).any():
+        known = known[known > 0]
+        bins = np.geomspace(*known.quantile([0.001, 0.999]) * [1, 1.001], 26)
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    elif 0 < known.nunique() <= 12 and (known % 1 == 0).all():
+        bins, rwidth = np.arange(known.min(), known.max() + 2) - 0.5, 0.88
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    else:
+        ticks(axes, x=3)
+    axes.hist(known, bins, weights=[1 / len(values)] * len(known), color=BLUE, rwidth=rwidth)
+    ticks(axes, "y", y=2)
+
+
+@styled
+def point_in_time_pick(orders: Sequence[datetime], snapshots: DataFrame, label_timestamp: datetime,
+                       chosen_timestamp: datetime, horizon_days: int, customer_id: str) -> Chart:
+    """One customer's timeline: which snapshot a label gets, and which lie in its future.
+
+    orders: times of the customer's orders. snapshots: the customer's rows of features_customer
+    (feature_timestamp; orders_90d, a count; revenue_90d, USD). Raises ValueError also when
+    chosen_timestamp is not the newest snapshot up to the label.
+    """
+    require_columns(snapshots, "feature snapshots", "feature_timestamp", "orders_90d", "revenue_90d")
+    placed = to_times(require_some(orders, "orders"))
+    frame = snapshots.set_index(to_times(snapshots["feature_timestamp"])).sort_index()
+    label, chosen = to_times([label_timestamp, chosen_timestamp])
+    past, future = frame.index[frame.index <= label], frame.index[frame.index > label]
+    if past.empty or past.max() != chosen:
+        raise ValueError(f"{chosen} is not the newest snapshot up to {label}")
+    window, until = chosen - pd.Timedelta(days=90), label + pd.Timedelta(days=horizon_days)
+    came = int(((placed > label) & (placed <= until)).sum())
+    figure, axes = new_figure(
+        f"Customer {customer_id}: the label of {day(label)} gets the snapshot of {day(chosen)}; "
+        f"the {len(future)} later ones are from the future",
+        "Orders and feature snapshots of one customer (diamond: taken, crosses: from the future)")
+    told = f"label window: orders {came}, so label {int(not came)}"
+    for left, right, fill, colour, text, at, ha in (
+        (window, chosen, SKY, BLUE, "feature window", chosen, "right"),
+        (label, until, AMBER, BROWN, told, label, "left")):
+        axes.axvspan(left, right, 0, 0.82, color=fill, alpha=0.25, linewidth=0)
+        annotate(axes, f"{text}\n({day(left)}, {day(right)}]", (at, -0.5), 0, 4, ha=ha, color=colour)
+    end = max([until, *future]) + pd.Timedelta(days=10)
+    axes.plot(placed, [0] * len(placed), "o", color=INK, ms=11)
+    axes.plot(past[:-1], [1] * len(past[:-1]), "|", color=GREY, ms=16, mew=2)
+    axes.plot(future, [1] * len(future), "x", color=ORANGE, ms=8, mew=2)
+    axes.plot(chosen, 1, "D", color=BLUE, ms=13)
+    for at, name, colour in zip(  # there may be no future one
+            [chosen, *future[-1:]], ["taken", "not taken"], [BLUE, ORANGE], strict=False):
+        orders_90d, revenue_90d = frame.loc[at, ["orders_90d", "revenue_90d"]].map(number)
+        text = f"{name}: {day(at)}\norders_90d {orders_90d}\nrevenue_90d {revenue_90d} USD"
+        annotate(axes, text, (at, 1.15), 6, ha="right", va="top", color=colour)
+    row_names(axes, ["orders", "feature\nsnapshots"])
+    date_axis(axes, ylim=(1.85, -0.95), xlim=(window - 0.08 * (end - window), end))
+    return figure
+
+
+@styled
+def split_timeline(splits: DataFrame, gap_days: int) -> Chart:
+    """Train, valid and test on a time axis, with the gaps between them.
+
+    splits: a row per split (split; first, last: label times; rows; positive_rate, 0-1).
+    """
+    require_columns(splits, "splits", "split", "first", "last", "rows", "positive_rate")
+    frame = splits.assign(first=to_times(splits["first"]), last=to_times(splits["last"]))
+    frame = frame.sort_values("first", ignore_index=True)
+    starts, day = frame["first"].iloc[1:], pd.Timedelta(days=1)
+    gaps = [(b - a).days for a, b in zip(frame["last"], starts, strict=False)] or [0]
+    verdict = "no label window reaches into the next split" if min(gaps) >= gap_days \
+        else f"label windows OVERLAP, since {gap_days} are needed"
+    figure, axes = new_figure(
+        f"Tested on {frame['rows'].iloc[-1]:,} later rows; at least {min(gaps)} days between "
+        f"splits: {verdict}", "Label times of each split; rows and churn rate on the left", 3.9)
+    axes.barh(frame.index, frame["last"] - frame["first"] + day, left=frame["first"], height=0.55,
+              color=[BLUE, SKY, GREEN])
+    for gap, left, right in zip(gaps, frame["last"] + day, starts, strict=False):
+        axes.axvspan(left, right, facecolor=PALE, alpha=0.6, zorder=0)
+        annotate(axes, f"gap of\n{gap} days", (left, -0.42), 6, va="top", color=GREY)
+    row_names(axes, [f"{split.split}: {split.rows:,} rows\n{split.positive_rate:.1%} churn"
+                 for split in frame.itertuples()])
+    date_axis(axes)
+    return figure
+
+
+@styled
+def roc_and_pr(curves: Mapping, metrics: Mapping) -> Chart:
+    """ROC against guessing; precision and recall against the base rate.
+
+    curves, metrics: the eval component's JSON, here and below. Used are roc {fpr, tpr}, pr
+    {recall, precision}; roc_auc, pr_auc, accuracy, rows, baseline.
+    """
+    fpr, tpr = series_of(curves, "roc", "fpr tpr")
+    x, y = series_of(curves, "pr", "recall precision")
+    roc, pr, base = metrics["roc_auc"], metrics["pr_auc"], metrics["baseline"]
+    figure, (left, right) = new_figure(
+        f"ROC-AUC {roc:.3f} against {base['roc_auc']:.2f} for guessing; "
+        f"PR-AUC {pr:.3f} against a base rate of {base['pr_auc']:.3f}",
+        f"{metrics['rows']:,} test rows; accuracy {metrics['accuracy']:.3f}, against "
+        f"{base['accuracy']:.3f} for always giving the same answer", 5.6, 1, 2)
+    left.plot(fpr, tpr, color=BLUE)
+    left.plot([0, 1], [0, 1], **BASE)
+    half = len(fpr) // 2
+    annotate(left, f"model\n{roc:.3f}", (fpr[half], tpr[half]), -10, 4, ha="right", color=BLUE)
+    annotate(left, f"guessing\n{base['roc_auc']:.2f}", (0.56, 0.52), va="top", color=GREY)
+    left.set(xlabel="false alarms, as a share of those who came back",
+             ylabel="found, as a share of those who churned", xlim=(0, 1), ylim=(0, 1.01))
+    right.plot(x, y, color=BLUE)
+    right.axhline(base["pr_auc"], **BASE)
+    annotate(right, f"model {pr:.3f}", (x[len(x) // 2], y[len(x) // 2]), 8, 8, color=BLUE)
+    annotate(right, f"base rate {base['pr_auc']:.3f}", (0.02, base["pr_auc"]), 0, 5, color=GREY)
+    right.set(xlabel="recall: share of the churned that is found", xlim=(0, 1), ylabel="precision")
+    return figure
+
+
+@styled
+def calibration(curves: Mapping, metrics: Mapping) -> Chart:
+    """Observed against predicted churn rate in bins, and the rows of each bin.
+
+    Used are calibration {mean_predicted, observed, count} and positive_rate.
+    """
+    predicted, observed, count = series_of(curves, "calibration", "mean_predicted observed count")
+    off, base = np.average(abs(predicted - observed), weights=count), metrics["positive_rate"]
+    lean = np.average(predicted - observed, weights=count)
+    figure, (upper, lower) = new_figure(
+        f"Predicted and observed churn differ by {100 * off:.1f} percentage points; all in all the "
+        f"model predicts {100 * abs(lean):.1f} too {'much' if lean > 0 else 'little'}",
+        f"Above: observed against predicted rate in {len(count)} bins. Below: test rows per bin",
+        5.8, 2, 1, sharex=True, height_ratios=[3, 1])
+    low = max(0.0, 1.15 * min(predicted) - 0.15)
+    upper.plot([low, 1], [low, 1], **BASE)
+    upper.plot(predicted, observed, "o-", color=BLUE, ms=8)
+    upper.axhline(base, color=GREY, linewidth=1)
+    middle = (predicted[len(count) // 2], observed[len(count) // 2])
+    annotate(upper, "model", middle, 10, -6, va="top", color=BLUE)
+    annotate(upper, "perfect", (low, low), 12, -1, va="top", color=GREY)
+    annotate(upper, f"base rate {base:.1%}", (1, base), 0, -4, va="top", ha="right", color=GREY)
+    upper.set(ylabel="observed", xlim=(low, 1), ylim=(min(low, *observed) - 0.02, 1.005))
+    lower.bar(predicted, count, width=0.012 * (1 - low), color=SKY)
+    lower.set(ylabel="rows", xlabel="predicted churn probability")
+    ticks(upper, "y", y=5)
+    ticks(lower, "x", x=8, y=2)
+    return figure
+
+
+@styled
+def feature_importance(curves: Mapping) -> Chart:
+    """What shuffling a feature costs. Used is importance {feature, mean, std}: fall of ROC-AUC."""
+    series = series_of(curves, "importance", "feature mean std")
+    names, means, stds = (part[np.argsort(-series[1], kind="stable")] for part in series)
+    others = f" (the next: {means[1]:.3f})" if len(means) > 1 else ""
+    figure, axes = new_figure(
+        f"{names[0]} matters most: shuffling it costs {means[0]:.3f} of ROC-AUC{others}",
+        "Fall of the test ROC-AUC when one feature is shuffled (whisker: 1 standard deviation); "
+        f"{sum(means <= stds)} of {len(means)} do not stand out from 0", 1.7 + 0.36 * len(means))
+    axes.barh(range(len(means)), means, xerr=stds, color=BLUE, height=0.62, ecolor=INK, capsize=3)
+    for row, end in enumerate(np.maximum(means + stds, 0)):
+        annotate(axes, f"{round(means[row], 3) + 0:.3f}", (end, row), 8, va="center")
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_xlabel("fall of ROC-AUC (0: the model does as well without the feature)")
+    row_names(axes, names)
+    return figure
+
+
+@styled
+def probability_histogram(curves: Mapping) -> Chart:
+    """Predicted probabilities by class. Used is histogram {edges; label_1, label_0: rows}."""
+    edges, *counts = series_of(curves, "histogram", "edges label_1 label_0")
+    churned, stayed = (count / require_some(sum(count), "rows of one class") for count in counts)
+    cut = int(np.argmax(np.cumsum(stayed) - np.cumsum(churned))) + 1
+    figure, axes = new_figure(
+        f"{stayed[:cut].sum():.0%} of those who came back are scored below {edges[cut]:.2f}, but "
+        f"only {churned[:cut].sum():.0%} of those who churned",
+        "Share of each class by predicted probability; dashed: where the two are furthest apart")
+    for share, name, colour, lines in ((churned, "churned", ORANGE, "-"),
+                                       (stayed, "came back", BLUE, "--")):
+        axes.stairs(share, edges, color=colour, linewidth=2.5, linestyle=lines)
+        axes.stairs(share, edges, color=colour, alpha=0.15, fill=True)
+        annotate(axes, name, (edges[np.argmax(share)], max(share)), 5, 6, color=colour)
+    axes.axvline(edges[cut], **BASE)
+    used = np.flatnonzero(churned + stayed)
+    axes.set(xlabel="predicted churn probability", xlim=(edges[used[0]], edges[used[-1] + 1]),
+             ylabel="share of the class", ylim=(0, 1.15 * max([*churned, *stayed])))
+    ticks(axes, "y", x=8, y=4)
+    return figure
+
+
+@styled
+def predicted_probabilities(predictions: DataFrame, base_rate: float) -> Chart:
+    """Each customer's probability against the base rate.
+
+    predictions: a row per customer (customer_id; churn_probability, 0-1). base_rate: 0-1.
+    """
+    require_columns(predictions, "predictions", "customer_id", "churn_probability")
+    frame = predictions.sort_values(["churn_probability", "customer_id"], ascending=[False, True])
+    values, rows = frame["churn_probability"].to_numpy(float), np.arange(len(frame))
+    above, least, most = values > base_rate, min(*values, base_rate), max(*values, base_rate)
+    figure, axes = new_figure(
+        f"{above.sum()} of {len(frame)} customers are more likely to churn than the base rate of "
+        f"{base_rate:.1%}", "Predicted probability that no order comes", 1.9 + 0.34 * len(frame))
+    for mask, colour, marker in ((above, ORANGE, "o"), (~above, BLUE, "s")):
+        axes.hlines(rows[mask], base_rate, values[mask], color=colour, linewidth=3)
+        axes.plot(values[mask], rows[mask], marker, color=colour, ms=10)
+    for row, value in enumerate(values):
+        annotate(axes, f"{value:.1%}", (value, row), 11 if above[row] else -11, va="center",
+             ha="left" if above[row] else "right")
+    axes.vlines(base_rate, -0.5, len(frame) - 0.5, color=GREY, linewidth=1.5)
+    annotate(axes, f"base rate {base_rate:.1%}", (base_rate, -0.6), ha="center", color=GREY)
+    room = 0.12 * (most - least + 0.02)
+    axes.set(xlabel="churn probability", xlim=(least - room, most + room))
+    row_names(axes, [f"customer {customer}" for customer in frame["customer_id"]])
+    ticks(axes, "x", x=7)
+    return figure
+
+
+@styled
+def served_features(features: Mapping, percentiles: Mapping, probability: float,
+                    base_rate: float, customer_id: str) -> Chart:
+    """One customer's card: the features that were served, and the answer.
+
+    features: name -> value, None for NULL. percentiles: name -> share of customers with a
+    lower value, 0-1, NaN for NULL. probability, base_rate: 0-1.
+    """
+    names, points = require_some(list(features), "features"), 100 * (probability - base_rate)
+    figure, (axes, card) = new_figure(
+        f"Customer {customer_id}: churn probability {probability:.1%}, {abs(points):.1f} points "
+        f"{'above' if points >= 0 else 'below'} the base rate",
+        f"{len(names)} features as the online store served them; bar: share of customers with a "
+        "lower value", 1.7 + 0.36 * len(names), 1, 2, width_ratios=[3.2, 1])
+    for row, name in enumerate(names):
+        axes.barh([row] * 2, [100, 100 * percentiles[name]], color=[PALE, SKY], height=0.55)
+        annotate(axes, number(features[name]), (100, row), 8, va="center_baseline")
+    axes.vlines(50, -0.5, len(names) - 0.5, **BASE)
+    annotate(axes, "median customer", (50, -0.6), ha="center", color=GREY)
+    axes.set(xlim=(0, 122), xlabel="percentile", xticks=[0, 25, 50, 75, 100])
+    row_names(axes, names)
+    colour = ORANGE if points >= 0 else BLUE
+    card.set_axis_off()
+    card.set(xlim=(-0.06, 1.06), ylim=(-0.5, 0.5))
+    card.barh([0, 0], [1, probability], color=[PALE, colour], height=0.08)
+    card.vlines(base_rate, -0.06, 0.06, color=INK)
+    annotate(card, f"{probability:.1%}", (0.5, 0), 0, 52, ha="center", size=38, color=colour)
+    annotate(card, "chance of no order", (0.5, 0), 0, 26, ha="center")
+    annotate(card, f"line: base rate\n{base_rate:.1%}", (0.5, 0), 0, -24, ha="center", va="top")
+    return figure
+
+
+@styled
+def checks_overview(checks: DataFrame) -> Chart:
+    """Where each value lies in its band; checks named `<name>_at_<date>` share a row.
+
+    checks: a row per check (check, value, low, high; status: pass, warn or fail), as
+    sql/05_sanity_checks.sql returns it.
+    """
+    require_columns(checks, "checks", "check", "value", "low", "high", "status")
+    kind = checks["check"].str.replace(r"_at_\d{4}-\d\d-\d\d$", ", each snapshot", regex=True)
+    frame = checks.assign(kind=kind, rank=checks["status"].map(list(STATUS).index))
+    frame = frame.sort_values(["rank", "kind"], kind="stable")
+    bad = [*frame["check"][frame["status"] != "pass"]]
+    figure, axes = new_figure(
+        f"{len(bad)} of {len(frame)} checks do not pass: {', '.join(bad[:3])}"
+        + ", ..." * (len(bad) > 3) if bad else f"All {len(frame)} checks pass",
+        "Value within what is allowed (grey bar, brackets); pass: dot, warning: triangle, fail: X",
+        1.25 + 0.29 * kind.nunique())
+    names = []
+    for row, (name, group) in enumerate(frame.groupby("kind", sort=False)):
+        low, high = group["low"].iloc[0], group["high"].iloc[0]
+        exact, edge = low == high, 1e-9 * (low == high)
+        axes.barh(row, 0.06 if exact else 1, left=0.47 * exact, color=PALE, height=0.5)
+        for check in group[::-1].fillna({"value": -np.inf}).itertuples():
+            colour, marker = STATUS[check.status]
+            place = np.clip((check.value - low + edge) / (high - low + 2 * edge), -0.09, 1.09)
+            axes.plot(place, row, marker, color=colour, ms=10, mec="white")
+        ends = [number(group["value"].min()), number(group["value"].max())]
+        more = "" if exact else f" to {number(high)}" if high < 1e9 else " or more"
+        annotate(axes, " to ".join(dict.fromkeys(ends)), (1.18, row), va="center_baseline")
+        annotate(axes, f"({number(low)}{more})", (1.72, row), va="center_baseline", color=GREY)
+        names.append(name + f" ({len(group)})" * (len(group) > 1))
+    axes.set(xticks=[], xlim=(-0.15, 2.1), frame_on=False)
+    row_names(axes, names)
+    return figure
+
+
+BOXES = {  # fill: (x and y of the middle in inches, text) of each
+    PALE: [(0.82, 2.95, "theLook\n(public)")],
+    "white": [
+        (2.72, 4.4, "labels_\ncustomer_churn"), (2.72, 1.5, "features_\ncustomer"),
+        (4.15, 2.95, "train_dataset"), (5.88, 4.4, "data_load"), (6.98, 4.4, "train"),
+        (7.86, 4.4, "eval")],
+    "#CFE4F2": [(9.05, 4.4, "Model\nRegistry"), (10.33, 4.4, "Endpoint")],
+    "#CDEBE1": [
+        (5.95, 1.5, "Feature\nGroup"), (7.28, 1.5, "Feature\nView"), (8.92, 1.5, "Online\nStore")],
+    "#FBE3C8": [
+        (7.2, 2.95, "customer_id"), (8.92, 2.95, "fetch"), (10.33, 2.95, "predict"),
+        (10.33, 1.5, "churn\nprobability")]}
+AREAS = [  # left, bottom, width, height, name of what surrounds some boxes
+    (1.66, 0.9, 3.34, 4.25, "BigQuery"), (5.24, 3.85, 3.15, 1.3, "components: an image each"),
+    (5.24, 0.9, 4.36, 1.35, "Feature Store")]
+ARROWS = """theLook-labels theLook-features labels-train_dataset features-train_dataset
+    train_dataset-data_load data_load-train train-eval eval-Registry Registry-Endpoint
+    features-Group Group-View View-Store customer_id-fetch Store-fetch fetch-predict
+    Endpoint-predict predict-probability""".split()
+WORDS = [  # x, y, text beside an arrow
+    (1.25, 3.75, "SQL"), (2.6, 2.95, "point-in-time\njoin"), (8.1, 1.66, "sync"),
+    (8.28, 2.43, "newest row"), (9.85, 3.66, "the model")]
+
+
+@styled
+def architecture() -> Chart:
+    """The parts of the demo and what flows between them."""
+    figure, axes = new_figure(
+        "One table of features feeds both the training and the prediction",
+        "Top: from history to a model. Bottom: the same table, served. Middle: one request", 5.6)
+    figure.set_layout_engine("none")
+    axes.set(xlim=(0, 11), ylim=(0.7, 5.35), position=(0, 0, 1, 4.65 / 5.6))
+    axes.set_axis_off()
+    corners, boxes = "round,pad=0,rounding_size=0.08", {}
+    for left, bottom, width, height, name in AREAS:
+        area = FancyBboxPatch((left, bottom), width, height, corners, ec=PALE, fc="#F7F7F7")
+        axes.add_patch(area)
+        axes.text(left + 0.12, bottom + height - 0.08, name, color=GREY, va="top")
+    for fill, x, y, text in ((fill, *box) for fill, group in BOXES.items() for box in group):
+        width = 0.26 + 0.09 * max(map(len, text.split("\n")))
+        box = FancyBboxPatch((x - width / 2, y - 0.32), width, 0.64, corners, fc=fill, ec=GREY)
+        axes.add_patch(box)
+        axes.text(x, y, text, ha="center", va="center")
+        boxes |= {word.strip("_"): ((x, y), box) for word in text.split("\n")}
+    for (a, box_a), (b, box_b) in ((boxes[w] for w in arrow.split("-")) for arrow in ARROWS):
+        axes.annotate("", b, a, arrowprops={
+            "arrowstyle": "-|>", "fc": INK, "mutation_scale": 15, "patchA": box_a, "patchB": box_b})
+    for x, y, text in WORDS:
+        axes.text(x, y, text, color=BLUE, ha="center", va="center")
+    return figure
+
+
+# State of a step, as the service tells it -> fill, and the word beside a symbol.
+STATES = {
+    "SUCCEEDED": ("#D8ECE5", "\u2713 succeeded"), "SKIPPED": ("#D6E9F5", "\u21ba from cache"),
+    "NOT_TRIGGERED": ("#F7F7F7", "\u2013 not triggered"), "FAILED": ("#F8DDC9", "\u2717 failed")}
+
+
+@styled
+def pipeline_graph(states: Mapping[str, str]) -> Chart:
+    """The steps of the training pipeline in order, each with its state; the gate before the last.
+
+    states: step name -> state name (SUCCEEDED, SKIPPED, NOT_TRIGGERED, FAILED, ...).
+    """
+    steps = list(require_some(states, "steps"))
+    passed = states[steps[-1]] in ("SUCCEEDED", "SKIPPED")
+    figure, axes = new_figure(
+        "The model passed the gate" if passed else "The model did not pass: nothing is registered",
+        "Steps of the pipeline job, each an image of its own; the last runs only if eval "
+        "says pass", 2.4)
+    figure.set_layout_engine("none")
+    axes.set(xlim=(0, 11), ylim=(0, 1.6), position=(0, 0, 1, 1.6 / 2.4))
+    axes.set_axis_off()
+    gap = 10 / len(steps)
+    for i, step in enumerate(steps):
+        x, (fill, word) = 0.5 + gap * (i + 0.5), STATES.get(
+            states[step], ("#FFFFFF", states[step].lower()))
+        corners = "round,pad=0,rounding_size=0.08"
+        axes.add_patch(FancyBboxPatch((x - 0.85, 0.4), 1.7, 0.9, corners, fc=fill, ec=GREY))
+        axes.text(x, 1.0, step, ha="center", va="center", weight="bold")
+        axes.text(x, 0.66, word, ha="center", va="center", color=GREY)
+        if i:
+            axes.annotate("", (x - 0.87, 0.85), (x - gap + 0.87, 0.85), arrowprops={
+                "arrowstyle": "-|>", "fc": INK, "mutation_scale": 15})
+    axes.text(0.5 + gap * (len(steps) - 1), 1.05, "gate", color=BLUE, ha="center")
+    return figure

@@ -1,0 +1,228 @@
+"""Online against offline: is what is served what training would see for the same moment?
+
+    python -m lib.proof.parity --customers 200
+
+Exit status: 0 equal, 1 not equal (each difference is named), 2 a bad command line or config.
+"""
+
+import argparse
+import dataclasses
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+import pandas as pd
+
+from lib import cloud as clouds
+from lib import config, errors, feature_store, warehouse
+from lib.cloud import Cloud
+from lib.errors import Needed
+from lib.stages import Outcome
+
+OUTCOMES = ("equal", "different", "null_online", "null_offline", "missing")
+CALLERS = 8  # fetches at once
+COLUMNS = ["customer_id", "feature", "online", "offline", "outcome", "diff", "served_at",
+           "offline_at"]
+
+
+def compare(
+    cloud: Cloud, customers: list[str], offline: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """One row per customer and feature, in the order of `customers` and of config.yaml.
+
+    Args:
+        offline: the rows to hold against, by customer_id; by default each customer's newest.
+
+    Returns:
+        customer_id; feature; online and offline (values, None for NULL); outcome (equal,
+        different, null_online, null_offline, missing: nothing served); diff (absolute
+        difference, NaN unless both are numbers); served_at and offline_at (the snapshots).
+    """
+    if offline is None:
+        offline = warehouse.newest_rows(cloud, customers)
+    served, stored = fetch_all(cloud, customers), offline.to_dict("index")
+    names, tolerance = cloud.settings.feature_names, cloud.settings.checks.parity_tolerance
+    stamp, rows = cloud.settings.entity.timestamp, []
+    for customer in customers:
+        online, served_at = served[customer] or ({}, None)
+        for name in names:
+            pair = _value(online.get(name)), _value(stored[customer][name])
+            rows.append((customer, name, *pair, *judge(*pair, bool(online), tolerance),
+                         served_at, stored[customer][stamp]))
+    compared = pd.DataFrame(rows, columns=COLUMNS)
+    return compared.astype({"served_at": "datetime64[us, UTC]",
+                            "offline_at": "datetime64[us, UTC]"})
+
+
+def fetch_all(
+    cloud: Cloud, customers: list[str], callers: int = CALLERS
+) -> dict[str, tuple[dict[str, object], datetime | None] | None]:
+    """What is served for each customer (see feature_store.fetch), None for nothing."""
+    own = threading.local()
+
+    def fetch(customer: str):
+        # The clients' HTTP session is not promised to be thread-safe: each thread has its own.
+        if not hasattr(own, "cloud"):
+            own.cloud = dataclasses.replace(cloud)
+        try:
+            return feature_store.fetch(own.cloud, customer)
+        except feature_store.EntityNotServed:
+            return None
+
+    with ThreadPoolExecutor(callers) as pool:
+        return dict(zip(customers, pool.map(fetch, customers), strict=True))
+
+
+def _value(value: object) -> object:
+    """None for NULL, a float for any number, else the value."""
+    if pd.isna(value):
+        return None
+    return value if isinstance(value, str) else float(value)
+
+
+def judge(
+    online: object, offline: object, served: bool, tolerance: float
+) -> tuple[str, float]:
+    """(outcome, absolute difference) of one pair of values; None is NULL."""
+    nothing = float("nan")
+    if not served:
+        return "missing", nothing
+    if online is None or offline is None:
+        same = online is None and offline is None
+        return "equal" if same else "null_online" if online is None else "null_offline", nothing
+    if isinstance(online, str) or isinstance(offline, str):
+        return "equal" if online == offline else "different", nothing
+    diff = abs(online - offline)
+    return ("equal" if diff <= tolerance else "different"), diff
+
+
+def check(cloud: Cloud, customers: list[str] | None = None) -> Outcome:
+    """Compare checks.parity_customers customers; the Outcome's value is `compare`'s table.
+
+    Raises:
+        Needed: a value differs; the message names customer, feature and both values.
+    """
+    if customers is None:
+        customers = warehouse.served_customers(cloud, cloud.settings.checks.parity_customers)
+    compared = compare(cloud, customers)
+    bad = differences(compared)
+    if len(bad):
+        raise Needed(
+            f"online and offline differ in {len(bad)} of {len(compared)} values: {told(bad)}",
+            "a sync of the view after the features were built", cloud.settings.rerun_command("04"))
+    return Outcome("done", feature_store.view_name(cloud), figures(compared), compared)
+
+
+def measure(cloud: Cloud, customers: list[str]) -> Outcome:
+    """As `check`, but differences are the answer, not an error."""
+    compared = compare(cloud, customers)
+    return Outcome("done", figures=figures(compared), value=compared)
+
+
+def differences(compared: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are not equal."""
+    return compared[compared["outcome"] != "equal"]
+
+
+def told(bad: pd.DataFrame, most: int = 5) -> str:
+    """The first differences in words."""
+    lines = [_line(row) for row in bad.head(most).itertuples()]
+    more = [f"and {len(bad) - most} more"] if len(bad) > most else []
+    return "; ".join(lines + more)
+
+
+def _line(row) -> str:
+    return (f"customer {row.customer_id}, {row.feature}: online {_word(row.online)}, offline "
+            f"{_word(row.offline)} ({row.outcome})")
+
+
+def _word(value: object) -> str:
+    return "NULL" if pd.isna(value) else value if isinstance(value, str) else f"{value:.10g}"
+
+
+def figures(compared: pd.DataFrame) -> dict:
+    """customers, features, mismatches and max_abs_diff, for summary.json."""
+    largest = compared["diff"].max()
+    return {
+        "customers": int(compared["customer_id"].nunique()),
+        "features": int(compared["feature"].nunique()),
+        "mismatches": len(differences(compared)),
+        "max_abs_diff": 0.0 if pd.isna(largest) else float(largest),
+    }
+
+
+def overview(compared: pd.DataFrame) -> pd.DataFrame:
+    """Per feature: values by outcome, and the largest absolute difference."""
+    counts = pd.crosstab(compared["feature"], compared["outcome"])
+    seen = [outcome for outcome in OUTCOMES if outcome in counts]
+    counts = counts[seen].assign(**{
+        "largest difference": compared.groupby("feature")["diff"].max()})
+    return counts.loc[compared["feature"].unique()].rename_axis(None).rename_axis(None, axis=1)
+
+
+def ages(cloud: Cloud, compared: pd.DataFrame) -> pd.DataFrame:
+    """How old what is served is: one row per snapshot that some customer is served.
+
+    Returns:
+        customers; served snapshot; newest snapshot (offline); days behind it; newest order
+        (of anybody); days behind that. "nothing" is served where a customer is missing.
+    """
+    sql = f"select max(ordered_at) as t from `{cloud.settings.table('raw_orders')}`"
+    ordered = warehouse.query(cloud, sql)["t"][0]
+    each = compared.drop_duplicates("customer_id")
+    rows = []
+    for (served, stored), group in each.groupby(["served_at", "offline_at"], dropna=False):
+        rows.append({
+            "customers": len(group),
+            "served snapshot": "nothing" if pd.isna(served) else f"{served:%Y-%m-%d %H:%M}",
+            "newest snapshot": f"{stored:%Y-%m-%d %H:%M}",
+            "days behind it": _days(stored - served),
+            "newest order": f"{ordered:%Y-%m-%d %H:%M}",
+            "days behind that": _days(ordered - served)})
+    return pd.DataFrame(rows)
+
+
+def _days(span: pd.Timedelta) -> float:
+    return round(span / pd.Timedelta(days=1), 2)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lib.proof.parity", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--customers", type=int, help="default: checks.parity_customers")
+    parser.add_argument("--target", choices=["local", "gcp"])
+    parser.add_argument("--env", choices=["dev", "prod"])
+    options = parser.parse_args(arguments)
+    if options.customers is not None and options.customers < 1:
+        parser.error("--customers must be 1 or more")
+    try:
+        settings = config.load(target=options.target, env=options.env)
+    except config.ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        cloud = clouds.connect(settings)
+        count = options.customers or settings.checks.parity_customers
+        compared = compare(cloud, warehouse.served_customers(cloud, count))
+        print(overview(compared).to_string(), ages(cloud, compared).to_string(index=False),
+              sep="\n\n")
+    except Exception as error:
+        told_error = errors.explain(error, "parity", "online against offline", settings)
+        if told_error is None:
+            raise
+        print(told_error, file=sys.stderr)
+        return 1
+    bad = differences(compared)
+    for row in bad.itertuples():
+        print(_line(row), file=sys.stderr)
+    if len(bad):
+        print(f"online and offline differ in {len(bad)} of {len(compared)} values; a sync of the "
+              f"view after the features were built is needed: {settings.rerun_command('04')}",
+              file=sys.stderr)
+    return int(len(bad) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

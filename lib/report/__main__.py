@@ -1,0 +1,7 @@
+"""python -m lib.report"""
+
+import sys
+
+from lib.report.report import main
+
+sys.exit(main())

@@ -1,0 +1,171 @@
+"""./run_all.sh: options, exit status, and what a failing notebook leaves."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from lib import stages
+from lib.config import ROOT
+from lib.operate import run
+
+
+def command(*arguments, **variables):
+    return subprocess.run(
+        [sys.executable, "-m", "lib.operate.run", *arguments], cwd=ROOT, text=True, capture_output=True,
+        timeout=60, env={**os.environ, **variables})
+
+
+def test_help_names_every_option():
+    done = command("--help")
+    assert done.returncode == 0
+    for option in ("--target", "--env", "--from", "--only", "--keep-running", "--source",
+                   "--config"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--target", "aws"), ("--from", "09"), ("--nonsense",),
+                                       ("--from", "02", "--only", "03")])
+def test_a_bad_option_ends_with_status_2(arguments):
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_config_ends_with_status_2_and_names_the_key(tmp_path):
+    text = (ROOT / "config.yaml").read_text().replace("horizon_days: 60", "horizon_days: 45")
+    (tmp_path / "mine.yaml").write_text(text)
+    done = command("--config", str(tmp_path / "mine.yaml"))
+    assert done.returncode == 2
+    assert "label.horizon_days = 45" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_gcp_without_credentials_says_what_to_do(tmp_path):
+    text = (ROOT / "config.yaml").read_text().replace("your-project-id", "some-project-1")
+    (tmp_path / "mine.yaml").write_text(text)
+    # Nobody's home folder: no credentials of gcloud's, and no metadata server here.
+    done = command("--target", "gcp", "--config", str(tmp_path / "mine.yaml"),
+                   HOME=str(tmp_path), CLOUDSDK_CONFIG=str(tmp_path), NO_GCE_CHECK="true",
+                   CHURN_DEMO_RUNS=str(tmp_path / "runs"))
+    assert done.returncode == 1
+    assert "gcloud auth application-default login" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.fixture
+def fake_notebooks(tmp_path, monkeypatch, settings):
+    """Two tiny notebooks instead of the seven, runs/ elsewhere, and no cloud at all."""
+    def write(name, *cells):
+        book = nbformat.v4.new_notebook(cells=[
+            nbformat.v4.new_code_cell("target = env = None\nrun_dir = ''",
+                                      metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(
+                f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+                "from lib import config, stages\n"
+                f"run = stages.open_run({name!r}, config.load(target=target, env=env), run_dir)"),
+            *map(nbformat.v4.new_code_cell, cells)])
+        book.metadata["language_info"] = {"name": "python"}
+        nbformat.write(book, tmp_path / f"{name}.ipynb")
+        return tmp_path / f"{name}.ipynb"
+
+    class Fake:
+        note, started_local = "no cloud", False
+
+    monkeypatch.setattr(run, "_check", lambda cloud, folder: None)
+    monkeypatch.setattr(run.clouds, "connect", lambda settings: Fake)
+    monkeypatch.setattr(stages, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(run, "_relative", str)
+    return lambda *books: monkeypatch.setattr(run, "NOTEBOOKS", [write(*b) for b in books])
+
+
+def test_a_run_leaves_notebooks_log_summary_and_latest(fake_notebooks, tmp_path, capsys):
+    fake_notebooks(("01_data", "run.finish()"), ("02_features", "run.finish()"))
+    assert run.main([]) == 0
+    latest = tmp_path / "runs" / "latest"
+    assert sorted(p.name for p in latest.iterdir()) == [
+        "01_data.ipynb", "02_features.ipynb", "report.html", "run.log", "slides.html",
+        "summary.json", "요약.md"]
+    summary = json.loads((latest / "summary.json").read_text())
+    assert [s["name"] for s in summary["stages"]] == ["01_data", "02_features"]
+    assert "[2/2] 02_features: done in" in capsys.readouterr().out
+
+
+def test_from_and_only_choose_notebooks(fake_notebooks, capsys):
+    books = [(f"0{n}_x", "run.finish()") for n in (1, 2, 3)]
+    fake_notebooks(*books)
+    assert run.main(["--from", "02"]) == 0
+    assert "01_x" not in capsys.readouterr().out
+    assert run.main(["--only", "02"]) == 0
+    out = capsys.readouterr().out
+    assert "02_x" in out and "03_x" not in out
+
+
+def test_a_failing_stage_ends_the_run_and_says_what_is_needed(fake_notebooks, tmp_path, capsys):
+    fake_notebooks(
+        ("01_data", "from lib.errors import Needed\ndef work():\n"
+         "    raise Needed('the table is gone', 'that table', 'bq mk it')\n"
+         "run.step('load', work)"),
+        ("02_features", "run.finish()"))
+    assert run.main([]) == 1
+    out = capsys.readouterr().out
+    for part in ("stage:     01_data", "attempted: load", "the table is gone", "bq mk it"):
+        assert part in out
+    assert "Traceback" not in out and "02_features" not in out
+    summary = json.loads((tmp_path / "runs/latest/summary.json").read_text())
+    assert summary["stages"][0]["status"] == "failed"
+
+
+def test_a_bug_shows_its_traceback_and_ends_the_run(fake_notebooks, capsys):
+    fake_notebooks(("01_data", "1 / 0"))
+    assert run.main([]) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_a_refusal_in_a_cell_that_is_no_step_is_translated_too(fake_notebooks, capsys):
+    fake_notebooks(("04_feature_store",
+                    "from google.api_core.exceptions import Forbidden\n"
+                    "raise Forbidden(\"Permission 'bigquery.tables.getData' denied on x\")"))
+    assert run.main([]) == 1
+    out = capsys.readouterr().out
+    assert "stage:     04_feature_store" in out and "attempted: cell" in out
+    assert "403 Permission 'bigquery.tables.getData'" in out and "add-iam-policy-binding" in out
+    assert "Traceback" not in out
+
+
+def test_the_lines_of_a_long_wait_are_shown_while_it_lasts(fake_notebooks, capsys):
+    fake_notebooks(("04_feature_store",
+                    "print('not for the terminal')\nprint('  online store: 20 s, state UPDATING')",
+                    "run.finish()"))
+    assert run.main([]) == 0
+    out = capsys.readouterr().out
+    assert "  online store: 20 s, state UPDATING" in out and "not for the terminal" not in out
+
+
+def test_a_run_labels_what_it_makes_with_its_own_name(fake_notebooks, tmp_path, capsys):
+    fake_notebooks(("01_data", "print('  ' + config.load().labels['run_id'])", "run.finish()"))
+    assert run.main([]) == 0
+    name = (tmp_path / "runs" / "latest").resolve().name
+    assert f"  {name}\n" in capsys.readouterr().out
+
+
+def test_where_things_are_billed_the_end_says_what_still_stands(
+        fake_notebooks, monkeypatch, capsys):
+    from lib import config
+    from lib.operate import teardown
+
+    loaded = config.load
+
+    def billed(**given):
+        settings = loaded(**given)
+        place = settings.target_settings.model_copy(update={"billed": True})
+        return settings.model_copy(update={"targets": {settings.target: place}})
+
+    fake_notebooks(("01_data", "1 / 0"))
+    monkeypatch.setattr(run.config, "load", billed)
+    monkeypatch.setattr(teardown, "standing", lambda cloud: ["a store"])
+    monkeypatch.setattr(teardown, "told", lambda standing, settings: [f"still stands: {standing}"])
+    assert run.main([]) == 1  # also after a run that failed
+    assert "still stands: ['a store']" in capsys.readouterr().out

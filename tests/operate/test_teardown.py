@@ -1,0 +1,478 @@
+"""Teardown: what a run left goes, whatever it stopped at; everything else stays.
+
+On a local cloud of its own, with 1,000 users of theLook: the other tests' must not be torn down.
+"""
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from types import SimpleNamespace
+
+import pytest
+from google.api_core.exceptions import BadRequest, Forbidden
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import aiplatform_v1 as vertex
+from google.cloud import bigquery
+
+from lib import config, endpoint, feature_store, model_registry, warehouse
+from lib.cloud import EMULATOR_VARIABLES, Cloud
+from lib.config import ROOT
+from lib.errors import Needed
+from lib.localcloud import process
+from lib.operate import teardown
+from lib.proof import freshness, planted
+from lib.training import custom_jobs, inputs, pipeline_job, training
+
+PROJECT = "local-demo"
+TINY = {
+    "thelook": {"users": 1000}, "snapshots": {"history_days": 210},
+    "label": {"positive_rate_band": [0.01, 0.999]}, "checks": {"max_honest_roc_auc": 1.0},
+    "train": {"min_roc_auc": 0.0, "params": {
+        "random_forest": {"n_estimators": 3, "max_depth": 3, "min_samples_leaf": 5}}},
+}
+SCRATCH = "_vertex_sync"  # a dataset that the stand-in itself keeps, as Google keeps its own
+LABELS = {"app": "churn", "env": "dev"}
+
+
+def settings_of(env="dev", **changes):
+    return config.load(target="local", env=env, overrides={**TINY, **changes})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """What a Cloud of this file needs, and its state folder; all is as before afterwards."""
+    from google.cloud.aiplatform import initializer
+    from google.cloud.aiplatform.utils import resource_manager_utils
+
+    state = tmp_path_factory.mktemp("teardown")
+    thelook = settings_of().thelook.model_dump(mode="json")
+    running, _ = process.start(PROJECT, thelook, state=state)
+    with pytest.MonkeyPatch.context() as patch:
+        # The SDK keeps its place in one global object, which the other tests' cloud has set.
+        for key, value in vars(initializer.global_config).items():
+            patch.setattr(initializer.global_config, key, value)
+        patch.setattr(resource_manager_utils, "get_project_number",
+                      resource_manager_utils.get_project_number)
+        addresses = running["bigquery"], running["bigquery_grpc"], running["storage"]
+        for name, address in zip(EMULATOR_VARIABLES, addresses, strict=True):
+            patch.setenv(name, address)
+        yield SimpleNamespace(running=running, state=state)
+    process.stop(state)
+
+
+@pytest.fixture
+def open_cloud(place):
+    """Makes a Cloud for settings; at the end everything in the project is gone."""
+    def opened(settings):
+        running = place.running
+        return Cloud(settings, AnonymousCredentials(), running["vertex"], running["bigquery"],
+                     running["bigquery_grpc"], running["platform"], "local cloud",
+                     project_number=running["project_number"])
+
+    yield opened
+    scour(opened(settings_of()))
+
+
+@pytest.fixture
+def cloud(open_cloud):
+    return open_cloud(settings_of())
+
+
+# -- the flow, step by step ---------------------------------------------------------------------
+
+
+LEFT: dict = {}  # what the one real training left: a Training, and the bucket's objects
+TRAINED: dict = {}  # env -> Training whose files are in that env's bucket
+
+
+def submit(cloud):
+    inputs.make_bucket(cloud)
+    return pipeline_job.submit(cloud, "0123456789abcdef")
+
+
+def train(cloud):
+    """The first time the pipeline, to its end; then only the files that it had left."""
+    bucket = cloud.settings.names.bucket
+    if not LEFT:
+        trained = training.train(cloud).value
+        LEFT.update(trained=trained, bucket=bucket, objects={
+            b.name: b.download_as_bytes() for b in cloud.storage.list_blobs(bucket)})
+    else:
+        inputs.make_bucket(cloud)
+        for name, content in LEFT["objects"].items():
+            cloud.storage.bucket(bucket).blob(name).upload_from_string(content)
+    uri = LEFT["trained"].artifact_uri.replace(LEFT["bucket"], bucket)
+    TRAINED[cloud.settings.env] = dataclasses.replace(LEFT["trained"], artifact_uri=uri)
+
+
+STEPS = [
+    ("dataset", warehouse.create_dataset),
+    *((file, lambda c, f=file: warehouse.build(c, f)) for file in warehouse.BUILDS),
+    ("group", feature_store.create_group),
+    ("features", feature_store.register_features),
+    ("store", feature_store.create_online_store),
+    ("view", feature_store.create_view),
+    ("sync", feature_store.sync),
+    ("training", train),
+    ("job that runs", submit),
+    ("model", lambda c: model_registry.upload(c, TRAINED[c.settings.env])),
+    ("endpoint", endpoint.create),
+    ("deployment", lambda c: endpoint.deploy(c, endpoint.find(c), model_registry.find(c))),
+]
+
+
+def build(cloud, last, without=""):
+    """All steps up to `last`, as a run does them that is stopped there."""
+    for name, step in STEPS:
+        if name != without:
+            step(cloud)
+        if name == last:
+            return
+
+
+# -- what stands, asked without teardown's own code ---------------------------------------------
+
+
+def everything(cloud):
+    """The names of all that stands in the project, whoever made it."""
+    parent = cloud.parent
+    names = [e.name for e in cloud.endpoints.list_endpoints(parent=parent)]
+    names += [f"{e.name} deployed {d.id}" for e in cloud.endpoints.list_endpoints(parent=parent)
+              for d in e.deployed_models]
+    names += [m.name for m in cloud.models.list_models(parent=parent)]
+    for store in cloud.online_admin.list_feature_online_stores(parent=parent):
+        names += [store.name]
+        names += [v.name for v in cloud.online_admin.list_feature_views(parent=store.name)]
+    for group in cloud.registry.list_feature_groups(parent=parent):
+        names += [group.name, *(f.name for f in cloud.registry.list_features(parent=group.name))]
+    names += [j.name for j in cloud.pipeline_jobs.list_pipeline_jobs(parent=parent)]
+    names += [j.name for j in cloud.custom_jobs.list_custom_jobs(parent=parent)]
+    for dataset in cloud.bigquery.list_datasets():
+        if dataset.dataset_id != SCRATCH:
+            names += [f"dataset {dataset.dataset_id}"]
+            names += [str(t.reference) for t in cloud.bigquery.list_tables(dataset.reference)]
+    for bucket in cloud.storage.list_buckets():
+        names += [f"bucket {bucket.name}"]
+        names += [f"gs://{bucket.name}/{b.name}" for b in cloud.storage.list_blobs(bucket.name)]
+    return sorted(names)
+
+
+def scour(cloud):
+    """Delete all of it, whoever made it."""
+    for found in cloud.endpoints.list_endpoints(parent=cloud.parent):
+        cloud.aiplatform.Endpoint(found.name).delete(force=True)
+    for model in cloud.models.list_models(parent=cloud.parent):
+        cloud.models.delete_model(name=model.name).result()
+    for store in cloud.online_admin.list_feature_online_stores(parent=cloud.parent):
+        cloud.online_admin.delete_feature_online_store(name=store.name, force=True).result()
+    for group in cloud.registry.list_feature_groups(parent=cloud.parent):
+        cloud.registry.delete_feature_group(name=group.name, force=True).result()
+    for job in cloud.aiplatform.PipelineJob.list():
+        if job.state not in pipeline_job.ENDED:
+            end(cloud, job)
+        job.delete()
+    for dataset in cloud.bigquery.list_datasets():
+        if dataset.dataset_id != SCRATCH:
+            cloud.bigquery.delete_dataset(dataset.reference, delete_contents=True)
+    for bucket in cloud.storage.list_buckets():
+        bucket.delete(force=True)
+    assert everything(cloud) == []
+
+
+def end(cloud, job):
+    """Cancel a pipeline job, unless it is over by now, and wait until it is."""
+    try:
+        job.cancel()
+    except BadRequest:
+        return
+    with pytest.raises(Needed, match="CANCELLED|failed"):
+        pipeline_job.wait(cloud, job, say=lambda _: None)
+
+
+def tear_down(cloud, delete=True):
+    """teardown.run: its status and what it printed."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        status = teardown.run(cloud, delete=delete)
+    return status, said.getvalue()
+
+
+@pytest.mark.parametrize("last", [name for name, _ in STEPS])
+def test_nothing_is_left_of_a_run_that_stopped_at(last, cloud):
+    build(cloud, last)
+    before = everything(cloud)
+    assert before
+    status, said = tear_down(cloud, delete=False)
+    assert status == 0, said
+    assert "not ours" not in said and teardown.command(cloud.settings) in said
+    assert set(everything(cloud)) >= set(before), "a listing deletes nothing"
+    status, said = tear_down(cloud)
+    assert status == 0, said
+    assert everything(cloud) == []
+    assert tear_down(cloud) == (0, said.splitlines()[0] + "\nnothing to delete\n")
+
+
+def test_a_half_finished_teardown_is_finished(cloud):
+    build(cloud, "sync")
+    cloud.online_admin.delete_feature_view(name=feature_store.view_name(cloud)).result()
+    warehouse.create_dataset(cloud, cloud.settings.names.source_dataset)
+    cloud.bigquery.delete_dataset(cloud.settings.dataset, delete_contents=True)
+    status, said = tear_down(cloud)
+    assert status == 0, said
+    assert everything(cloud) == []
+
+
+def test_the_copies_of_a_killed_run_are_deleted(cloud):
+    build(cloud, "sync")
+    there = planted.copy(cloud, "planted", planted.choose(cloud, 20))
+    planted.build_features(there)
+    planted.serve(there)
+    freshness.prepare(cloud)
+    left = everything(cloud)
+    for name in ("planted", "freshness"):
+        assert f"dataset churn_dev_{name}" in left
+        assert any(n.endswith(f"featureViews/churn_dev_customer_view_{name}") for n in left)
+    status, said = tear_down(cloud)
+    assert status == 0, said
+    assert everything(cloud) == []
+
+
+def test_a_custom_job_that_runs_is_cancelled_and_deleted(cloud):
+    build(cloud, "04_build_train")
+    inputs.make_bucket(cloud)
+    chain = custom_jobs.submit(cloud, "0123456789abcdef")
+    folder = f"/gcs/{cloud.settings.names.bucket}/x"
+    given = custom_jobs.arguments(inputs.parameters(cloud), folder)
+    custom_jobs._start(cloud, chain, "data_load", given["data_load"])
+    _, said = tear_down(cloud, delete=False)
+    assert "churn-dev-data_load, not over: is cancelled first" in said
+    status, said = tear_down(cloud)
+    assert status == 0, said
+    assert everything(cloud) == []
+
+
+# -- what is not ours ---------------------------------------------------------------------------
+
+
+def test_dev_goes_and_prod_another_app_and_strangers_stay(cloud, open_cloud):
+    prod, other = open_cloud(settings_of("prod")), open_cloud(settings_of(app="churn2"))
+    build(prod, "deployment")
+    for job in prod.aiplatform.PipelineJob.list():
+        end(prod, job)  # else it goes on writing into its bucket
+    build(other, "view")
+    similar(cloud)
+    before = everything(cloud)
+    build(cloud, "deployment")
+    same_names(cloud)
+    known = {n for n in everything(cloud) if n in before}
+    assert known == set(before)
+
+    status, said = tear_down(cloud)
+
+    assert status == 0, said
+    assert "not ours: labels differ (app other, env dev), left alone: endpoint" in said
+    assert "not ours: labels differ (app missing, env missing), left alone: dataset" in said
+    strange = "dataset churn_dev_source"
+    endpoints = cloud.endpoints.list_endpoints(parent=cloud.parent)
+    kept = [e.name for e in endpoints if e.display_name == cloud.settings.names.endpoint]
+    assert everything(cloud) == sorted([*before, strange, *kept])
+    assert len(kept) == 1
+    customer = warehouse.served_customers(prod, 1)[0]
+    values, _ = feature_store.fetch(prod, customer)
+    assert 0 <= endpoint.predict(endpoint.connect(prod), [values])[0] <= 1
+
+
+def similar(cloud):
+    """Names that begin like ours, with our labels; a bucket too."""
+    group = vertex.FeatureGroup(labels=LABELS)
+    group.big_query.big_query_source.input_uri = "bq://local-demo.churn_prod.features_customer"
+    group.big_query.entity_id_columns = ["customer_id"]
+    cloud.registry.create_feature_group(
+        parent=cloud.parent, feature_group=group, feature_group_id="churn_dev_customer2").result()
+    dataset = bigquery.Dataset(f"{PROJECT}.churn_dev2")
+    dataset.labels = LABELS
+    cloud.bigquery.create_dataset(dataset)
+    cloud.aiplatform.Endpoint.create(display_name="churn_dev_endpoint2", labels=LABELS)
+    bucket = cloud.storage.create_bucket(f"{PROJECT}-churn-dev2")
+    bucket.labels = LABELS
+    bucket.patch()
+
+
+def same_names(cloud):
+    """Our names with other labels, or none."""
+    cloud.aiplatform.Endpoint.create(
+        display_name=cloud.settings.names.endpoint, labels={"app": "other", "env": "dev"})
+    cloud.bigquery.create_dataset(f"{PROJECT}.{cloud.settings.names.source_dataset}")
+
+
+def test_what_holds_something_strange_stays_with_it(cloud):
+    build(cloud, "view")
+    mine = feature_store.view_name(cloud)
+    view = cloud.online_admin.get_feature_view(name=mine)
+    stranger = vertex.FeatureView(
+        feature_registry_source=view.feature_registry_source, sync_config=view.sync_config,
+        labels=LABELS)  # that is not enough: its name is not ours
+    parent, group = feature_store.store_name(cloud), feature_store.group_name(cloud)
+    cloud.online_admin.create_feature_view(
+        parent=parent, feature_view=stranger, feature_view_id="somebodys").result()
+    cloud.registry.create_feature(
+        parent=group, feature_id="somebodys",
+        feature=vertex.Feature(version_column_name="orders_30d")).result()
+
+    status, said = tear_down(cloud)
+
+    assert status == 1
+    assert "not ours: its name is none of config.yaml's, left alone: feature view" in said
+    assert f"NOT DELETED: online store {parent}: it holds {parent}/featureViews/somebodys" in said
+    assert f"NOT DELETED: feature group {group}: it holds {group}/features/somebodys" in said
+    left = everything(cloud)
+    assert f"{parent}/featureViews/somebodys" in left and f"{group}/features/orders_30d" in left
+    assert mine not in left and "dataset churn_dev" not in left
+
+
+# -- refusals -----------------------------------------------------------------------------------
+
+
+def refuse(*_, **__):
+    raise Forbidden("Permission denied on the resource")
+
+
+def test_a_kind_that_cannot_be_listed_stops_no_other(cloud, monkeypatch):
+    build(cloud, "view")
+    monkeypatch.setattr(cloud.models, "list_models", refuse)
+    status, said = tear_down(cloud)
+    assert status == 1
+    assert "NOT LISTED: models: 403 Permission denied" in said and "roles/aiplatform.user" in said
+    assert everything_but_models(cloud) == []
+
+
+def everything_but_models(cloud):
+    return everything(dataclasses.replace(cloud))  # clients of its own, which nothing refuses
+
+
+def test_what_cannot_be_deleted_is_told_and_the_rest_goes(cloud, monkeypatch):
+    build(cloud, "view")
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud.online_admin, "delete_feature_view", refuse)
+        patch.setattr(cloud.bigquery, "delete_dataset", refuse)
+        status, said = tear_down(cloud)
+    store, view = feature_store.store_name(cloud), feature_store.view_name(cloud)
+    assert status == 1
+    assert f"NOT DELETED: feature view {view}: 403 Permission denied" in said
+    assert f"NOT DELETED: online store {store}: it holds {view}" in said
+    assert "roles/bigquery.dataOwner" in said
+    assert everything(cloud)[0].startswith("dataset churn_dev")
+    assert [n for n in everything(cloud) if n.startswith("projects/")] == [store, view]
+    assert tear_down(cloud)[0] == 0
+    assert everything(cloud) == []
+
+
+def command(place, *arguments, **variables):
+    return subprocess.run(
+        [sys.executable, "-m", "lib.operate.teardown", *arguments], cwd=ROOT, text=True,
+        capture_output=True, timeout=120, env={
+            **os.environ, "LOCALCLOUD_STATE": str(place.state),
+            config.SETTINGS_VARIABLE: json.dumps(TINY), **variables})
+
+
+def test_prod_is_deleted_only_if_the_command_line_says_so(place, open_cloud, tmp_path):
+    prod, dev = open_cloud(settings_of("prod")), open_cloud(settings_of())
+    warehouse.create_dataset(prod)
+    warehouse.create_dataset(dev)
+    file = tmp_path / "config.yaml"
+    text = (ROOT / "config.yaml").read_text()
+    assert text.count("\nenv: dev ") == 1
+    file.write_text(text.replace("\nenv: dev ", "\nenv: prod "))
+
+    refused = command(place, "--yes", **{config.CONFIG_VARIABLE: str(file)})
+    assert refused.returncode == 2 and refused.stdout == ""
+    typed = f"{config.CONFIG_VARIABLE}={file} .venv/bin/python -m lib.operate.teardown " \
+        "--target local --env prod --yes"
+    assert typed in refused.stderr
+    listed = command(place, **{config.CONFIG_VARIABLE: str(file)})
+    assert listed.returncode == 0 and "dataset        local-demo.churn_prod |" in listed.stdout
+    assert everything(dev) == ["dataset churn_dev", "dataset churn_prod"]
+
+    done = command(place, "--env", "prod", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "dataset local-demo.churn_prod: deleted in " in done.stdout
+    assert everything(dev) == ["dataset churn_dev"]
+
+
+def test_a_bad_command_line_ends_with_status_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        teardown.main(["--env", "test"])
+    assert ended.value.code == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(config.SETTINGS_VARIABLE, '{"app": "Churn!"}')
+        assert teardown.main([]) == 2
+    assert "app = 'Churn!'" in capsys.readouterr().err
+
+
+# -- what costs ---------------------------------------------------------------------------------
+
+
+def test_what_is_billed_by_the_hour_is_told_with_its_price(cloud, open_cloud):
+    prices = {"usd_per_bigtable_node_hour": 1.0, "usd_per_serving_node_hour": 0.25}
+    priced = open_cloud(billed_settings(**prices))
+    assert teardown.told(teardown.standing(priced), priced.settings) == [
+        "nothing stands that is billed by the hour"]
+    build(cloud, "deployment", without="job that runs")
+    model = model_registry.find(cloud)
+    model.deploy(endpoint=endpoint.find(cloud), traffic_percentage=50, min_replica_count=2,
+                 max_replica_count=3, machine_type="n1-standard-4")
+
+    store = feature_store.store_name(cloud)
+    lines = teardown.told(teardown.standing(priced), priced.settings)
+    assert lines[0].startswith("still standing and billed by the hour: endpoint projects/")
+    assert "n1-standard-2 x 1" in lines[0] and "n1-standard-4 x 2 to 3" in lines[0]
+    assert f"online store {store} (1 Bigtable node)" in lines[0]
+    assert lines[1:] == [
+        "while that stands it costs at least $1.75 an hour, $42.00 a day",
+        "remove: .venv/bin/python -m lib.operate.teardown --target local --env dev --yes"]
+    unpriced = open_cloud(billed_settings())
+    lines = teardown.told(teardown.standing(unpriced), unpriced.settings)
+    assert teardown.PRICES in lines[1]
+
+    _, said = tear_down(unpriced, delete=False)
+    assert "billed by the hour: n1-standard-2 x 1" in said and teardown.PRICES in said
+    assert ("gcloud artifacts repositories delete churn-dev --location us-central1 "
+            "--project local-demo") in said
+    assert "ML Metadata" in said and "job history" in said
+    status, said = tear_down(priced)  # two models share the traffic
+    assert status == 0 and "an hour" not in said, said
+    assert everything(cloud) == []
+
+
+def billed_settings(**costs):
+    local = settings_of().targets["local"].model_dump() | {"billed": True}
+    return settings_of(targets={"local": local}, costs=costs)
+
+
+def test_the_end_of_a_run_survives_a_cloud_that_does_not_answer(cloud, monkeypatch):
+    feature_store.create_online_store(cloud)
+    monkeypatch.setattr(cloud.endpoints, "list_endpoints", refuse)
+    lines = teardown.told(teardown.standing(cloud), cloud.settings)
+    assert lines[0] == ("could not be looked up whether an endpoint still stands: "
+                        "403 Permission denied on the resource")
+    assert "online store" in lines[1] and lines[-1].startswith("remove: ")
+    monkeypatch.setattr(cloud.online_admin, "get_feature_online_store", lambda **_: 1 / 0)
+    lines = teardown.told(teardown.standing(cloud), cloud.settings)
+    assert "whether an online store still stands: division by zero" in lines[1]
+    assert lines[-1] == "look: .venv/bin/python -m lib.operate.teardown --target local --env dev"
+
+
+def test_what_is_refused_says_what_is_needed():
+    settings = settings_of()
+    disabled = Forbidden("Vertex AI API has not been used in project before or it is disabled "
+                         "aiplatform.googleapis.com")
+    assert "gcloud services enable" in teardown._reason(disabled, "model", settings)
+    uncounted = Forbidden("Caller does not have required permission to use project local-demo.")
+    assert teardown._reason(uncounted, "bucket", settings).endswith(
+        "--role roles/serviceusage.serviceUsageConsumer)")
+    slow = Needed("operation 1 is not there after 5 s", "more time", "a look")
+    assert "more time (a look)" in teardown._reason(slow, "model", settings)

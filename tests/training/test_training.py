@@ -1,0 +1,149 @@
+"""The training on the local cloud: the gate, the cache, a failing step, CustomJobs."""
+
+import dataclasses
+import itertools
+
+import pytest
+from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
+
+from lib import config, model_registry, warehouse
+from lib.errors import Needed
+from lib.training import inputs, pipeline_job, training
+from tests.conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def built(cloud):
+    """A Cloud of an app of its own, with its tables built."""
+    settings = config.load(target="local", env="dev", overrides={**SMALL, "app": "trainer"})
+    there = dataclasses.replace(cloud, settings=settings)
+    warehouse.create_dataset(there)
+    for file in ("01_prepare_bq", "02_build_features", "03_build_labels_churn", "04_build_train"):
+        warehouse.build(there, file)
+    return there
+
+
+def having(cloud, **train):
+    """The same cloud with other settings under `train`."""
+    changed = cloud.settings.train.model_copy(update=train)
+    return dataclasses.replace(
+        cloud, settings=cloud.settings.model_copy(update={"train": changed}))
+
+
+def test_a_passing_model_is_approved_and_the_same_training_is_reused(built):
+    first = training.train(built)
+    assert first.status == "created"
+    assert set(first.value.states.values()) == {"SUCCEEDED"}
+    assert list(first.value.states) == ["data_load", "train", "eval", "approve"]
+    assert first.value.artifact_uri.startswith(f"gs://{built.settings.names.bucket}/pipelines/")
+    second = training.train(built)
+    assert (second.status, second.resource) == ("reused", first.resource)
+    assert second.value == first.value
+
+
+def test_below_the_gate_nothing_is_registered(built):
+    training.train(built)
+    strict = having(built, min_roc_auc=0.99)
+    outcome = training.train(strict)
+    assert outcome.value.states == {"data_load": "SKIPPED", "train": "SKIPPED",
+                                    "eval": "SUCCEEDED", "approve": "NOT_TRIGGERED"}
+    assert outcome.value.artifact_uri is None
+    with pytest.raises(Needed, match=r"did not pass the gate: roc_auc 0\.\d+ is below 0.99"):
+        model_registry.upload(strict, outcome.value)
+    assert model_registry.find(strict) is None
+
+
+def test_a_failing_step_is_named_with_its_last_line_and_a_rerun_resumes(built, capsys):
+    training.train(built)
+    broken = having(built, params={"random_forest": {"nonsense": 1}})
+    with pytest.raises(Needed, match=r"step train of .* failed: train: --params: .*nonsense"):
+        training.train(broken)
+    capsys.readouterr()
+    mended = having(built, params={"random_forest": {"n_estimators": 11}})
+    outcome = training.train(mended)
+    assert outcome.value.states["data_load"] == "SKIPPED"
+    assert outcome.value.states["train"] == "SUCCEEDED"
+    assert "data_load: reused from cache" in capsys.readouterr().out.replace("-", "_")
+
+
+def test_the_command_exits_non_zero_and_names_the_step(built, monkeypatch, capsys):
+    broken = having(built, params={"random_forest": {"nonsense": 1}})
+    monkeypatch.setattr(pipeline_job.config, "load", lambda **_: broken.settings)
+    monkeypatch.setattr(pipeline_job.clouds, "connect", lambda _: broken)
+    assert pipeline_job.main([]) == 1
+    told = capsys.readouterr()
+    assert "step train" in told.err and "nonsense" in told.err
+    assert "console.cloud.google.com" in told.out  # the address of the job
+
+
+def test_no_cache_runs_every_step_anew(built):
+    training.train(built)
+    job = pipeline_job.submit(built, "without-cache", cache=False)
+    pipeline_job.wait(built, job)
+    assert set(pipeline_job.states(job).values()) == {"SUCCEEDED"}
+
+
+@pytest.mark.parametrize("ended_at_first", [0, 1, 2, 3])
+def test_every_step_is_said_though_the_service_moves_on_between_answers(
+        built, monkeypatch, ended_at_first):
+    """Each answer of this service is one step further than the last; none may be skipped over."""
+    training.train(built)
+    job = pipeline_job.find(built, inputs.fingerprint(built))
+    over, asked = job.gca_resource, itertools.count(ended_at_first)
+    names = [task.task_name for task in over.job_detail.task_details
+             if task.task_name in pipeline_job.OWN_TASKS]
+    assert len(names) == 4
+
+    def answer(resource_name, **_):
+        seen, further = type(over)(over), next(asked)
+        details = seen.job_detail.task_details
+        ours = {task.task_name: task for task in details}
+        for name in names[further:]:
+            ours[name].state = PipelineTaskDetail.State.RUNNING
+        if further < len(names):
+            seen.state = PipelineState.PIPELINE_STATE_RUNNING
+        return seen
+
+    monkeypatch.setattr(job, "_get_gca_resource", answer)
+    said = []
+    pipeline_job.wait(built, job, say=said.append)
+    assert said == [f"  {name}: succeeded" for name in names]
+
+
+def test_custom_jobs_give_the_same_metrics(built):
+    piped = training.train(built).value
+    jobs = having(built, runner="custom_job")
+    first = training.train(jobs)
+    assert first.status == "created"
+    assert set(first.value.states.values()) == {"SUCCEEDED"}
+    assert first.value.metrics == piped.metrics and first.value.meta == piped.meta
+    assert training.train(jobs).status == "reused"
+
+
+def test_a_failing_custom_job_is_named_with_its_last_line(built):
+    broken = having(built, runner="custom_job", params={"random_forest": {"nonsense": 1}})
+    with pytest.raises(Needed, match=r"step train .* failed: train: --params: .*nonsense"):
+        training.train(broken)
+
+
+def test_a_training_started_early_is_waited_for_and_not_run_twice(built):
+    robot = "robot@trainer.iam.gserviceaccount.com"
+    there = having(built, seed=11, service_account=robot)
+    early = training.start(there)
+    assert early.status == "started"
+    assert training.start(there).resource == early.resource  # still running, or over by now
+    outcome = training.train(there)
+    assert outcome.resource == early.resource
+    assert set(outcome.value.states.values()) <= {"SUCCEEDED", "SKIPPED"}
+    jobs = there.aiplatform.PipelineJob.list(
+        filter=f'labels.training="{inputs.fingerprint(there)}"')
+    assert [job.resource_name for job in jobs] == [early.resource]
+    assert jobs[0].gca_resource.service_account == robot
+    assert training.start(there).status == "reused"
+
+
+def test_custom_jobs_are_not_started_early(built):
+    there = having(built, runner="custom_job", seed=12)
+    assert training.start(there).status == "done"
+    assert list(there.aiplatform.CustomJob.list(
+        filter=f'labels.training="{inputs.fingerprint(there)}"')) == []
