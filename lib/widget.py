@@ -10,7 +10,7 @@ from html import escape
 
 import pandas as pd
 
-from lib import endpoint, errors, feature_store, predict, warehouse
+from lib import endpoint, errors, feature_store, lookups, predict
 from lib.charts import walk as charts
 from lib.charts.style import Chart
 
@@ -36,7 +36,7 @@ def live(predictor: predict.Predictor, customers: Sequence[str], peers: pd.DataF
         An ipywidgets box, or the Chart of the first customer.
     """
     if base_rate is None:
-        base_rate = warehouse.base_rate(predictor.cloud)
+        base_rate = lookups.base_rate(predictor.cloud)
     if not (attended() if interactive is None else interactive):
         return card(predictor.predict(customers[0]), peers, base_rate)
     return _controls(predictor, [str(c) for c in customers], peers, base_rate)

@@ -16,7 +16,17 @@ import pandas as pd
 import pytest
 from google.cloud import aiplatform_v1 as vertex
 
-from lib import config, endpoint, errors, feature_store, model_registry, predict, stages, warehouse
+from lib import (
+    config,
+    endpoint,
+    errors,
+    feature_store,
+    lookups,
+    model_registry,
+    predict,
+    stages,
+    warehouse,
+)
 from lib.config import ROOT
 from lib.errors import Needed
 from lib.proof import latency, leakage, parity, sanity
@@ -84,7 +94,7 @@ def test_each_missing_thing_has_its_own_message_before_anything_stands(cloud):
 def test_the_flow_creates_each_thing_once(cloud):
     for name, step in STEPS:
         if name == "sync":
-            customer = warehouse.served_customers(cloud, 1)[0]
+            customer = lookups.served_customers(cloud, 1)[0]
             with pytest.raises(feature_store.EntityNotServed, match="never been synced"):
                 feature_store.fetch(cloud, customer)
         if name == "deployment":
@@ -138,11 +148,11 @@ def test_the_registry_tells_what_each_feature_means(cloud):
 
 
 def test_fetch_serves_the_newest_row_with_its_nulls(cloud):
-    newest = warehouse.newest_features(cloud, one_in=1)
+    newest = lookups.newest_features(cloud, one_in=1)
     silent = newest[newest["avg_order_value_90d"].isna()].head(3)["customer_id"]
-    for customer in [*warehouse.served_customers(cloud, 5), *silent]:
+    for customer in [*lookups.served_customers(cloud, 5), *silent]:
         served, taken_at = feature_store.fetch(cloud, customer)
-        stored = warehouse.newest_row(cloud, customer)
+        stored = lookups.newest_row(cloud, customer)
         assert list(served) == cloud.settings.feature_names
         assert taken_at == stored["feature_timestamp"].to_pydatetime()
         for name, value in served.items():
@@ -152,7 +162,7 @@ def test_fetch_serves_the_newest_row_with_its_nulls(cloud):
 
 def test_a_prediction_is_a_probability_and_ignores_the_order_of_features(cloud):
     predictor = predict.Predictor(cloud)
-    customers = warehouse.served_customers(cloud, 12)
+    customers = lookups.served_customers(cloud, 12)
     answers = predict.many(predictor, customers).value
     assert len(answers) == 12
     assert all(0 < a.churn_probability < 1 for a in answers)
@@ -164,7 +174,7 @@ def test_a_prediction_is_a_probability_and_ignores_the_order_of_features(cloud):
 
 def test_the_endpoint_refuses_what_it_was_not_trained_on(cloud):
     service = endpoint.connect(cloud)
-    good = predict.Predictor(cloud).predict(warehouse.served_customers(cloud, 1)[0]).features
+    good = predict.Predictor(cloud).predict(lookups.served_customers(cloud, 1)[0]).features
     short = {k: v for k, v in good.items() if k != "tenure_days"}
     assert "tenure_days" in endpoint.refusal(service, [short])
     assert "extra" in endpoint.refusal(service, [{**good, "extra": 1}])
@@ -178,7 +188,7 @@ def test_an_unknown_customer_is_told_apart(cloud):
 
 
 def test_predict_is_a_command(cloud):
-    customer = warehouse.served_customers(cloud, 1)[0]
+    customer = lookups.served_customers(cloud, 1)[0]
     done = run_command("lib.predict", "--customer_id", customer)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -190,7 +200,7 @@ def test_predict_is_a_command(cloud):
 
 
 def test_parity_holds_and_a_stale_online_store_is_caught(cloud):
-    customers = warehouse.served_customers(cloud, 40)
+    customers = lookups.served_customers(cloud, 40)
     assert parity.figures(parity.check(cloud, customers).value) == {
         "customers": 40, "features": 11, "mismatches": 0, "max_abs_diff": 0.0}
     table, customer = cloud.settings.table("features"), customers[0]
@@ -219,7 +229,7 @@ def test_an_impossible_score_ends_the_run(cloud):
 
 def test_latency_is_measured_per_call(cloud):
     predictor = predict.Predictor(cloud)
-    samples = latency.measure(predictor, warehouse.served_customers(cloud, 3), 10).value
+    samples = latency.measure(predictor, lookups.served_customers(cloud, 3), 10).value
     assert {k: len(v) for k, v in samples.items()} == {"fetch": 10, "predict": 10, "both": 10}
     assert set(latency.figures(samples)) == {"fetch_p50", "fetch_p99", "predict_p50", "predict_p99"}
 
@@ -276,7 +286,7 @@ def test_a_view_that_reads_as_itself_is_given_the_dataset_and_waited_for(cloud, 
     syncs = feature_store.list_syncs(there)
     assert len(syncs) > 1 and all("denied" in s.final_status.message for s in syncs[1:])
     assert feature_store.create_view(there).status == "reused"
-    customer = warehouse.served_customers(there, 1)[0]
+    customer = lookups.served_customers(there, 1)[0]
     assert feature_store.fetch(there, customer)[0] == feature_store.fetch(cloud, customer)[0]
 
 
@@ -312,7 +322,7 @@ def test_a_restart_keeps_everything(cloud):
     """The last test: the clients of `cloud` know the old addresses only."""
     from lib import cloud as clouds
 
-    customer = warehouse.served_customers(cloud, 1)[0]
+    customer = lookups.served_customers(cloud, 1)[0]
     before = predict.Predictor(cloud).predict(customer)
     assert clouds.stop_local()
     again = clouds.connect(cloud.settings)

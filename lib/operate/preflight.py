@@ -21,7 +21,7 @@ from google.cloud.bigquery import Dataset
 from google.cloud.service_usage_v1 import State
 
 from lib import cloud as clouds
-from lib import config, errors, images, stages, warehouse
+from lib import config, errors, images, warehouse
 from lib.cloud import Cloud
 from lib.errors import Needed
 from lib.operate.permissions import PERMISSIONS, ROLES, permission_table, smallest_roles
@@ -116,7 +116,7 @@ def _disabled(error: Exception) -> str:
 
 def _of_quota_project(error: Exception) -> bool:
     return isinstance(error, google_errors.Forbidden) and bool(
-        re.search(f"{stages.MAY_NOT_USE}|{stages.NO_QUOTA_PROJECT}", str(error)))
+        re.search(f"{errors.MAY_NOT_USE}|{errors.NO_QUOTA_PROJECT}", str(error)))
 
 
 def _of_no_resource(error: Exception) -> bool:

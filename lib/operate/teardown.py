@@ -29,7 +29,7 @@ from google.cloud import bigquery
 from google.protobuf import field_mask_pb2
 
 from lib import cloud as clouds
-from lib import config, errors, feature_store, stages, waiting
+from lib import config, errors, feature_store, waiting
 from lib.cloud import Cloud
 from lib.config import Settings
 from lib.errors import TRANSIENT, Needed
@@ -273,7 +273,7 @@ def _reason(error: Exception, kind: str, settings: Settings) -> str:
     """What was refused, and what is needed."""
     known = errors.explain(error, "teardown", kind, settings)
     cause, need, how = (known.cause, known.need, known.command) if known else (str(error), "", "")
-    if "add-iam-policy-binding" in how and stages.CONSUMER not in how:
+    if "add-iam-policy-binding" in how and errors.CONSUMER not in how:
         role = ROLES.get(kind, "roles/aiplatform.user")
         need = f"{role} on project {settings.project}; that takes some minutes to count"
         how = (f"gcloud projects add-iam-policy-binding {settings.project} "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib import feature_store, warehouse
+from lib import feature_store, lookups
 from lib import predict as predict_lib
 from lib.cloud import Cloud
 from lib.predict import Prediction
@@ -38,7 +38,7 @@ def prepare(cloud: Cloud) -> Outcome:
     Buyers are every second of those who ordered in the last 90 days, and of the others.
     """
     customers = planted.choose(cloud, cloud.settings.checks.freshness_customers)
-    rows = warehouse.newest_rows(cloud, customers)
+    rows = lookups.newest_rows(cloud, customers)
     active = rows["orders_90d"] > 0
     watched, returning = [*rows.index[active]][::2], [*rows.index[~active]][::2]
     there = planted.copy(cloud, NAME, customers)
@@ -48,7 +48,7 @@ def prepare(cloud: Cloud) -> Outcome:
     return Outcome("done", figures={
         "dataset": there.settings.names.dataset, "customers": len(customers),
         "rows synced": synced.figures["rows"],
-        "newest snapshot": f"{warehouse.newest_snapshot(there):%Y-%m-%d}"}, value=made)
+        "newest snapshot": f"{lookups.newest_snapshot(there):%Y-%m-%d}"}, value=made)
 
 
 def new_day(copy: Copy) -> Outcome:
@@ -57,7 +57,7 @@ def new_day(copy: Copy) -> Outcome:
     planted.build_features(copy.cloud)
     return Outcome("done", figures={
         "customers with a new order": len(copy.buyers),
-        "newest snapshot": f"{warehouse.newest_snapshot(copy.cloud):%Y-%m-%d}"})
+        "newest snapshot": f"{lookups.newest_snapshot(copy.cloud):%Y-%m-%d}"})
 
 
 def sync(copy: Copy) -> Outcome:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from lib import warehouse
+from lib import lookups, warehouse
 from lib.cloud import Cloud
 from lib.predict import Predictor
 from lib.stages import Outcome
@@ -65,7 +65,7 @@ def by_sql(cloud: Cloud, customers: list[str], requests: int) -> Outcome:
         Outcome whose value is the milliseconds of each; one more before them is not counted.
     """
     (statement,) = warehouse.render("request_time_features", cloud.settings)
-    now, times = warehouse.newest_snapshot(cloud), []
+    now, times = lookups.newest_snapshot(cloud), []
     for number in range(requests + 1):
         began = time.perf_counter()
         warehouse.query(cloud, statement, feature_timestamp=now,

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 
-from lib import warehouse
+from lib import lookups, warehouse
 from lib.cloud import Cloud
 from lib.errors import Needed
 from lib.stages import Outcome
@@ -230,7 +230,7 @@ def timeline(cloud: Cloud, train: pd.DataFrame, naive: pd.DataFrame) -> dict:
                      "more users (thelook.users, or a larger export)", "edit config.yaml")
     row = both.sort_values(["orders_lifetime", "customer_id"]).iloc[0]
     keys = ["feature_timestamp", *settings.feature_names]
-    orders = warehouse.customer_rows(cloud, "raw_orders", row["customer_id"])["ordered_at"]
+    orders = lookups.customer_rows(cloud, "raw_orders", row["customer_id"])["ordered_at"]
     until = newest + pd.Timedelta(days=settings.label.horizon_days)
     return {
         "customer_id": row["customer_id"], "orders": sorted(orders),

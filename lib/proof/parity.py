@@ -15,7 +15,7 @@ from datetime import datetime
 import pandas as pd
 
 from lib import cloud as clouds
-from lib import config, errors, feature_store, warehouse
+from lib import config, errors, feature_store, lookups, warehouse
 from lib.cloud import Cloud
 from lib.errors import Needed
 from lib.stages import Outcome
@@ -40,7 +40,7 @@ def compare(
         difference, NaN unless both are numbers); served_at and offline_at (the snapshots).
     """
     if offline is None:
-        offline = warehouse.newest_rows(cloud, customers)
+        offline = lookups.newest_rows(cloud, customers)
     served, stored = fetch_all(cloud, customers), offline.to_dict("index")
     names, tolerance = cloud.settings.feature_names, cloud.settings.checks.parity_tolerance
     stamp, rows = cloud.settings.entity.timestamp, []
@@ -104,7 +104,7 @@ def check(cloud: Cloud, customers: list[str] | None = None) -> Outcome:
         Needed: a value differs; the message names customer, feature and both values.
     """
     if customers is None:
-        customers = warehouse.served_customers(cloud, cloud.settings.checks.parity_customers)
+        customers = lookups.served_customers(cloud, cloud.settings.checks.parity_customers)
     compared = compare(cloud, customers)
     bad = differences(compared)
     if len(bad):
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         cloud = clouds.connect(settings)
         count = options.customers or settings.checks.parity_customers
-        compared = compare(cloud, warehouse.served_customers(cloud, count))
+        compared = compare(cloud, lookups.served_customers(cloud, count))
         print(overview(compared).to_string(), ages(cloud, compared).to_string(index=False),
               sep="\n\n")
     except Exception as error:

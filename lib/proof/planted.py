@@ -14,7 +14,7 @@ import pandas as pd
 from google.api_core.exceptions import NotFound
 from google.cloud import aiplatform_v1 as vertex
 
-from lib import feature_store, waiting, warehouse
+from lib import feature_store, lookups, waiting, warehouse
 from lib.cloud import Cloud
 from lib.proof import parity
 from lib.stages import Outcome
@@ -98,7 +98,7 @@ def _planting(cloud: Cloud) -> Iterator[tuple[Cloud, list[str]]]:
 
 def _caught(cloud: Cloud, there: Cloud, customers: list[str]) -> Outcome:
     """What the parity check says of the copy's view, against the healthy offline rows."""
-    compared = parity.compare(there, customers, warehouse.newest_rows(cloud, customers))
+    compared = parity.compare(there, customers, lookups.newest_rows(cloud, customers))
     bad = parity.differences(compared)
     figures = {
         "customers": len(customers), "customers caught": bad["customer_id"].nunique(),
@@ -115,7 +115,7 @@ def choose(cloud: Cloud, count: int) -> list[str]:
     sql = (f"select customer_id from `{cloud.settings.table('features')}` where feature_timestamp "
            "= @t and days_since_last_order < 400 qualify row_number() over (partition by "
            f"orders_90d > 0 order by farm_fingerprint(customer_id)) <= {count // 2}")
-    found = warehouse.query(cloud, sql, t=warehouse.newest_snapshot(cloud))
+    found = warehouse.query(cloud, sql, t=lookups.newest_snapshot(cloud))
     return sorted(found["customer_id"], key=lambda customer: (len(customer), customer))
 
 

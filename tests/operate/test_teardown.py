@@ -18,7 +18,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1 as vertex
 from google.cloud import bigquery
 
-from lib import config, endpoint, feature_store, model_registry, warehouse
+from lib import config, endpoint, feature_store, lookups, model_registry, warehouse
 from lib.cloud import EMULATOR_VARIABLES, Cloud
 from lib.config import ROOT
 from lib.errors import Needed
@@ -281,7 +281,7 @@ def test_dev_goes_and_prod_another_app_and_strangers_stay(cloud, open_cloud):
     kept = [e.name for e in endpoints if e.display_name == cloud.settings.names.endpoint]
     assert everything(cloud) == sorted([*before, strange, *kept])
     assert len(kept) == 1
-    customer = warehouse.served_customers(prod, 1)[0]
+    customer = lookups.served_customers(prod, 1)[0]
     values, _ = feature_store.fetch(prod, customer)
     assert 0 <= endpoint.predict(endpoint.connect(prod), [values])[0] <= 1
 

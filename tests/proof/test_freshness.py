@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from google.api_core.exceptions import NotFound
 
-from lib import warehouse
+from lib import lookups, warehouse
 from lib.proof import freshness, parity, planted
 
 TABLES = ("raw_orders", "raw_order_items", "features")
@@ -18,17 +18,17 @@ def counts(cloud):
 def test_red_before_the_sync_and_green_after(deployed):
     before = counts(deployed)
     copy = freshness.prepare(deployed).value
-    there, now = copy.cloud, warehouse.newest_snapshot(copy.cloud)
+    there, now = copy.cloud, lookups.newest_snapshot(copy.cloud)
     try:
         assert len(copy.customers) == 50 and 20 <= len(copy.buyers) <= 26
         assert set(copy.watched) <= set(copy.buyers) <= set(copy.customers)
         first = parity.measure(there, copy.customers).value
         assert parity.figures(first)["mismatches"] == 0
-        held = warehouse.newest_rows(there, copy.customers)
-        pd.testing.assert_frame_equal(held, warehouse.newest_rows(deployed, copy.customers))
+        held = lookups.newest_rows(there, copy.customers)
+        pd.testing.assert_frame_equal(held, lookups.newest_rows(deployed, copy.customers))
 
         freshness.new_day(copy)
-        newer = warehouse.newest_snapshot(there)
+        newer = lookups.newest_snapshot(there)
         assert newer == now + pd.Timedelta(days=1)
         stale = parity.measure(there, copy.customers).value
         bad = parity.differences(stale)

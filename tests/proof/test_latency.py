@@ -3,19 +3,19 @@
 import pandas as pd
 import pytest
 
-from lib import predict, warehouse
+from lib import lookups, predict, warehouse
 from lib.proof import latency
 
 KEYS = {"fetch_p50", "fetch_p99", "predict_p50", "predict_p99"}
 
 
 def test_the_same_features_by_sql_at_request_time(proof):
-    now = warehouse.newest_snapshot(proof)
+    now = lookups.newest_snapshot(proof)
     (statement,) = warehouse.render("request_time_features", proof.settings)
-    rows = warehouse.newest_features(proof, one_in=1).set_index("customer_id")
+    rows = lookups.newest_features(proof, one_in=1).set_index("customer_id")
     silent = [*rows.index[rows["avg_order_value_90d"].isna()][:2]]
     returned = [*rows.index[rows["return_rate_90d"].fillna(0) > 0][:2]]
-    for customer in [*warehouse.served_customers(proof, 4), *silent, *returned]:
+    for customer in [*lookups.served_customers(proof, 4), *silent, *returned]:
         found = warehouse.query(
             proof, statement, customer_id=customer, feature_timestamp=now).iloc[0]
         for name in [*proof.settings.feature_names, "feature_timestamp"]:
@@ -26,7 +26,7 @@ def test_the_same_features_by_sql_at_request_time(proof):
 
 def test_many_callers_are_each_counted_once(deployed):
     predictor = predict.Predictor(deployed)
-    customers = warehouse.served_customers(deployed, 5)
+    customers = lookups.served_customers(deployed, 5)
     outcome = latency.measure(predictor, customers, 30, callers=4)
     assert {kind: len(ms) for kind, ms in outcome.value.items()} == dict.fromkeys(
         latency.KINDS, 30)
@@ -43,7 +43,7 @@ def test_compare_measures_what_config_says(deployed):
     object.__setattr__(predictor.cloud, "settings", settings.model_copy(
         update={"checks": checks, "predict": few}))
     try:
-        timings = latency.compare(predictor, warehouse.served_customers(deployed, 3)).value
+        timings = latency.compare(predictor, lookups.served_customers(deployed, 3)).value
     finally:
         object.__setattr__(predictor.cloud, "settings", settings)
     assert len(timings["sql"]) == 2 and timings["callers"] == 3

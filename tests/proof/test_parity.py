@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from lib import feature_store, warehouse
+from lib import feature_store, lookups
 from lib.errors import Needed
 from lib.proof import parity, planted
 
@@ -32,7 +32,7 @@ def test_judge(online, offline, served, outcome, diff):
 
 
 def test_no_difference_in_the_healthy_store(proof):
-    customers = [*warehouse.newest_features(proof, one_in=1)["customer_id"]][:1000]
+    customers = [*lookups.newest_features(proof, one_in=1)["customer_id"]][:1000]
     assert len(customers) == 1000  # silent ones too, with their NULLs
     compared = parity.check(proof, customers).value
     assert parity.figures(compared) == {
@@ -45,7 +45,7 @@ def test_no_difference_in_the_healthy_store(proof):
 
 
 def test_many_callers_get_what_one_gets(proof):
-    customers = [*warehouse.served_customers(proof, 60), "no-such-customer"]
+    customers = [*lookups.served_customers(proof, 60), "no-such-customer"]
     together = parity.fetch_all(proof, customers)
     assert list(together) == customers
     assert together == parity.fetch_all(proof, customers, callers=1)
@@ -64,8 +64,8 @@ def test_the_command_says_equal_and_names_each_difference(proof, monkeypatch, ca
     try:
         planted.build_features(there)
         planted.serve(there)
-        changed = warehouse.served_customers(there, 20)[0]
-        old = warehouse.newest_row(there, changed)["orders_90d"]
+        changed = lookups.served_customers(there, 20)[0]
+        old = lookups.newest_row(there, changed)["orders_90d"]
         there.bigquery.query(
             f"update `{there.settings.table('features')}` set orders_90d = orders_90d + 5, "
             f"revenue_90d = null where customer_id = '{changed}'").result()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from google.api_core.exceptions import NotFound
 
-from lib import feature_store, warehouse
+from lib import feature_store, lookups, warehouse
 from lib.proof import parity, planted
 
 DAY = timedelta(days=1)
@@ -33,7 +33,7 @@ def history(proof):
 
 @pytest.fixture(scope="module")
 def now(proof):
-    return pd.Timestamp(warehouse.newest_snapshot(proof))
+    return pd.Timestamp(lookups.newest_snapshot(proof))
 
 
 def caught(compared, feature=None):
@@ -44,7 +44,7 @@ def caught(compared, feature=None):
 
 def test_dense_or_default_says_what_each_of_the_two_views_serves(proof, compared):
     for customer, served in compared["without_dense"].groupby("customer_id"):
-        rows = warehouse.customer_rows(proof, "features", customer).sample(frac=1, random_state=7)
+        rows = lookups.customer_rows(proof, "features", customer).sample(frac=1, random_state=7)
         told = feature_store.dense_or_default(rows, proof.settings.feature_names)
         by_feature = served.set_index("feature")
         for column, seen in (("dense: true", "offline"), ("default", "online")):
@@ -54,8 +54,8 @@ def test_dense_or_default_says_what_each_of_the_two_views_serves(proof, compared
 
 
 def test_the_silent_customer_of_the_notebooks_differs_between_the_two(proof):
-    customer = warehouse.silent_customer(proof)
-    rows = warehouse.customer_rows(proof, "features", customer)
+    customer = lookups.silent_customer(proof)
+    rows = lookups.customer_rows(proof, "features", customer)
     told = feature_store.dense_or_default(rows, proof.settings.feature_names)
     differ = told[told["dense: true"].isna() & told["default"].notna()]
     assert list(differ.index) == ["avg_order_value_90d", "return_rate_90d"]
@@ -72,7 +72,7 @@ def test_without_dense_a_null_is_served_as_an_old_value(proof, compared, history
     assert set(bad["feature"]) == {"avg_order_value_90d", "return_rate_90d"}
     assert set(bad["outcome"]) == {"null_offline"}
     one = bad[bad["feature"] == "avg_order_value_90d"].iloc[0]
-    rows = warehouse.customer_rows(proof, "features", one["customer_id"])
+    rows = lookups.customer_rows(proof, "features", one["customer_id"])
     old = rows.dropna(subset="avg_order_value_90d").sort_values("feature_timestamp").iloc[-1]
     assert one["online"] == old["avg_order_value_90d"]
     assert old["feature_timestamp"] < now - 7 * DAY
@@ -121,7 +121,7 @@ def test_a_sync_that_never_ran_is_a_snapshot_behind(compared, history, now):
 
 
 def test_the_table_names_a_customer_a_feature_and_both_values(proof, compared):
-    healthy = parity.check(proof, warehouse.served_customers(proof, 20)).value
+    healthy = parity.check(proof, lookups.served_customers(proof, 20)).value
     table = planted.table({"healthy": healthy, **planted}).set_index("fault")
     assert table.loc["healthy", ["customers", "values"]].tolist() == [0, 0]
     assert (table.drop("healthy")["customers"] > 0).all()
@@ -156,7 +156,7 @@ def test_a_copy_without_a_mistake_is_equal(proof):
     try:
         planted.build_features(there)
         planted.serve(there)
-        offline = warehouse.newest_rows(proof, customers)
+        offline = lookups.newest_rows(proof, customers)
         assert parity.differences(parity.compare(there, customers, offline)).empty
     finally:
         planted.remove(proof, "sound")

@@ -1,0 +1,71 @@
+"""The skeleton that every command shares: its options, its settings, its errors, its exit status.
+
+Exit status: 0 done, 1 it failed (the message says what is needed), 2 a bad command line or
+config.yaml, 130 stopped by Ctrl-C; a command may return another one.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lib import config, errors
+from lib.config import Settings
+
+Work = Callable[[Settings, argparse.Namespace], int | None]
+
+
+def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that every command takes.
+
+    prog: as typed, such as "python -m lib.predict". description: the module's docstring.
+    """
+    made = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--target", choices=["local", "gcp"], help="default: config.yaml's")
+    made.add_argument("--env", choices=["dev", "prod"], help="default: config.yaml's")
+    made.add_argument("--source", metavar="FOLDER",
+                      help="an exported copy of theLook (.csv or .parquet) instead of "
+                           "config.yaml's source")
+    made.add_argument("--config", metavar="FILE", help="another file than config.yaml")
+    return made
+
+
+def load(options: argparse.Namespace) -> Settings:
+    """The settings that the options ask for; also exported to this process's children.
+
+    Raises:
+        lib.config.ConfigError: config.yaml cannot be used.
+    """
+    if options.config:
+        os.environ[config.CONFIG_VARIABLE] = str(Path(options.config).resolve())
+    if options.source:
+        path = Path(options.source)
+        source = str(path.resolve()) if path.exists() else options.source
+        os.environ[config.SETTINGS_VARIABLE] = json.dumps({"source": source})
+    return config.load(target=options.target, env=options.env)
+
+
+def run(options: argparse.Namespace, stage: str, attempted: str, work: Work) -> int:
+    """Load the settings, do `work(settings, options)`, print what went wrong; the exit status.
+
+    stage, attempted: named in the message of an error. An error that no user can act on is a bug
+    of ours and keeps its traceback.
+    """
+    try:
+        settings = load(options)
+    except config.ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        return work(settings, options) or 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        explained = errors.explain(error, stage, attempted, settings)
+        if explained is None:
+            raise
+        print(explained, file=sys.stderr)
+        return 1
