@@ -116,8 +116,9 @@ select
     coalesce(orders_in_window.orders_90d, 0) as orders_90d,
     round(coalesce(items_in_window.revenue_30d, 0), 2) as revenue_30d,
     round(coalesce(items_in_window.revenue_90d, 0), 2) as revenue_90d,
-    round(
-        safe_divide(items_in_window.revenue_90d, orders_in_window.orders_90d), 2
+    -- Not rounded: BigQuery and the local one round half a cent in different directions.
+    safe_divide(
+        round(items_in_window.revenue_90d, 2), orders_in_window.orders_90d
     ) as avg_order_value_90d,
     cast(floor(
         (unix_seconds(base.feature_timestamp) - unix_seconds(base.last_ordered_at)) / 86400

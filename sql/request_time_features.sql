@@ -60,8 +60,8 @@ select
     orders_summary.orders_90d,
     round(coalesce(items_summary.revenue_30d, 0), 2) as revenue_30d,
     round(coalesce(items_summary.revenue_90d, 0), 2) as revenue_90d,
-    round(
-        safe_divide(items_summary.revenue_90d, nullif(orders_summary.orders_90d, 0)), 2
+    safe_divide(
+        round(items_summary.revenue_90d, 2), nullif(orders_summary.orders_90d, 0)
     ) as avg_order_value_90d,
     cast(floor(
         (unix_seconds(@feature_timestamp) - unix_seconds(orders_summary.last_ordered_at))

@@ -2,7 +2,10 @@
 -- not run since.
 --
 -- grain: one row per customer and snapshot, as in 02_build_features.sql.
+-- The layout is repeated, because BigQuery refuses to replace a table by one with another.
 create or replace table `{{ tables.features }}`
+partition by timestamp_trunc(feature_timestamp, day)
+cluster by customer_id
 as
 select *
 from `{{ tables.features }}`
