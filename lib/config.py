@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -274,6 +275,11 @@ class Settings(Part):
     def labels(self) -> dict[str, str]:
         """Labels for every job and resource: whose it is, and which run made it."""
         return {"app": self.app, "env": self.env, "owner": self.owner, "run_id": self.run_id}
+
+    def owns(self, labels: Mapping[str, str] | None) -> bool:
+        """True if the labels of a resource say that this app made it in this env."""
+        given = labels or {}
+        return (given.get("app"), given.get("env")) == (self.app, self.env)
 
     def filter(self, display_name: str) -> str:
         """What a list of models or endpoints is asked for: that name, and our labels. A

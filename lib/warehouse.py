@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 import time
+from dataclasses import dataclass
 
 import jinja2
 import pandas as pd
@@ -31,6 +32,11 @@ BUILDS = {
     "04_build_train": (("train",), ("features", "labels")),
     "04_build_train_naive": (("train_naive",), ("features", "labels")),
 }
+# The head of a statement that makes a table: its name and its layout.
+HEAD = re.compile(
+    r"^create or replace table `(?P<table>[^`]+)`"
+    r"(?:\npartition by timestamp_trunc\((?P<column>\w+), (?P<unit>\w+)\))?"
+    r"(?:\ncluster by (?P<clusters>\w+(?:, \w+)*))?\nas$", re.MULTILINE)
 TIB, DAY_MS = 2**40, 24 * 3600 * 1000
 READER = "READER"  # of a dataset: BigQuery's own name of roles/bigquery.dataViewer on it
 
@@ -67,14 +73,58 @@ def parameters(settings: Settings) -> dict[str, int | float]:
     }
 
 
-def job_config(cloud: Cloud, sql: str, **changes: object) -> bigquery.QueryJobConfig:
-    """Parameters that `sql` uses, labels, and the cap on bytes, for one statement."""
+@dataclass(frozen=True)
+class Layout:
+    """How BigQuery stores a table.
+
+    partition: (column, unit), the unit in capitals as in BigQuery's API ("DAY"), or None.
+    clusters: the columns that it is clustered by, in their order.
+    """
+
+    partition: tuple[str | None, str] | None = None
+    clusters: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        by = [f"partitioned by {self.partition[0]} ({self.partition[1]})"] if self.partition else []
+        by += [f"clustered by {', '.join(self.clusters)}"] if self.clusters else []
+        return " and ".join(by) or "neither partitioned nor clustered"
+
+
+def layout_in_sql(statement: str) -> tuple[str, Layout]:
+    """Full name and layout of the table that a statement of a sql/ file makes.
+
+    Raises:
+        ValueError: the statement makes no table, or partitions it in a way not known here.
+    """
+    head = HEAD.search(statement)
+    if head is None:
+        raise ValueError(f"no CREATE OR REPLACE TABLE with a known layout in: {statement[:200]}")
+    partition = (head["column"], head["unit"].upper()) if head["column"] else None
+    clusters = tuple(head["clusters"].split(", ")) if head["clusters"] else ()
+    return head["table"], Layout(partition, clusters)
+
+
+def layout_of(table: bigquery.Table) -> Layout:
+    """The layout of an existing table."""
+    partition = None
+    if table.time_partitioning:
+        partition = table.time_partitioning.field, table.time_partitioning.type_
+    elif table.range_partitioning:
+        partition = table.range_partitioning.field, "RANGE"
+    return Layout(partition, tuple(table.clustering_fields or ()))
+
+
+def job_config(cloud: Cloud, sql: str, **options: object) -> bigquery.QueryJobConfig:
+    """Parameters that `sql` uses, labels and `options`, for one statement."""
     used = _used(parameters(cloud.settings), sql)
     return bigquery.QueryJobConfig(
         query_parameters=[_parameter(name, value) for name, value in used.items()],
-        labels=cloud.settings.labels,
-        maximum_bytes_billed=cloud.settings.costs.max_bytes_billed, **changes,
-    )
+        labels=cloud.settings.labels, **options)
+
+
+def _capped(cloud: Cloud, sql: str) -> bigquery.QueryJobConfig:
+    """`job_config` of a statement that runs: BigQuery refuses it above the cap on bytes."""
+    return job_config(cloud, sql, maximum_bytes_billed=cloud.settings.costs.max_bytes_billed)
 
 
 def _used(values: dict, sql: str) -> dict:
@@ -87,9 +137,13 @@ def build(cloud: Cloud, file: str) -> Outcome:
     Each table carries two labels: `fingerprint` (of the SQL, the parameters and the builds of
     the tables it reads) and `build` (when). Both are written last, so that a build that was
     cut off is done again.
+    BigQuery does not replace a table by one with another layout ("Instead, DROP the table, and
+    then recreate it"), so an old table of ours with another layout is deleted first.
 
     Raises:
-        google.api_core.exceptions.GoogleAPICallError: what BigQuery refused.
+        Needed: an input is not built yet, a statement would scan more than the cap, or a table
+            with another layout is not ours.
+        google.api_core.exceptions.GoogleAPICallError: BigQuery refused a statement.
     """
     settings = cloud.settings
     makes, reads = BUILDS[file]
@@ -104,8 +158,15 @@ def build(cloud: Cloud, file: str) -> Outcome:
     tables = [_find(cloud, key) for key in makes]
     if all(t is not None and t.labels.get("fingerprint") == fingerprint for t in tables):
         return Outcome("reused", settings.table(makes[-1]), _figures(tables))
-    scanned = sum(_run(cloud, statement, f"{file}, statement {n} of {len(statements)}")
-                  for n, statement in enumerate(statements, 1))
+    outdated = {settings.table(key) for key, table, statement
+                in zip(makes, tables, statements, strict=True)
+                if table is not None and _must_go(cloud, table, statement)}
+    scanned = 0
+    for number, statement in enumerate(statements, 1):
+        name, _ = layout_in_sql(statement)
+        if name in outdated:
+            cloud.bigquery.delete_table(name, not_found_ok=True)
+        scanned += _run(cloud, statement, f"{file}, statement {number} of {len(statements)}")
     tables = [_stamp(cloud, key, fingerprint) for key in makes]
     figures = _figures(tables)
     if scanned:
@@ -115,7 +176,10 @@ def build(cloud: Cloud, file: str) -> Outcome:
 
 
 def estimate(cloud: Cloud, statement: str) -> int:
-    """Bytes that one statement would scan, by a dry run (free). The local cloud says 0."""
+    """Bytes that one statement would scan, by a dry run (free). The local cloud says 0.
+
+    No cap is sent: if BigQuery enforces it in a dry run, `_run` would not come to its message.
+    """
     config = job_config(cloud, statement, dry_run=True, use_query_cache=False)
     return cloud.bigquery.query(statement, job_config=config).total_bytes_processed or 0
 
@@ -126,7 +190,7 @@ def dollars(settings: Settings, scanned: int) -> float:
 
 
 def _run(cloud: Cloud, statement: str, what: str = "a statement") -> int:
-    """Say what one statement will cost, run it to its end; the bytes of its estimate."""
+    """Print what one statement will cost, and run it; the bytes of its estimate."""
     scanned, cap = estimate(cloud, statement), cloud.settings.costs.max_bytes_billed
     if scanned:
         print(f"  {what}: will scan {scanned / 1e9:.3f} GB, at most "
@@ -136,7 +200,7 @@ def _run(cloud: Cloud, statement: str, what: str = "a statement") -> int:
             f"a statement would scan {scanned / 1e9:.1f} GB, over the cap of {cap / 1e9:.1f} GB",
             "fewer customers (snapshots.sample_percent) or a higher costs.max_bytes_billed",
             "edit config.yaml")
-    cloud.bigquery.query(statement, job_config=job_config(cloud, statement)).result()
+    cloud.bigquery.query(statement, job_config=_capped(cloud, statement)).result()
     return scanned
 
 
@@ -145,6 +209,30 @@ def _find(cloud: Cloud, key: str) -> bigquery.Table | None:
         return cloud.bigquery.get_table(cloud.settings.table(key))
     except NotFound:
         return None
+
+
+def _must_go(cloud: Cloud, table: bigquery.Table, statement: str) -> bool:
+    """True if an existing table of ours has another layout than the statement makes.
+
+    A table without labels, as a build that was cut off leaves it, is ours if its dataset is.
+    (The local BigQuery keeps no layout: there, every table with one is made anew. No harm.)
+
+    Raises:
+        Needed: its layout is another one, and it is not ours.
+    """
+    settings, (name, wanted) = cloud.settings, layout_in_sql(statement)
+    if layout_of(table) == wanted:
+        return False
+    labels = table.labels or cloud.bigquery.get_dataset(
+        bigquery.DatasetReference(table.project, table.dataset_id)).labels
+    if not settings.owns(labels):
+        raise Needed(
+            f"table {name} exists, is {layout_of(table)}, and has no labels "
+            f"app={settings.app} and env={settings.env}: it is not ours to replace by one "
+            f"{wanted}",
+            "another dataset (names.dataset in config.yaml); or, if nobody needs that table, "
+            "delete it", f"bq rm -t {table.project}:{table.dataset_id}.{table.table_id}")
+    return True
 
 
 def _stamp(cloud: Cloud, key: str, fingerprint: str) -> bigquery.Table:
@@ -263,7 +351,7 @@ def read_table(cloud: Cloud, key: str, columns: list[str] | None = None) -> pd.D
 
 def query(cloud: Cloud, sql: str, **values: object) -> pd.DataFrame:
     """A small result, by REST; `values` (str, int, float, datetime, list of str) are parameters."""
-    config = job_config(cloud, sql)
+    config = _capped(cloud, sql)
     config.query_parameters = [
         *config.query_parameters,
         *(_parameter(name, value) for name, value in values.items()),

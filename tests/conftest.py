@@ -26,3 +26,11 @@ def cloud(settings):
 
     yield clouds.connect(settings)
     clouds.stop_local()
+
+
+@pytest.fixture(scope="session")
+def google():
+    """Google's SQL analyzer and reference engine."""
+    from tests.sql.googlesql import GoogleSql
+
+    return GoogleSql()

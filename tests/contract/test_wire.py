@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from lib.localcloud import thelook
 from tests.contract import schema
 from tests.contract.conftest import TARGET
+from tests.sql.googlesql import declared
 
 LIST = Path(__file__).with_name("requests.txt")
 # Answers that are no mistake of ours: what is looked for and is not there yet; the first
@@ -147,8 +149,25 @@ def _labels(body: object) -> bool:
     return isinstance(body, list) and any(_labels(part) for part in body)
 
 
-def test_every_query_has_a_cap_on_its_bytes(recorded):
-    queries = [r["body"]["configuration"]["query"] for r in recorded["a run"]
-               if r["method"] == "bigquery.jobs.insert" and r["body"]
-               and "query" in r["body"].get("configuration", {})]
-    assert queries and all(int(q["maximumBytesBilled"]) > 0 for q in queries)
+@pytest.fixture
+def queries(recorded):
+    """configuration of every job of the run that is a query, in order."""
+    return [r["body"]["configuration"] for r in recorded["a run"]
+            if r["method"] == "bigquery.jobs.insert" and r["body"]
+            and "query" in r["body"].get("configuration", {})]
+
+
+def test_every_query_that_runs_has_a_cap_on_its_bytes(queries):
+    running = [q["query"] for q in queries if not q.get("dryRun")]
+    assert running and all(int(q["maximumBytesBilled"]) > 0 for q in running)
+    estimates = [q["query"] for q in queries if q.get("dryRun")]
+    assert estimates and not any("maximumBytesBilled" in q for q in estimates)
+
+
+def test_google_analyzes_every_statement_that_was_sent(queries, google):
+    name = "bigquery-public-data.thelook_ecommerce"
+    tables = {f"{name}.{table}": dict(columns) for table, columns in thelook.SCHEMAS.items()}
+    for query in [q["query"] for q in queries]:
+        found = google.analyze(query["query"], tables, declared(query))
+        if found.table:
+            tables[found.table] = found.columns

@@ -159,6 +159,17 @@ def test_no_table_is_replaced_with_another_layout(analyzed):
     assert analyzed.replaced == []
 
 
+def test_layouts_are_read_from_sql_as_google_reads_them(analyzed, gcp):
+    for file, (makes, _) in warehouse.BUILDS.items():
+        for key, statement in zip(makes, warehouse.render(file, gcp), strict=True):
+            name, layout = warehouse.layout_in_sql(statement)
+            made = analyzed.made[name]
+            assert name == gcp.table(key)
+            assert layout == warehouse.Layout(made.partition, made.clusters)
+    with pytest.raises(ValueError, match="known layout"):
+        warehouse.layout_in_sql(statement.replace("timestamp_trunc(", "date("))
+
+
 def sql_in(text: str) -> list[tuple[str, str]]:
     """(function, string) of each string in Python source that looks like SQL; "" outside."""
     found, tree = [], ast.parse(text)
