@@ -98,7 +98,7 @@ def layout_in_sql(statement: str) -> tuple[str, Layout]:
     """
     head = HEAD.search(statement)
     if head is None:
-        raise ValueError(f"no CREATE OR REPLACE TABLE with a known layout in: {statement[:200]}")
+        raise ValueError(f"this statement has no head that HEAD matches: {statement[:200]}")
     partition = (head["column"], head["unit"].upper()) if head["column"] else None
     clusters = tuple(head["clusters"].split(", ")) if head["clusters"] else ()
     return head["table"], Layout(partition, clusters)
