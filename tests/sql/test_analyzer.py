@@ -20,7 +20,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from lib import cloud as clouds
-from lib import config, source, warehouse
+from lib import config, lookups, source, warehouse
 from lib.config import ROOT
 from lib.localcloud import thelook
 from lib.operate import preflight
@@ -98,12 +98,12 @@ def send_everything(cloud):
     for file in warehouse.BUILDS:
         warehouse.build(cloud, file)
     warehouse.run_checks(cloud)
-    warehouse.customer_rows(cloud, "features", "7")
-    warehouse.newest_features(cloud)
-    warehouse.served_customers(cloud, 5)
-    warehouse.newest_row(cloud, "7")
-    warehouse.base_rate(cloud)
-    warehouse.silent_customer(cloud)
+    lookups.customer_rows(cloud, "features", "7")
+    lookups.newest_features(cloud)
+    lookups.served_customers(cloud, 5)
+    lookups.newest_row(cloud, "7")
+    lookups.base_rate(cloud)
+    lookups.silent_customer(cloud)
     latency.by_sql(cloud, ["7"], 1)
     parity.ages(cloud, empty(parity.COLUMNS))
     for fault in planted.FAULTS.values():
