@@ -12,8 +12,8 @@ from lib import config, lookups, source, warehouse
 from tests.conftest import SMALL
 from tests.sql.hard_cases import build, make_source
 
-# 4 in 100 customers of theLook, and 12 weeks of labels: a few seconds in the reference engine.
-THELOOK = {**SMALL, "app": "engine", "snapshots": {"history_days": 84, "sample_percent": 4}}
+# 4 in 100 customers of theLook, and 6 weeks of labels: a few seconds in the reference engine.
+THELOOK = {**SMALL, "app": "engine", "snapshots": {"history_days": 42, "sample_percent": 4}}
 QUERY = re.compile(r"create or replace table `([^`]+)`.*?\nas\n(.*)", re.DOTALL)
 KINDS = {int: "INT64", float: "FLOAT64"}
 REQUEST = {"customer_id": "STRING", "feature_timestamp": "TIMESTAMP"}
