@@ -122,7 +122,7 @@ def test_a_sync_that_never_ran_is_a_snapshot_behind(compared, history, now):
 
 def test_the_table_names_a_customer_a_feature_and_both_values(proof, compared):
     healthy = parity.check(proof, lookups.served_customers(proof, 20)).value
-    table = planted.table({"healthy": healthy, **planted}).set_index("fault")
+    table = planted.table({"healthy": healthy, **compared}).set_index("fault")
     assert table.loc["healthy", ["customers", "values"]].tolist() == [0, 0]
     assert (table.drop("healthy")["customers"] > 0).all()
     example = table.loc["without_dense", "for example"]
