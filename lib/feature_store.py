@@ -41,14 +41,10 @@ def view_name(cloud: Cloud) -> str:
     return f"{store_name(cloud)}/featureViews/{cloud.settings.names.feature_view}"
 
 
-def create_group(cloud: Cloud) -> Outcome:
-    """The feature group over features_customer: which column is the entity, which the time.
-
-    Raises:
-        Needed: a group of that name stands over another table, or with another `dense`.
-    """
+def group_message(cloud: Cloud) -> vertex.FeatureGroup:
+    """The feature group as it is sent: its table, and the columns of the entity and of time."""
     settings = cloud.settings
-    wanted = vertex.FeatureGroup(
+    return vertex.FeatureGroup(
         big_query=vertex.FeatureGroup.BigQuery(
             big_query_source=vertex.BigQuerySource(input_uri=f"bq://{settings.table('features')}"),
             entity_id_columns=[settings.entity.column],
@@ -60,6 +56,15 @@ def create_group(cloud: Cloud) -> Outcome:
         ),
         labels=settings.labels, description="Customer behaviour, one row per weekly snapshot",
     )
+
+
+def create_group(cloud: Cloud) -> Outcome:
+    """The feature group over features_customer: which column is the entity, which the time.
+
+    Raises:
+        Needed: a group of that name stands over another table, or with another `dense`.
+    """
+    settings, wanted = cloud.settings, group_message(cloud)
     try:
         standing = cloud.registry.get_feature_group(name=group_name(cloud))
         if standing.big_query != wanted.big_query:
@@ -183,7 +188,7 @@ def create_view(cloud: Cloud) -> Outcome:
     dataset.
     """
     settings = cloud.settings
-    wanted = _wanted_view(cloud)
+    wanted = view_message(cloud)
     figures = {"features": len(settings.features), "sync": settings.feature_view.sync_cron}
     try:
         view, status = cloud.online_admin.get_feature_view(name=view_name(cloud)), "reused"
@@ -206,7 +211,8 @@ def create_view(cloud: Cloud) -> Outcome:
     return Outcome(status, view.name, figures)
 
 
-def _wanted_view(cloud: Cloud) -> vertex.FeatureView:
+def view_message(cloud: Cloud) -> vertex.FeatureView:
+    """The feature view as it is sent: the features it serves, and when it syncs."""
     settings = cloud.settings
     source = vertex.FeatureView.FeatureRegistrySource(feature_groups=[
         vertex.FeatureView.FeatureRegistrySource.FeatureGroup(
