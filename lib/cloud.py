@@ -1,38 +1,76 @@
-"""The one door to Google's clients, and to the local cloud behind them.
+"""The only module that makes Google's clients, or starts the local cloud that can answer them.
 
-Everything else in `lib` takes a `Cloud` and cannot tell which target it talks to: the same
-clients send the same requests, to Google or to loopback.
+All other code takes a `Cloud` and does not know which target it talks to: the same clients send
+the same requests, to Google or to the local cloud.
+
+Each client's package is imported when the client is first used: they take up to a second each,
+and a command or a notebook needs only some of them.
 """
+
+from __future__ import annotations
 
 import logging
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import grpc
+import requests
 from google.auth.credentials import AnonymousCredentials, Credentials
-from google.cloud import bigquery, bigquery_storage_v1, storage
-from google.cloud.bigquery_storage_v1.services.big_query_read.transports import (
-    BigQueryReadGrpcTransport,
-)
+from google.auth.transport.requests import AuthorizedSession
 
 from lib.config import Settings
-from lib.errors import Needed
+from lib.errors import Needed, is_refused
 
-# The clients' own variables for another endpoint. A component or the serving container runs
-# as a program of its own and learns of the local cloud from these alone.
+if TYPE_CHECKING:
+    from google.cloud import (
+        aiplatform_v1,
+        artifactregistry_v1,
+        bigquery,
+        bigquery_storage_v1,
+        resourcemanager_v3,
+        service_usage_v1,
+        storage,
+    )
+
+# The clients' own variables for another endpoint. A component or the serving container is a
+# separate program and finds the local cloud by these alone.
 EMULATOR_VARIABLES = (
     "BIGQUERY_EMULATOR_HOST", "BIGQUERY_STORAGE_GRPC_ENDPOINT", "STORAGE_EMULATOR_HOST",
 )
 
 
+class LocalSession(AuthorizedSession):
+    """The HTTP session of BigQuery's and Cloud Storage's clients on the local cloud.
+
+    It reports a local cloud that has stopped. The clients would retry a refused connection for
+    up to ten minutes; they do not retry Needed.
+    """
+
+    def __init__(self, settings: Settings):
+        super().__init__(AnonymousCredentials())
+        self._settings = settings
+
+    def request(self, *arguments, **options) -> requests.Response:
+        """Raises lib.errors.Needed if nothing listens at the address."""
+        try:
+            return super().request(*arguments, **options)
+        except requests.ConnectionError as error:
+            if not is_refused(error):
+                raise
+            raise Needed("the local cloud has stopped",
+                         "the local cloud: the first cell of a notebook and every command start it",
+                         self._settings.rerun_command()) from error
+
+
 @dataclass(frozen=True)
 class Cloud:
-    """Google's clients for one target, each made when first asked for.
+    """Google's clients for one target, each made at its first use.
 
     vertex: base URL of Vertex AI. bigquery_rest, bigquery_grpc, platform (Resource Manager,
-    Service Usage, Artifact Registry): None means Google's own.
-    project_number: None asks Google's Resource Manager.
+    Service Usage, Artifact Registry): addresses; None means Google's own.
+    project_number: None reads it from Google's Resource Manager.
+    session: HTTP session of BigQuery's and Cloud Storage's clients; None: their own.
     """
 
     settings: Settings
@@ -44,108 +82,110 @@ class Cloud:
     note: str = ""
     started_local: bool = False
     project_number: int | None = None
+    session: requests.Session | None = None
 
     @property
     def parent(self) -> str:
-        """projects/<project>/locations/<region>, under which Vertex AI keeps everything."""
+        """projects/<project>/locations/<region>, the parent of every Vertex AI resource."""
         return f"projects/{self.settings.project}/locations/{self.settings.region}"
 
     @cached_property
     def bigquery(self) -> bigquery.Client:
+        """BigQuery: datasets, tables, jobs."""
+        from google.cloud import bigquery
+
         options = {"api_endpoint": self.bigquery_rest} if self.bigquery_rest else None
         return bigquery.Client(
             project=self.settings.project, location=self.settings.target_settings.location,
-            credentials=self.credentials, client_options=options,
-        )
+            credentials=self.credentials, client_options=options, _http=self.session)
 
     @cached_property
     def bigquery_read(self) -> bigquery_storage_v1.BigQueryReadClient:
-        """The Storage Read API: whole tables as Arrow, some 50 times faster than REST."""
+        """The Storage Read API: whole tables as Arrow, about 50 times faster than REST."""
+        from google.cloud import bigquery_storage_v1
+        from google.cloud.bigquery_storage_v1.services.big_query_read import transports
+
         if not self.bigquery_grpc:
             return bigquery_storage_v1.BigQueryReadClient(credentials=self.credentials)
+        import grpc
+
         channel = grpc.insecure_channel(
             self.bigquery_grpc, options=[("grpc.max_receive_message_length", -1)])
         return bigquery_storage_v1.BigQueryReadClient(
-            transport=BigQueryReadGrpcTransport(channel=channel))
+            transport=transports.BigQueryReadGrpcTransport(channel=channel))
 
     @cached_property
     def storage(self) -> storage.Client:
         """Cloud Storage; $STORAGE_EMULATOR_HOST points the client at the local cloud."""
-        return storage.Client(project=self.settings.project, credentials=self.credentials)
+        from google.cloud import storage
+
+        return storage.Client(project=self.settings.project, credentials=self.credentials,
+                              _http=self.session)
 
     @cached_property
-    def registry(self):
-        """Feature groups and features (GAPIC: the preview classes cannot set `dense`)."""
-        from google.cloud.aiplatform_v1 import FeatureRegistryServiceClient
-
-        return FeatureRegistryServiceClient(**self._gapic)
+    def registry(self) -> aiplatform_v1.FeatureRegistryServiceClient:
+        """Feature groups and features (the SDK's preview classes cannot set `dense`)."""
+        return self._vertex_client("FeatureRegistryServiceClient")
 
     @cached_property
-    def online_admin(self):
+    def online_admin(self) -> aiplatform_v1.FeatureOnlineStoreAdminServiceClient:
         """Online stores, feature views, syncs."""
-        from google.cloud.aiplatform_v1 import FeatureOnlineStoreAdminServiceClient
-
-        return FeatureOnlineStoreAdminServiceClient(**self._gapic)
+        return self._vertex_client("FeatureOnlineStoreAdminServiceClient")
 
     @cached_property
-    def online(self):
+    def online(self) -> aiplatform_v1.FeatureOnlineStoreServiceClient:
         """Fetching feature values."""
-        from google.cloud.aiplatform_v1 import FeatureOnlineStoreServiceClient
-
-        return FeatureOnlineStoreServiceClient(**self._gapic)
+        return self._vertex_client("FeatureOnlineStoreServiceClient")
 
     @cached_property
-    def models(self):
-        """Model evaluations (the high-level Model cannot import one)."""
-        from google.cloud.aiplatform_v1 import ModelServiceClient
-
-        return ModelServiceClient(**self._gapic)
+    def models(self) -> aiplatform_v1.ModelServiceClient:
+        """Models, their versions and evaluations."""
+        return self._vertex_client("ModelServiceClient")
 
     @cached_property
-    def endpoints(self):
-        """Endpoints as messages: an operation to wait for, where the SDK's Endpoint blocks."""
-        from google.cloud.aiplatform_v1 import EndpointServiceClient
-
-        return EndpointServiceClient(**self._gapic)
+    def endpoints(self) -> aiplatform_v1.EndpointServiceClient:
+        """Endpoints and the models deployed to them."""
+        return self._vertex_client("EndpointServiceClient")
 
     @cached_property
-    def pipeline_jobs(self):
-        """Pipeline jobs as messages: list, cancel, delete."""
-        from google.cloud.aiplatform_v1 import PipelineServiceClient
-
-        return PipelineServiceClient(**self._gapic)
+    def predictions(self) -> aiplatform_v1.PredictionServiceClient:
+        """Predictions of deployed models."""
+        return self._vertex_client("PredictionServiceClient")
 
     @cached_property
-    def custom_jobs(self):
-        """Custom jobs as messages: list, cancel, delete."""
-        from google.cloud.aiplatform_v1 import JobServiceClient
-
-        return JobServiceClient(**self._gapic)
+    def pipeline_jobs(self) -> aiplatform_v1.PipelineServiceClient:
+        """Pipeline jobs: list, cancel, delete."""
+        return self._vertex_client("PipelineServiceClient")
 
     @cached_property
-    def projects(self):
-        """Resource Manager: does the project answer, and which permissions are there."""
-        from google.cloud.resourcemanager_v3 import ProjectsClient
-
-        return ProjectsClient(**self._platform)
+    def custom_jobs(self) -> aiplatform_v1.JobServiceClient:
+        """Custom jobs: list, cancel, delete."""
+        return self._vertex_client("JobServiceClient")
 
     @cached_property
-    def services(self):
+    def projects(self) -> resourcemanager_v3.ProjectsClient:
+        """Resource Manager: whether the project answers, and which permissions we have."""
+        from google.cloud import resourcemanager_v3
+
+        return resourcemanager_v3.ProjectsClient(**self._platform_options)
+
+    @cached_property
+    def services(self) -> service_usage_v1.ServiceUsageClient:
         """Service Usage: which APIs are enabled."""
-        from google.cloud.service_usage_v1 import ServiceUsageClient
+        from google.cloud import service_usage_v1
 
-        return ServiceUsageClient(**self._platform)
+        return service_usage_v1.ServiceUsageClient(**self._platform_options)
 
     @cached_property
-    def artifacts(self):
-        """Artifact Registry: which images are there."""
-        from google.cloud.artifactregistry_v1 import ArtifactRegistryClient
+    def artifacts(self) -> artifactregistry_v1.ArtifactRegistryClient:
+        """Artifact Registry: which images exist."""
+        from google.cloud import artifactregistry_v1
 
-        return ArtifactRegistryClient(**self._platform)
+        return artifactregistry_v1.ArtifactRegistryClient(**self._platform_options)
 
     @cached_property
     def aiplatform(self):
-        """The high-level SDK (Model, Endpoint), initialised for this target."""
+        """The high-level SDK (PipelineJob, CustomJob), initialised for this target."""
         from google.cloud import aiplatform
 
         # The SDK prints every operation to stdout; our own lines say the same, once.
@@ -154,7 +194,8 @@ class Cloud:
                 logging.getLogger(name).setLevel(logging.WARNING)
         if self.project_number:
             # The SDK compares the number of the bucket's project with Resource Manager's answer.
-            # That client can be pointed nowhere else, and would wait a minute for the network.
+            # Its client for that has no option for another address, and would wait a minute for
+            # the network.
             from google.cloud.aiplatform.utils import resource_manager_utils
 
             resource_manager_utils.get_project_number = lambda *_, **__: self.project_number
@@ -165,23 +206,25 @@ class Cloud:
         )
         return aiplatform
 
-    @property
-    def _gapic(self) -> dict:
+    def _vertex_client(self, name: str):
+        from google.cloud import aiplatform_v1
+
         # REST on both targets, so that both raise the same error classes.
-        return {"credentials": self.credentials, "transport": "rest",
-                "client_options": {"api_endpoint": self.vertex}}
+        return getattr(aiplatform_v1, name)(
+            credentials=self.credentials, transport="rest",
+            client_options={"api_endpoint": self.vertex})
 
     @property
-    def _platform(self) -> dict:
+    def _platform_options(self) -> dict:
         options = {"api_endpoint": self.platform} if self.platform else None
         return {"credentials": self.credentials, "transport": "rest", "client_options": options}
 
 
 def connect(settings: Settings) -> Cloud:
-    """A Cloud for the settings' target; starts the local cloud if that is not up.
+    """A Cloud for the settings' target; starts the local cloud if it is not running.
 
     Raises:
-        google.auth.exceptions.DefaultCredentialsError: on gcp, with no credentials.
+        google.auth.exceptions.DefaultCredentialsError: on gcp, without credentials.
         lib.errors.Needed: the local cloud did not start.
     """
     return _connect_local(settings) if settings.target == "local" else _connect_gcp(settings)
@@ -192,8 +235,8 @@ def _connect_gcp(settings: Settings) -> Cloud:
 
     for name in EMULATOR_VARIABLES:
         os.environ.pop(name, None)
-    # Without credentials google.auth looks for a metadata server, three times: on a network that
-    # swallows the question that would take twelve seconds.
+    # Without credentials, google.auth tries a metadata server three times, which takes twelve
+    # seconds on a network that drops the packets.
     os.environ.setdefault("GCE_METADATA_TIMEOUT", "1")
     scopes = ["https://www.googleapis.com/auth/cloud-platform"]
     credentials, _ = google.auth.default(scopes=scopes, quota_project_id=settings.project)
@@ -218,12 +261,12 @@ def _connect_local(settings: Settings) -> Cloud:
     return Cloud(
         settings, AnonymousCredentials(), running["vertex"], running["bigquery"],
         running["bigquery_grpc"], running["platform"],
-        "local cloud " + ("started" if started else "is up"), started, running["project_number"],
-    )
+        "local cloud " + ("started" if started else "is running"), started,
+        running["project_number"], LocalSession(settings))
 
 
 def stop_local() -> bool:
-    """Stop the local cloud; its data stay. False if none was running."""
+    """Stop the local cloud and keep its data. False if none was running."""
     from lib import localcloud
 
     return localcloud.stop()

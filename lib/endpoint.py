@@ -1,12 +1,11 @@
 """Create or reuse the endpoint, deploy a model version to it, predict."""
 
-import re
-
 from google.api_core.exceptions import GoogleAPICallError
+from google.cloud import aiplatform_v1 as vertex
 
 from lib import waiting
 from lib.cloud import Cloud
-from lib.errors import Needed
+from lib.errors import Needed, first_line
 from lib.stages import Outcome
 
 
@@ -14,86 +13,90 @@ class NotDeployed(Needed):
     """There is no endpoint, or no model is deployed to it."""
 
 
-def find(cloud: Cloud):
-    """The app's endpoint (aiplatform.Endpoint), or None."""
-    endpoints = cloud.aiplatform.Endpoint.list(
-        filter=cloud.settings.filter(cloud.settings.names.endpoint))
-    return endpoints[0] if endpoints else None
+def find(cloud: Cloud) -> vertex.Endpoint | None:
+    """The app's endpoint, or None."""
+    request = vertex.ListEndpointsRequest(
+        parent=cloud.parent, filter=cloud.settings.filter(cloud.settings.names.endpoint))
+    return next(iter(cloud.endpoints.list_endpoints(request=request)), None)
 
 
 def create(cloud: Cloud) -> Outcome:
-    """The app's endpoint; the Outcome's value is the aiplatform.Endpoint."""
-    standing = find(cloud)
-    if standing is not None:
-        return Outcome("reused", standing.resource_name, value=standing)
+    """The app's endpoint; the Outcome's value is the vertex.Endpoint."""
+    existing = find(cloud)
+    if existing is not None:
+        return Outcome("reused", existing.name, value=existing)
     name = cloud.settings.names.endpoint
-    made = waiting.call(
-        cloud.settings, "endpoint", lambda: cloud.aiplatform.Endpoint.create(
-            display_name=name, labels=cloud.settings.labels),
-        cloud.settings.waits.operation_seconds, resource=name)
-    return Outcome("created", made.resource_name, value=made)
+    operation = cloud.endpoints.create_endpoint(
+        parent=cloud.parent,
+        endpoint=vertex.Endpoint(display_name=name, labels=cloud.settings.labels))
+    made = waiting.operation(cloud.settings, "endpoint", operation, name)
+    return Outcome("created", made.name, value=cloud.endpoints.get_endpoint(name=made.name))
 
 
-def deploy(cloud: Cloud, endpoint, model) -> Outcome:
-    """Send all traffic of the endpoint to this model version; remove older ones after that.
+def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outcome:
+    """Send all traffic of the endpoint to this model version, then remove the older ones.
 
     Raises:
         google.api_core.exceptions.GoogleAPICallError: the container did not start, or did not
-            get healthy.
+            become healthy.
         Needed: it took longer than waits.deploy_seconds.
     """
-    serve = cloud.settings.serve
-    wanted = (model.resource_name, model.version_id)
-    deployed = endpoint.list_models()
-    current = [d for d in deployed if (_plain(d.model), d.model_version_id) == wanted]
+    settings, serve = cloud.settings, cloud.settings.serve
+    wanted = (model.name.split("@")[0], model.version_id)
+    deployed = cloud.endpoints.get_endpoint(name=endpoint.name).deployed_models
+    current = [d for d in deployed if (d.model.split("@")[0], d.model_version_id) == wanted]
     figures = {"version": model.version_id, "machine": serve.machine_type}
     if not current:
-        waiting.call(
-            cloud.settings, "deployment", lambda: model.deploy(
-                endpoint=endpoint, traffic_percentage=100, machine_type=serve.machine_type,
-                deployed_model_display_name=cloud.settings.names.model,
-                min_replica_count=serve.min_replica_count,
-                max_replica_count=serve.max_replica_count),
-            cloud.settings.waits.deploy_seconds,
-            lambda: "the container is being started", endpoint.resource_name)
-    kept = current[:1]  # a deployment that was given up may have come true beside a second one
-    for old in deployed:  # also those that an earlier run, stopped here, has left
-        if old not in kept:
-            endpoint.undeploy(deployed_model_id=old.id)
-    return Outcome("reused" if current else "created", endpoint.resource_name, figures)
+        operation = cloud.endpoints.deploy_model(
+            endpoint=endpoint.name, traffic_split={"0": 100},  # "0" is the model deployed here
+            deployed_model=vertex.DeployedModel(
+                model="@".join(wanted), display_name=settings.names.model,
+                dedicated_resources=vertex.DedicatedResources(
+                    machine_spec=vertex.MachineSpec(machine_type=serve.machine_type),
+                    min_replica_count=serve.min_replica_count,
+                    max_replica_count=serve.max_replica_count)))
+        waiting.operation(settings, "deployment", operation, endpoint.name,
+                          settings.waits.deploy_seconds)
+    # One is kept: a deployment that timed out in an earlier run may have succeeded later, beside
+    # a second one. An earlier run that stopped here has left older ones.
+    for old in deployed:
+        if old not in current[:1]:
+            operation = cloud.endpoints.undeploy_model(
+                endpoint=endpoint.name, deployed_model_id=old.id)
+            waiting.operation(settings, "removal of the older model", operation, endpoint.name)
+    return Outcome("reused" if current else "created", endpoint.name, figures)
 
 
-def _plain(model_name: str) -> str:
-    return model_name.split("@")[0]
-
-
-def connect(cloud: Cloud):
+def connect(cloud: Cloud) -> vertex.Endpoint:
     """The endpoint, ready to predict.
 
     Raises:
         NotDeployed: no endpoint, or no model on it.
     """
-    endpoint = find(cloud)
+    endpoint, rerun = find(cloud), cloud.settings.rerun_command("06")
     if endpoint is None:
         raise NotDeployed(f"the endpoint {cloud.settings.names.endpoint} does not exist",
-                          "notebook 06, which makes it", cloud.settings.rerun_command("06"))
-    if not endpoint.list_models():
+                          "notebook 06, which creates it", rerun)
+    if not endpoint.deployed_models:
         raise NotDeployed(f"no model is deployed to the endpoint {endpoint.display_name}",
-                          "notebook 06, which deploys it", cloud.settings.rerun_command("06"))
+                          "notebook 06, which deploys it", rerun)
     return endpoint
 
 
-def predict(endpoint, instances: list[dict[str, object]]) -> list[float]:
+def predict(
+    cloud: Cloud, endpoint: vertex.Endpoint, instances: list[dict[str, object]]
+) -> list[float]:
     """Churn probability, 0 to 1, of each instance ({feature name: value or None})."""
-    reply = endpoint.predict(instances=instances)
+    reply = cloud.predictions.predict(endpoint=endpoint.name, instances=instances)
     return [row["churn_probability"] for row in reply.predictions]
 
 
-def refusal(endpoint, instances: list[dict[str, object]]) -> str:
-    """What the endpoint answers to instances that it must refuse; "" if it takes them."""
+def refusal(
+    cloud: Cloud, endpoint: vertex.Endpoint, instances: list[dict[str, object]]
+) -> str:
+    """The endpoint's error message for instances that it must refuse; "" if it accepts them."""
     try:
-        predict(endpoint, instances)
+        predict(cloud, endpoint, instances)
         return ""
     except GoogleAPICallError as error:
-        # The client puts method and URL in front of what the service said.
-        return f"{int(error.code)} {re.sub(r'^[A-Z]+ http[^ ]+: ', '', error.message)}"
+        return first_line(error)

@@ -1,7 +1,7 @@
 """Errors in the user's terms: what failed, what is needed, and the command that provides it.
 
-`Needed` is raised inside `lib`; `explain` adds the stage to it, and translates what Google's
-clients raise by the table TRANSLATIONS.
+`Needed` is raised inside `lib`; `explain` adds the stage to it, and translates the errors of
+Google's clients by the table TRANSLATIONS.
 """
 
 import re
@@ -13,8 +13,8 @@ from google.auth import exceptions as auth_errors
 
 from lib.config import Settings
 
-# Refusals that another try may not meet. BigQuery's and Cloud Storage's clients try again by
-# themselves; those of Vertex AI do not.
+# Errors that may be gone at the next try. The clients of BigQuery and Cloud Storage retry them;
+# those of Vertex AI do not.
 TRANSIENT = (google_errors.TooManyRequests, google_errors.ServiceUnavailable)
 
 
@@ -25,9 +25,9 @@ class StageError(RuntimeError):
                  resource: str = ""):
         self.stage, self.attempted, self.cause = stage, attempted, cause
         self.need, self.command, self.resource = need, command, resource
-        told = {"stage": stage, "attempted": attempted, "resource": resource, "cause": cause,
-                "needed": need, "command": command}
-        super().__init__("\n".join(f"{k + ':':<11}{v}" for k, v in told.items() if v))
+        lines = {"stage": stage, "attempted": attempted, "resource": resource, "cause": cause,
+                 "needed": need, "command": command}
+        super().__init__("\n".join(f"{k + ':':<11}{v}" for k, v in lines.items() if v))
 
     def _render_traceback_(self) -> list[str]:
         """Jupyter shows this instead of a traceback."""
@@ -35,102 +35,116 @@ class StageError(RuntimeError):
 
 
 class Needed(RuntimeError):
-    """Raised inside `lib` when something is missing; `step` adds the stage to it."""
+    """Raised inside `lib` when something is missing; `explain` adds the stage to it."""
 
     def __init__(self, cause: str, need: str, command: str = ""):
         super().__init__(f"{cause}. Needed: {need}" + (f" ({command})" if command else ""))
         self.cause, self.need, self.command = cause, need, command
 
 
+def wrong_location(kind: str, name: str, found: str, wanted: str) -> Needed:
+    """The error for a dataset or bucket that exists in another location than config.yaml's.
+
+    kind: "dataset" or "bucket". name: project.dataset, or gs://bucket.
+    """
+    delete = {"dataset": f"bq rm -r -d {name.replace('.', ':', 1)}",
+              "bucket": f"gcloud storage rm --recursive {name}"}
+    return Needed(f"{kind} {name} exists in {found}, not in {wanted}",
+                  f"a {kind} in {wanted}, or another name for it in config.yaml", delete[kind])
+
+
+def grant_command(project: str, role: str, member: str = "user:YOU@EXAMPLE.COM") -> str:
+    """The gcloud command that grants a role on a project."""
+    return f"gcloud projects add-iam-policy-binding {project} --member {member} --role {role}"
+
+
 @dataclass(frozen=True)
 class Translation:
-    """What is needed after an error of one kind. `words` is searched in Google's message; the
+    """What is needed after an error of one kind. `pattern` is searched in Google's message; the
     texts are filled in from `_known`."""
 
     kinds: tuple[type[Exception], ...]
-    words: str
+    pattern: str
     need: str
     command: str = ""
 
 
-# About the project that a call is counted for: google/api/error_reason.proto has the first, whose
+# About the project that a call is billed to: google/api/error_reason.proto has the first, whose
 # text is "Caller does not have required permission to use project ..."; Google's page on
 # troubleshooting application default credentials the second.
 MAY_NOT_USE = r"USER_PROJECT_DENIED|permission to use project|serviceusage\.services\.use\b"
 NO_QUOTA_PROJECT = "requires a quota project"
 CONSUMER = "roles/serviceusage.serviceUsageConsumer"
+LOGIN = "gcloud auth application-default login"
 
-# The first that fits is told. Wordings are Google's; where one could not be seen, any that says
-# the same is taken.
+# The first that matches is used. Patterns are Google's words; where those could not be seen, any
+# that say the same.
 TRANSLATIONS = (
-    Translation((auth_errors.InvalidOperation, auth_errors.RefreshError, google_errors.Unauthorized), "",
-         "credentials that are still good: they have expired or were taken back",
-         "gcloud auth application-default login"),
+    Translation(
+        (auth_errors.InvalidOperation, auth_errors.RefreshError, google_errors.Unauthorized), "",
+        "valid credentials: these have expired or were revoked", LOGIN),
     Translation((auth_errors.DefaultCredentialsError,), "",
-         "application default credentials of an account in the project",
-         "gcloud auth application-default login"),
+        "application default credentials of an account in the project", LOGIN),
     Translation((auth_errors.TransportError, requests.ConnectionError, requests.Timeout), "",
-         "a network on which Google's addresses (for target local: the local cloud) answer",
-         "{again}"),
-    Translation((auth_errors.GoogleAuthError,), "",
-         "credentials that Google takes", "gcloud auth application-default login"),
-    # These two before the rules for an API and for quota, whose words Google uses here too.
+        "a network that reaches Google's addresses (for target local: the local cloud)",
+        "{rerun}"),
+    Translation((auth_errors.GoogleAuthError,), "", "valid credentials", LOGIN),
+    # These two come before the rules for an API and for quota, because Google's message has the
+    # words of those rules too.
     Translation((google_errors.Forbidden,), NO_QUOTA_PROJECT,
-         "a quota project in the credentials, which a person's have not by themselves",
-         "gcloud auth application-default set-quota-project {project}"),
+        "a quota project in the credentials: a person's credentials have none by default",
+        "gcloud auth application-default set-quota-project {project}"),
     Translation((google_errors.Forbidden,), MAY_NOT_USE,
-         "serviceusage.services.use, as in {consumer} on project {quota_project}, which the calls "
-         "are counted for; that takes some minutes to count",
-         "gcloud projects add-iam-policy-binding {quota_project} --member user:YOU@EXAMPLE.COM "
-         "--role {consumer}"),
-    Translation((google_errors.Forbidden,), "has not been used|SERVICE_DISABLED|accessNotConfigured",
-         "the API {api}, enabled in {project}; that takes some minutes to count",
-         "gcloud services enable {api} --project {project}"),
+        "serviceusage.services.use, as in {consumer} on project {quota_project}, which the calls "
+        "are billed to; a new grant takes effect after some minutes",
+        grant_command("{quota_project}", "{consumer}")),
+    Translation((google_errors.Forbidden,),
+        "has not been used|SERVICE_DISABLED|accessNotConfigured",
+        "the API {api}, enabled in {project}; this takes effect after some minutes",
+        "gcloud services enable {api} --project {project}"),
     Translation((google_errors.Forbidden,), "(?i)quota|rateLimitExceeded",
-         "more quota in {project}, {region}, or another try later",
-         "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
+        "more quota in {project}, {region}, or another try later",
+        "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
     Translation((google_errors.Forbidden,), "",
-         "{permission}{roles} on project {project}; that takes some minutes to count",
-         "gcloud projects add-iam-policy-binding {project} --member user:YOU@EXAMPLE.COM "
-         "--role {role}"),
+        "{permission}{roles} on project {project}; a new grant takes effect after some minutes",
+        grant_command("{project}", "{role}")),
     Translation((google_errors.BadRequest,), "bytes billed",
-         "fewer customers (snapshots.sample_percent) or a higher costs.max_bytes_billed",
-         "edit config.yaml, then {again}"),
+        "fewer customers (snapshots.sample_percent) or a higher costs.max_bytes_billed",
+        "edit config.yaml, then {rerun}"),
     Translation((google_errors.NotFound, google_errors.BadRequest, google_errors.Conflict),
-         r"(?i)not found in location|different locations?\b|in location|wrong location",
-         # BigQuery words a table that is just gone in the same way.
-         "everything made, and in one place: BigQuery and Cloud Storage in {location}, Vertex AI "
-         "in {region}; the list tells what is missing and what stands elsewhere",
-         "bq ls --project_id={project} --format=prettyjson"),
+        r"(?i)not found in location|different locations?\b|in location|wrong location",
+        # BigQuery uses the same words for a table that does not exist.
+        "existing resources, all in one place: BigQuery and Cloud Storage in {location}, Vertex "
+        "AI in {region}; the list shows what is missing or in another location",
+        "bq ls --project_id={project} --format=prettyjson"),
     Translation((google_errors.GoogleAPICallError,),
-         r"(?i)manifest[ _]unknown|image\b.*(not found|not exist|cannot be pulled|no such)",
-         "that image in {repository}, by the digest of lib/images.lock.json",
-         "scripts/build_push_all.sh --target {target} --env {env}"),
+        r"(?i)manifest[ _]unknown|image\b.*(not found|not exist|cannot be pulled|no such)",
+        "that image in {repository}, by the digest of lib/images.lock.json",
+        "scripts/build_push_all.sh --target {target} --env {env}"),
     Translation((google_errors.GoogleAPICallError,),
-         "(?i)health|model server|container (exited|ended|terminated)",
-         "a serving container that starts, reads its model and answers /health; its log says "
-         "what stopped it",
-         "gcloud logging read 'resource.type=\"aiplatform.googleapis.com/Endpoint\"' "
-         "--project {project} --freshness 1h --limit 20"),
+        "(?i)health|model server|container (exited|ended|terminated)",
+        "a serving container that starts, loads its model and answers /health; its log says why "
+        "it did not",
+        "gcloud logging read 'resource.type=\"aiplatform.googleapis.com/Endpoint\"' "
+        "--project {project} --freshness 1h --limit 20"),
     Translation((google_errors.NotFound,), "",
-         "the resource of an earlier stage in {project}, {region}",
-         "./run_all.sh --target {target} --env {env}"),
+        "the resource of an earlier stage in {project}, {region}",
+        "./run_all.sh --target {target} --env {env}"),
     Translation((google_errors.Conflict,), "",
-         "that name to be free, or the resource to be ours: it stands already, in another place "
-         "or in somebody else's hands",
-         ".venv/bin/python -m lib.operate.teardown --target {target} --env {env}"),
+        "a free name: a resource with this name exists, in another place or not labelled as ours",
+        ".venv/bin/python -m lib.operate.teardown --target {target} --env {env}"),
     Translation((google_errors.TooManyRequests,), "",
-         "free quota in {project}, {region}; it was tried {attempts} times",
-         "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
+        "free quota in {project}, {region}; {attempts} attempts failed",
+        "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
     Translation((google_errors.ServiceUnavailable,), "",
-         "the service to answer; it was tried {attempts} times, what was made is kept",
-         "{again}"),
+        "a service that answers; {attempts} attempts failed, and what was made so far is kept",
+        "{rerun}"),
     Translation((google_errors.GoogleAPICallError,), "",
-         "the service to accept this in {project}, {region}", "{again}"),
+        "a request that the service accepts in {project}, {region}", "{rerun}"),
 )
 
 # Smallest predefined roles for a stage's work: Google's access-control page for Vertex AI.
-# README, "Permissions", has each permission alone.
+# lib/operate/README.md lists the single permissions.
 _ROLES = {
     "01_data": ("roles/bigquery.user", "roles/bigquery.dataEditor"),
     "02_features": ("roles/bigquery.user", "roles/bigquery.dataEditor"),
@@ -148,7 +162,7 @@ def explain(
     if isinstance(error, Needed):
         return StageError(stage, attempted, error.cause, error.need, error.command)
     for rule in TRANSLATIONS:
-        if isinstance(error, rule.kinds) and re.search(rule.words, str(error)):
+        if isinstance(error, rule.kinds) and re.search(rule.pattern, str(error)):
             known = _known(error, stage, settings)
             return StageError(
                 stage, attempted, first_line(error), rule.need.format(**known),
@@ -157,7 +171,7 @@ def explain(
 
 
 def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object]:
-    """What the texts of TRANSLATIONS may name."""
+    """The values that the texts of TRANSLATIONS may use."""
     permission = re.search(r"[Pp]ermission '?([a-z]+\.[\w.]+)'?", str(error))
     api = re.search(r"([a-z]+\.googleapis\.com)(?! (?:POST|GET))", first_line(error))
     used = re.search(r"permission to use project ([\w.:-]*\w)", str(error))
@@ -172,17 +186,22 @@ def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object
         "roles": " and ".join(roles), "role": roles[0], "consumer": CONSUMER,
         "quota_project": used[1] if used else settings.project,
         "api": api[1] if api else f"{service}.googleapis.com",
-        "again": settings.rerun_command(number)}
+        "rerun": settings.rerun_command(number)}
 
 
 def first_line(error: Exception) -> str:
-    """What Google said: the clients put the HTTP method and URL in front of it."""
+    """Google's own message: the clients put the HTTP method and URL before it."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r"^(\d{3} )?(?:GET|POST|PUT|PATCH|DELETE) http[^ ]+: ", r"\1", text)[:500]
 
 
 def _resource(error: Exception) -> str:
-    """The resource that the request was about; "" if the error does not tell."""
+    """The resource that the request named; "" if the error does not say."""
     given = getattr(error, "resource_name", "")
     path = re.search(r"https?://[^/ ]+/[^ ?]*?((?:projects|b)/[^ ?]+)", str(error))
     return given or (path[1].rstrip(":") if path else "")
+
+
+def is_refused(error: Exception) -> bool:
+    """True if nothing listens at the address, so that a retry cannot help."""
+    return isinstance(error, requests.ConnectionError) and "Connection refused" in str(error)

@@ -1,32 +1,39 @@
 """Feature group, features, online store, feature view, sync and wait, fetch.
 
 Built on the GAPIC clients: the preview classes of the SDK can set neither `dense` nor
-`time_series`. Every function makes what is missing and reuses what stands.
+`time_series`. Every function creates what is missing and reuses what exists.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from google.api_core import retry
 from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2
 from google.rpc import code_pb2
 
-from lib import waiting, warehouse
+from lib import waiting
 from lib.cloud import Cloud
 from lib.errors import TRANSIENT, Needed
-from lib.stages import Outcome
+from lib.stages import Outcome, short
 
-# The client itself tries no fetch again. Someone waits for the answer: few tries, soon over.
+# pandas and lib.warehouse (BigQuery's client) are imported in the functions that use them: they
+# take over a second, and `python -m lib.predict` only fetches.
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The client does not retry a fetch by itself. A caller waits for the answer: retry for 2 s only.
 FETCH_RETRY = retry.Retry(
     retry.if_exception_type(*TRANSIENT), initial=0.05, maximum=0.5, multiplier=2, timeout=2)
 
 
 class EntityNotServed(LookupError):
-    """A fetch found nothing; the message says which of the possible reasons it was."""
+    """A fetch found nothing; the message says why."""
 
 
 def group_name(cloud: Cloud) -> str:
@@ -59,22 +66,22 @@ def group_message(cloud: Cloud) -> vertex.FeatureGroup:
 
 
 def create_group(cloud: Cloud) -> Outcome:
-    """The feature group over features_customer: which column is the entity, which the time.
+    """The feature group over features_customer.
 
     Raises:
-        Needed: a group of that name stands over another table, or with another `dense`.
+        Needed: a group of that name exists with another table or another `dense`.
     """
     settings, wanted = cloud.settings, group_message(cloud)
     try:
-        standing = cloud.registry.get_feature_group(name=group_name(cloud))
-        if standing.big_query != wanted.big_query:
+        existing = cloud.registry.get_feature_group(name=group_name(cloud))
+        if existing.big_query != wanted.big_query:
             raise Needed(
-                f"feature group {standing.name} stands with another source or `dense`",
-                "the group of config.yaml; delete the old one (its BigQuery data stay)",
+                f"feature group {existing.name} exists with another source or another `dense`",
+                "the group of config.yaml: delete the old one (its BigQuery data are kept)",
                 # gcloud has no commands for the feature store.
                 'curl -X DELETE -H "Authorization: Bearer $(gcloud auth print-access-token)" '
                 f'"{cloud.vertex}/v1/{group_name(cloud)}?force=true"')
-        return Outcome("reused", standing.name)
+        return Outcome("reused", existing.name)
     except NotFound:
         operation = cloud.registry.create_feature_group(
             parent=cloud.parent, feature_group=wanted,
@@ -86,8 +93,8 @@ def create_group(cloud: Cloud) -> Outcome:
 def register_features(cloud: Cloud) -> Outcome:
     """One Feature per column of the list in config.yaml, with description, unit and owner."""
     settings, parent = cloud.settings, group_name(cloud)
-    standing = {f.name.rsplit("/", 1)[1] for f in cloud.registry.list_features(parent=parent)}
-    missing = [f for f in settings.features if f.name not in standing]
+    existing = {f.name.rsplit("/", 1)[1] for f in cloud.registry.list_features(parent=parent)}
+    missing = [f for f in settings.features if f.name not in existing]
     if missing:
         requests = [
             vertex.CreateFeatureRequest(
@@ -103,12 +110,15 @@ def register_features(cloud: Cloud) -> Outcome:
         ]
         operation = cloud.registry.batch_create_features(parent=parent, requests=requests)
         waiting.operation(settings, "features", operation, parent)
-    return Outcome("created" if missing else "reused", f"{parent}/features",
+    return Outcome("created" if missing else "reused", parent,
                    {"features": len(settings.features), "new": len(missing)})
 
 
 def read_registry(cloud: Cloud) -> pd.DataFrame:
-    """What the registry says of each feature, in the order of config.yaml."""
+    """Name, type, unit, owner and description of each registered feature, in the order of
+    config.yaml."""
+    import pandas as pd
+
     found = {f.name.rsplit("/", 1)[1]: f
              for f in cloud.registry.list_features(parent=group_name(cloud))}
     return pd.DataFrame([
@@ -120,34 +130,34 @@ def read_registry(cloud: Cloud) -> pd.DataFrame:
 
 
 def start_online_store(cloud: Cloud) -> Outcome:
-    """Have the Bigtable online store made, without waiting for it.
+    """Start creating the Bigtable online store, without waiting for it.
 
-    On Google that takes up to ten minutes, so a run starts it first and waits in notebook 04.
+    On Google this takes up to ten minutes, so a run starts it first and waits in notebook 04.
     """
-    operation = _begin_store(cloud)
+    operation = _start_store(cloud)
     return Outcome("started" if operation else "reused", store_name(cloud), _store_figures(cloud))
 
 
 def create_online_store(cloud: Cloud) -> Outcome:
-    """The Bigtable online store, ready to take views; it bills by the hour while it exists.
+    """The Bigtable online store, ready for views; it is billed by the hour while it exists.
 
     Raises:
         lib.errors.Needed: it is not ready after waits.online_store_seconds.
     """
     settings, name = cloud.settings, store_name(cloud)
-    operation = _begin_store(cloud)
+    operation = _start_store(cloud)
     limit = settings.waits.online_store_seconds
     if operation:
         waiting.operation(settings, "online store", operation, name, limit)
     waiting.until(
         settings, "online store", lambda: _find_store(cloud),
         lambda found: found and found.state == vertex.FeatureOnlineStore.State.STABLE, limit,
-        lambda found: f"state {found.state.name}" if found else "being made", _console(cloud))
+        lambda found: f"state {found.state.name}" if found else "being created", _console(cloud))
     return Outcome("created" if operation else "reused", name, _store_figures(cloud))
 
 
-def _begin_store(cloud: Cloud):
-    """The operation that makes the store; None if it stands, or is being made already."""
+def _start_store(cloud: Cloud):
+    """The operation that creates the store; None if it exists or is being created already."""
     if _find_store(cloud):
         return None
     scale = cloud.settings.online_store
@@ -160,7 +170,7 @@ def _begin_store(cloud: Cloud):
             feature_online_store=vertex.FeatureOnlineStore(
                 bigtable=vertex.FeatureOnlineStore.Bigtable(auto_scaling=autoscaling),
                 labels=cloud.settings.labels))
-    except Conflict:  # an earlier stage, or another run, has asked for it
+    except Conflict:  # an earlier stage or another run has started it
         return None
 
 
@@ -184,9 +194,11 @@ def _console(cloud: Cloud) -> str:
 def create_view(cloud: Cloud) -> Outcome:
     """The feature view: which features of the group the store serves, and when it syncs.
 
-    With feature_view.service_agent: view, its own service account is given read access to the
+    With feature_view.service_agent: view, its own service account gets read access to the
     dataset.
     """
+    from lib import warehouse
+
     settings = cloud.settings
     wanted = view_message(cloud)
     figures = {"features": len(settings.features), "sync": settings.feature_view.sync_cron}
@@ -198,7 +210,7 @@ def create_view(cloud: Cloud) -> Outcome:
             feature_view_id=settings.names.feature_view)
         view = waiting.operation(settings, "feature view", operation, view_name(cloud))
         status = "created"
-    if not _same_view(view, wanted):
+    if _view_settings(view) != _view_settings(wanted):
         wanted.name = view.name
         operation = cloud.online_admin.update_feature_view(
             feature_view=wanted, update_mask=field_mask_pb2.FieldMask(
@@ -227,28 +239,28 @@ def view_message(cloud: Cloud) -> vertex.FeatureView:
         else kinds.SERVICE_AGENT_TYPE_PROJECT)
 
 
-def _same_view(standing: vertex.FeatureView, wanted: vertex.FeatureView) -> bool:
-    def said(view: vertex.FeatureView) -> tuple:
-        own = vertex.FeatureView.ServiceAgentType.SERVICE_AGENT_TYPE_FEATURE_VIEW
-        served = [(g.feature_group_id, list(g.feature_ids))
-                  for g in view.feature_registry_source.feature_groups]
-        return served, view.sync_config.cron, view.service_agent_type == own
-
-    return said(standing) == said(wanted)
+def _view_settings(view: vertex.FeatureView) -> tuple:
+    """The settings of a view that config.yaml decides."""
+    own = vertex.FeatureView.ServiceAgentType.SERVICE_AGENT_TYPE_FEATURE_VIEW
+    served = [(g.feature_group_id, list(g.feature_ids))
+              for g in view.feature_registry_source.feature_groups]
+    return served, view.sync_config.cron, view.service_agent_type == own
 
 
 def dense_or_default(rows: pd.DataFrame, features: list[str]) -> pd.DataFrame:
-    """What is served of one customer's rows, by the two meanings that "newest" may have.
+    """The values that would be served for one customer, with and without `dense`.
 
-    The rule: the comment on FeatureGroup.BigQuery.dense in google/cloud/aiplatform.
+    Source of the rule: the comment on FeatureGroup.BigQuery.dense in google/cloud/aiplatform.
 
     Args:
         rows: one per snapshot, with `features` and feature_timestamp.
 
     Returns:
-        One row per feature: "dense: true" has the newest row, NULLs and all; "default" has for
-        each feature the newest value that is not NULL.
+        One row per feature: "dense: true" has the value of the newest row, NULL or not;
+        "default" has the newest value that is not NULL.
     """
+    import pandas as pd
+
     ordered = rows.sort_values("feature_timestamp")[features]
     return pd.DataFrame({"dense: true": ordered.iloc[-1], "default": ordered.ffill().iloc[-1]})
 
@@ -260,36 +272,35 @@ def list_syncs(cloud: Cloud) -> list[vertex.FeatureViewSync]:
 
 
 def start_sync(cloud: Cloud) -> Outcome:
-    """Have the newest features copied into the online store, without waiting for the end.
+    """Start copying the newest features into the online store, without waiting for the end.
 
-    On Google that takes minutes, in which the training and the deployment go on; notebook 07
-    waits for it.
+    On Google this takes minutes; training and deployment run meanwhile, and notebook 07 waits.
     """
-    standing = _sync_of_this_build(cloud)
-    if standing and _ended(standing):
-        return Outcome("reused", standing.name, _sync_figures(standing))
-    return Outcome("started", standing.name if standing else _begin_sync(cloud))
+    existing = _sync_of_this_build(cloud)
+    if existing and is_done(existing):
+        return Outcome("reused", existing.name, _sync_figures(existing))
+    return Outcome("started", existing.name if existing else _start_sync(cloud))
 
 
 def sync(cloud: Cloud, force: bool = False) -> Outcome:
     """Copy the newest features into the online store and wait for the end.
 
-    Reuses the newest successful sync if it began after features_customer was built, and waits
-    for one that is running. `force`: always a new one.
+    Reuses the newest successful sync if it began after features_customer was built; waits for
+    one that is running. `force`: always start a new one.
 
     Raises:
         Needed: the sync failed, or did not end in waits.sync_seconds.
     """
-    standing = None if force else _sync_of_this_build(cloud)
-    if standing and _ended(standing):
-        return Outcome("reused", standing.name, _sync_figures(standing))
-    finished = _wait_sync(cloud, standing.name if standing else _begin_sync(cloud))
-    # A grant that was just made counts after some minutes; until then the view cannot read.
+    existing = None if force else _sync_of_this_build(cloud)
+    if existing and is_done(existing):
+        return Outcome("reused", existing.name, _sync_figures(existing))
+    finished = _wait_sync(cloud, existing.name if existing else _start_sync(cloud))
+    # A new grant takes effect after some minutes; until then the view cannot read.
     until = time.monotonic() + cloud.settings.waits.iam_seconds
     while _was_denied(finished) and _reads_as_itself(cloud) and time.monotonic() < until:
-        print("  sync: the view's service account may not read yet; trying again", flush=True)
+        print("  sync: the view's service account may not read yet; retrying", flush=True)
         time.sleep(cloud.settings.waits.longest_pause_seconds)
-        finished = _wait_sync(cloud, _begin_sync(cloud))
+        finished = _wait_sync(cloud, _start_sync(cloud))
     if finished.final_status.code:
         raise Needed(
             f"sync {finished.name} failed with status {finished.final_status.code}: "
@@ -300,22 +311,22 @@ def sync(cloud: Cloud, force: bool = False) -> Outcome:
 
 
 def finish_sync(cloud: Cloud) -> Outcome:
-    """`sync`, told as the end of the one that `start_sync` began."""
+    """`sync`, reported as the end of the one that `start_sync` started."""
     return dataclasses.replace(sync(cloud), status="done")
 
 
-def _begin_sync(cloud: Cloud) -> str:
-    """Start a sync; its name. (One asked for while another runs starts after that: Google's
+def _start_sync(cloud: Cloud) -> str:
+    """Start a sync; its name. (One that is requested while another runs starts after it: Google's
     guide to syncs.)"""
     return cloud.online_admin.sync_feature_view(feature_view=view_name(cloud)).feature_view_sync
 
 
 def _wait_sync(cloud: Cloud, name: str) -> vertex.FeatureViewSync:
-    """The sync when it has ended, well or badly. It has no state field: its run time gets an
-    end."""
+    """The sync when it is done, successful or not."""
     return waiting.until(
-        cloud.settings, f"sync {name}", lambda: cloud.online_admin.get_feature_view_sync(name=name),
-        _ended, cloud.settings.waits.sync_seconds,
+        cloud.settings, f"sync {short(name)}",
+        lambda: cloud.online_admin.get_feature_view_sync(name=name), is_done,
+        cloud.settings.waits.sync_seconds,
         lambda found: f"{found.sync_summary.row_synced:,} rows", _console(cloud))
 
 
@@ -330,6 +341,8 @@ def _reads_as_itself(cloud: Cloud) -> bool:
 
 def _sync_of_this_build(cloud: Cloud) -> vertex.FeatureViewSync | None:
     """The newest sync since features_customer was built that succeeded or is running."""
+    from lib import warehouse
+
     built = warehouse.built_at(cloud, "features")
     if built is None:
         return None
@@ -338,7 +351,8 @@ def _sync_of_this_build(cloud: Cloud) -> vertex.FeatureViewSync | None:
                  if s.create_time > built_time and s.final_status.code == 0), None)
 
 
-def _ended(sync: vertex.FeatureViewSync) -> bool:
+def is_done(sync: vertex.FeatureViewSync) -> bool:
+    """True if the sync has ended, successfully or not. A sync has no state, only an end time."""
     # google.type.Interval is a plain protobuf message: an unset end is an empty, true one.
     return vertex.FeatureViewSync.pb(sync).run_time.HasField("end_time")
 
@@ -349,7 +363,7 @@ def _sync_figures(sync: vertex.FeatureViewSync) -> dict:
 
 
 def fetch(cloud: Cloud, customer_id: str) -> tuple[dict[str, object], datetime | None]:
-    """The values that the online store serves for one customer, and their snapshot's time.
+    """The values that the online store serves for one customer, and the time of their snapshot.
 
     Returns:
         {feature name: value or None} in the order of config.yaml, and feature_timestamp
@@ -379,7 +393,8 @@ def _plain(pair: object) -> object:
 
 
 def _why_not_served(cloud: Cloud, customer_id: str) -> str:
-    """NOT_FOUND means any of four things: look, then say which."""
+    """NOT_FOUND has four possible causes; check them one by one."""
+    rerun = cloud.settings.rerun_command("04")
     for kind, name, get in (
         ("online store", store_name(cloud), cloud.online_admin.get_feature_online_store),
         ("feature view", view_name(cloud), cloud.online_admin.get_feature_view),
@@ -387,13 +402,13 @@ def _why_not_served(cloud: Cloud, customer_id: str) -> str:
         try:
             get(name=name)
         except NotFound:
-            return f"the {kind} {name} does not exist; {cloud.settings.rerun_command('04')} makes it"
+            return f"the {kind} {name} does not exist; to create it: {rerun}"
     syncs = list_syncs(cloud)
-    if not any(_ended(sync) and sync.final_status.code == 0 for sync in syncs):
-        if any(not _ended(sync) for sync in syncs):
+    if not any(is_done(sync) and sync.final_status.code == 0 for sync in syncs):
+        if any(not is_done(sync) for sync in syncs):
             return (f"the feature view {view_name(cloud)} serves nothing yet: its first sync is "
-                    "running; ask again in some minutes")
+                    "running; retry in a few minutes")
         return (f"the feature view {view_name(cloud)} has never been synced, so it serves "
-                f"nothing; {cloud.settings.rerun_command('04')} syncs it")
+                f"nothing; to sync it: {rerun}")
     return (f"customer {customer_id!r} is not in the feature view: unknown, never ordered, or "
             "ordered for the first time after the newest snapshot")

@@ -1,10 +1,9 @@
-"""Where a prediction comes from: read back from the live resources, and drawn.
+"""Where a prediction comes from: read from the live resources, and drawn.
 
-A resource that does not stand is not in the picture. Arrows between tables are what sql/ reads;
-any other arrow is there only if one live resource names the other.
+A resource that does not exist is not in the picture. Arrows between tables are what sql/ reads;
+any other arrow is drawn only if one live resource names the other.
 """
 
-import re
 from dataclasses import dataclass, field
 
 from google.api_core.exceptions import NotFound
@@ -14,11 +13,12 @@ from matplotlib.patches import FancyBboxPatch
 from lib import endpoint, feature_store, model_registry, warehouse
 from lib.charts import style
 from lib.cloud import Cloud
+from lib.stages import short
 
 
 @dataclass(frozen=True)
-class Node:
-    """One resource. kind: a key of PLACES. name: its short name. facts: lines about it."""
+class LineageNode:
+    """One resource. kind: a key of BOXES. name: its short name. facts: lines about it."""
 
     kind: str
     name: str
@@ -27,9 +27,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What stands and what comes from what. edges: (kind from, kind to, words beside it)."""
+    """The existing resources, and which comes from which.
 
-    nodes: dict[str, Node] = field(default_factory=dict)
+    edges: (from kind, to kind, label). place: project and region.
+    """
+
+    nodes: dict[str, LineageNode] = field(default_factory=dict)
     edges: list[tuple[str, str, str]] = field(default_factory=list)
     place: str = ""
 
@@ -43,7 +46,7 @@ class Lineage:
 
 
 def read(cloud: Cloud) -> Lineage:
-    """The app's resources as they stand now, each read through Google's clients."""
+    """The app's resources as they are now, each read through Google's clients."""
     found = Lineage(place=f"{cloud.settings.project}, {cloud.settings.region}")
     _read_tables(cloud, found)
     _read_feature_store(cloud, found)
@@ -57,14 +60,14 @@ def _read_tables(cloud: Cloud, found: Lineage) -> None:
     sources = {key: _table(cloud, key) for key in warehouse.BUILDS["02_build_features"][1]}
     if all(sources.values()):
         facts = tuple(f"{t.table_id}: {t.num_rows:,}" for t in sources.values())
-        found.nodes["sources"] = Node("sources", cloud.settings.names.dataset, facts)
+        found.nodes["sources"] = LineageNode("sources", cloud.settings.names.dataset, facts)
     for kind, build in (("features", "02_build_features"), ("labels", "03_build_labels_churn"),
                         ("train", "04_build_train")):
         table = _table(cloud, kind)
         if table is None:
             continue
         facts = (f"{table.num_rows:,} rows", f"by sql/{build[:2]}")
-        found.nodes[kind] = Node(kind, table.table_id, facts)
+        found.nodes[kind] = LineageNode(kind, table.table_id, facts)
         reads = warehouse.BUILDS[build][1]
         for origin in dict.fromkeys("sources" if r in sources else r for r in reads):
             words = "point-in-time" if (origin, kind) == ("features", "train") else ""
@@ -85,19 +88,19 @@ def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
         return
     features = list(cloud.registry.list_features(parent=group.name))
     dense = "dense: newest row" if group.big_query.dense else "sparse: newest non-null values"
-    found.nodes["group"] = Node("group", _last(group.name), (f"{len(features)} features", dense))
+    found.nodes["group"] = LineageNode("group", short(group.name), (f"{len(features)} features", dense))
     if group.big_query.big_query_source.input_uri == f"bq://{cloud.settings.table('features')}":
         found.edges.append(("features", "group", ""))
     try:
         store = cloud.online_admin.get_feature_online_store(name=feature_store.store_name(cloud))
-        found.nodes["store"] = Node("store", _last(store.name), (_nodes(store),))
+        found.nodes["store"] = LineageNode("store", short(store.name), (_nodes(store),))
         view = cloud.online_admin.get_feature_view(name=feature_store.view_name(cloud))
     except NotFound:
         return
-    found.nodes["view"] = Node("view", _last(view.name), (view.sync_config.cron,))
+    found.nodes["view"] = LineageNode("view", short(view.name), (view.sync_config.cron,))
     found.edges.append(("view", "store", ""))
     served = [g.feature_group_id for g in view.feature_registry_source.feature_groups]
-    if _last(group.name) in served:
+    if short(group.name) in served:
         found.edges.append(("group", "view", ""))
     _add_sync(cloud, found)
 
@@ -117,96 +120,87 @@ def _add_sync(cloud: Cloud, found: Lineage) -> None:
     facts = ("never synced",) if not done else (
         f"{done[0].sync_summary.row_synced:,} rows synced",
         f"{done[0].run_time.end_time.ToDatetime():%Y-%m-%d %H:%M} UTC")
-    found.nodes["store"] = Node(node.kind, node.name, node.facts + facts)
+    found.nodes["store"] = LineageNode(node.kind, node.name, node.facts + facts)
 
 
 def _read_serving(cloud: Cloud, found: Lineage) -> None:
     model = model_registry.find(cloud)
     if model is not None:
         facts = (f"version {model.version_id}, {model.labels.get('model_type', 'model')}",
-                 f"model {short(_last(model.resource_name))}")
-        found.nodes["model"] = Node("model", model.display_name, facts)
-        # The version says what it was trained on.
+                 f"model {short(model.name)}")
+        found.nodes["model"] = LineageNode("model", model.display_name, facts)
+        # The description of the version names the table that it was trained on.
         if f" {cloud.settings.table('train')}, " in f"{model.version_description}, ":
             found.edges.append(("train", "model", ""))
     service = endpoint.find(cloud)
     if service is None:
         return
-    deployed = service.list_models()
+    deployed = service.deployed_models
     versions = ", ".join(sorted(d.model_version_id for d in deployed)) or "none"
-    found.nodes["endpoint"] = Node("endpoint", service.display_name, (
-        f"serves version {versions}", f"endpoint {short(_last(service.resource_name))}"))
+    found.nodes["endpoint"] = LineageNode("endpoint", service.display_name, (
+        f"serves version {versions}", f"endpoint {short(service.name)}"))
     if model is not None and any(
-            (d.model.split("@")[0], d.model_version_id) == (model.resource_name, model.version_id)
+            (d.model.split("@")[0], d.model_version_id) == (model.name, model.version_id)
             for d in deployed):
         found.edges.append(("model", "endpoint", ""))
 
 
-def _last(name: str) -> str:
-    return name.rsplit("/", 1)[-1]
-
-
-def short(number: str) -> str:
-    """A long numeric id by its ends: 8247...4100."""
-    return re.sub(r"^(\d{4})\d{4,}(\d{4})$", "\\1\N{HORIZONTAL ELLIPSIS}\\2", number)
-
-
 # -- drawing ---------------------------------------------------------------------------------
 
-PLACES = {  # kind: (column, row from the bottom, its name in the picture, fill)
+BOXES = {  # kind: (column, row from the bottom, title, fill)
     "sources": (0, 0.5, "Source tables", style.PALE),
     "features": (1, 0, "Feature table", "white"), "labels": (1, 1, "Label table", "white"),
     "group": (2, 0, "Feature Group", "#CDEBE1"), "train": (2, 1, "Training table", "white"),
     "view": (3, 0, "Feature View", "#CDEBE1"), "model": (3, 1, "Model Registry", "#CFE4F2"),
     "store": (4, 0, "Online Store", "#CDEBE1"), "endpoint": (4, 1, "Endpoint", "#CFE4F2"),
 }
-WIDE, HIGH, GAP, RISE = 1.92, 1.26, 0.31, 2.0  # inches: a box, and the room between
-MOST = 10.5  # points
+WIDE, HIGH, GAP, RISE = 1.92, 1.26, 0.31, 2.0  # inches: a box, and the space between boxes
+LARGEST = 10.5  # font size in points
 
 
 @style.styled
 def lineage(found: Lineage) -> style.Chart:
-    """The picture; its title says whether both ways to a prediction start at one table."""
+    """The picture; its title says whether both paths to a prediction start at one table."""
     if not found.nodes:
-        raise ValueError("nothing to draw: no resource stands")
+        raise ValueError("nothing to draw: no resource exists")
     figure, axes = style.new_figure(
-        finding(found), f"Read back from the live resources in {found.place}. Top: to the model. "
-        "Bottom: to the values it is given", 5.1)
+        finding(found), f"Read from the live resources in {found.place}. Top: the way to the model. "
+        "Bottom: the way to the values it gets", 5.1)
     figure.set_layout_engine("none")
     axes.set(xlim=(0, 11), ylim=(-0.95, RISE + 0.75), position=(0.005, 0, 0.99, 3.95 / 5.1))
     axes.set_axis_off()
     boxes = {kind: _box(axes, node) for kind, node in found.nodes.items()}
-    for start, end, words in found.edges:
-        _arrow(axes, start, end, words, boxes)
+    for start, end, label in found.edges:
+        _arrow(axes, start, end, label, boxes)
     return figure
 
 
 def finding(found: Lineage) -> str:
     """One sentence on what the arrows show."""
-    missing = [kind for kind in PLACES if kind not in found.nodes]
+    missing = [kind for kind in BOXES if kind not in found.nodes]
     if missing:
-        return f"{len(found.nodes)} of {len(PLACES)} resources stand; not made yet: " + ", ".join(
-            PLACES[kind][2] for kind in missing)
+        return f"{len(found.nodes)} of {len(BOXES)} resources exist; not created yet: " + ", ".join(
+            BOXES[kind][2] for kind in missing)
     name = found.nodes["features"].name
     if all("features" in found.origins(kind) for kind in ("endpoint", "store")):
-        return f"The model and the values it is given both come from {name}"
-    apart = [PLACES[k][2] for k in ("endpoint", "store") if "features" not in found.origins(k)]
+        return f"The model and the values it gets both come from {name}"
+    apart = [BOXES[k][2] for k in ("endpoint", "store") if "features" not in found.origins(k)]
     return f"Not traced back to {name}: {' and '.join(apart)}"
 
 
 def _middle(kind: str) -> tuple[float, float]:
-    column, row, *_ = PLACES[kind]
+    column, row, *_ = BOXES[kind]
     return 0.06 + WIDE / 2 + column * (WIDE + GAP), row * RISE
 
 
 def _box(axes: Axes, node: Node) -> FancyBboxPatch:
     x, y = _middle(node.kind)
-    _, _, title, fill = PLACES[node.kind]
+    _, _, title, fill = BOXES[node.kind]
     box = FancyBboxPatch((x - WIDE / 2, y - HIGH / 2), WIDE, HIGH,
                          "round,pad=0,rounding_size=0.08", fc=fill, ec=style.GREY)
     axes.add_patch(box)
-    facts = min([_size(fact, 0.59) for fact in node.facts] or [MOST])
-    lines = [(title, MOST, "normal"), (node.name, _size(node.name, 0.67), "bold"),
+    facts = min([_size(fact, 0.59) for fact in node.facts] or [LARGEST])
+    lines = [(title, LARGEST, "normal"), (node.name, _size(node.name, 0.67), "bold"),
              *((fact, facts, "normal") for fact in node.facts)]
     for row, (text, size, weight) in enumerate(lines):
         axes.text(x, y + (len(lines) / 2 - row - 0.5) * 0.225, text, size=size, weight=weight,
@@ -215,15 +209,15 @@ def _box(axes: Axes, node: Node) -> FancyBboxPatch:
 
 
 def _size(text: str, width: float) -> float:
-    """Points at which a line fits its box; `width`: of a letter, in parts of its height."""
-    return min(MOST, round(72 * (WIDE - 0.14) / (width * len(text)), 1))
+    """Font size at which a line fits its box; `width`: of a letter, as a share of its height."""
+    return min(LARGEST, round(72 * (WIDE - 0.14) / (width * len(text)), 1))
 
 
-def _arrow(axes: Axes, start: str, end: str, words: str, boxes: dict) -> None:
+def _arrow(axes: Axes, start: str, end: str, label: str, boxes: dict) -> None:
     a, b = _middle(start), _middle(end)
     axes.annotate("", b, a, arrowprops={
         "arrowstyle": "-|>", "fc": style.INK, "mutation_scale": 14,
         "patchA": boxes[start], "patchB": boxes[end]})
-    if words:
-        axes.text((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, words, color=style.BLUE, weight="bold",
+    if label:
+        axes.text((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, label, color=style.BLUE, weight="bold",
                   ha="center", va="center", bbox={"fc": "white", "ec": "none", "pad": 1.5})

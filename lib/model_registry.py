@@ -1,13 +1,19 @@
 """Upload a model version with its evaluation, or reuse the version that holds the same bytes."""
 
-from google.cloud.aiplatform_v1 import ModelEvaluation
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import struct_pb2
 
 from lib import images, waiting
 from lib.cloud import Cloud
 from lib.errors import Needed
 from lib.stages import Outcome
-from lib.training.training import Training
+
+if TYPE_CHECKING:  # notebooks 06 and 07 find a model without the packages of training
+    from lib.training.training import Training
 
 # Google's schema for a classification evaluation (model evaluation import, documentation).
 METRICS_SCHEMA = ("gs://google-cloud-aiplatform/schema/modelevaluation/"
@@ -15,79 +21,91 @@ METRICS_SCHEMA = ("gs://google-cloud-aiplatform/schema/modelevaluation/"
 PREDICT_ROUTE, HEALTH_ROUTE, PORT = "/predict", "/health", 8080
 
 
-def find(cloud: Cloud):
-    """The default version of the app's model (aiplatform.Model), or None."""
-    models = cloud.aiplatform.Model.list(
-        filter=cloud.settings.filter(cloud.settings.names.model))
-    return models[0] if models else None
+def find(cloud: Cloud) -> vertex.Model | None:
+    """The default version of the app's model, or None."""
+    request = vertex.ListModelsRequest(
+        parent=cloud.parent, filter=cloud.settings.filter(cloud.settings.names.model))
+    return next(iter(cloud.models.list_models(request=request)), None)
 
 
 def upload(cloud: Cloud, training: Training) -> Outcome:
-    """A new version of the app's model, unless its default version is this very file.
+    """Upload a new version of the app's model, unless its default version is this very file.
 
     Returns:
-        Outcome whose value is the aiplatform.Model.
+        Outcome whose value is the vertex.Model.
 
     Raises:
-        Needed: the gate did not let the model pass, so there is nothing to register.
+        Needed: the model did not pass the gate, so there is nothing to register.
     """
     settings, meta = cloud.settings, training.meta
     if training.artifact_uri is None:
         raise Needed("the model did not pass the gate: "
                      + "; ".join(training.metrics["gate"]["reasons"]),
                      "a model inside train.min_roc_auc, checks.max_honest_roc_auc and "
-                     "label.positive_rate_band", f"edit config.yaml, then {settings.rerun_command('05')}")
+                     "label.positive_rate_band",
+                     f"edit config.yaml, then {settings.rerun_command('05')}")
     digest = meta["sha256"][:16]
-    standing = find(cloud)
-    if standing is not None and standing.labels.get("model_sha") == digest:
-        _import_evaluation(cloud, standing, training.metrics)
-        return Outcome("reused", standing.versioned_resource_name, _figures(standing), standing)
-    model = waiting.call(settings, "model", lambda: cloud.aiplatform.Model.upload(
-        display_name=settings.names.model,
-        parent_model=standing.resource_name if standing else None,
-        artifact_uri=training.artifact_uri,
-        serving_container_image_uri=images.reference(
-            settings, settings.serve.image, required=settings.target_settings.pinned_images),
-        serving_container_predict_route=PREDICT_ROUTE,
-        serving_container_health_route=HEALTH_ROUTE,
-        serving_container_ports=[PORT],
-        version_aliases=[f"sha-{digest}"],
-        # Where it came from, for whoever finds it in a year.
-        version_description=f"{meta['model_type']} on {settings.table('train')}, by {training.job}",
-        labels={**settings.labels, "model_sha": digest, "model_type": meta["model_type"],
-                "training_job": training.job.rsplit("/", 1)[1][-63:],
-                "training_table": settings.tables.train},
-    ), settings.waits.operation_seconds, resource=settings.names.model)
+    existing = find(cloud)
+    if existing is not None and existing.labels.get("model_sha") == digest:
+        _import_evaluation(cloud, existing, training.metrics)
+        return _outcome("reused", existing)
+    image = images.reference(
+        settings, settings.serve.image, required=settings.target_settings.pinned_images)
+    operation = cloud.models.upload_model(vertex.UploadModelRequest(
+        parent=cloud.parent, parent_model=existing.name if existing else None,
+        model=vertex.Model(
+            display_name=settings.names.model, artifact_uri=training.artifact_uri,
+            container_spec=vertex.ModelContainerSpec(
+                image_uri=image, predict_route=PREDICT_ROUTE, health_route=HEALTH_ROUTE,
+                ports=[vertex.Port(container_port=PORT)]),
+            version_aliases=[f"sha-{digest}", "default"],
+            # Where this version comes from, for whoever finds it in a year.
+            version_description=(
+                f"{meta['model_type']} on {settings.table('train')}, by {training.job}"),
+            labels={**settings.labels, "model_sha": digest, "model_type": meta["model_type"],
+                    "training_job": training.job.rsplit("/", 1)[1][-63:],
+                    "training_table": settings.tables.train})))
+    made = waiting.operation(settings, "model", operation, settings.names.model)
+    model = cloud.models.get_model(name=f"{made.model}@{made.model_version_id}")
     _import_evaluation(cloud, model, training.metrics)
-    return Outcome("created", model.versioned_resource_name, _figures(model), model)
+    return _outcome("created", model)
 
 
 def newest(cloud: Cloud) -> Outcome:
     """The default version of the app's model, as the Outcome's value.
 
     Raises:
-        Needed: nothing was uploaded yet.
+        Needed: no model was uploaded yet.
     """
     model = find(cloud)
     if model is None:
         raise Needed(f"no model {cloud.settings.names.model} in the registry", "notebook 05",
                      cloud.settings.rerun_command("05"))
-    return Outcome("done", model.versioned_resource_name, _figures(model), model)
+    return _outcome("done", model)
 
 
-def _figures(model) -> dict:
-    return {"version": model.version_id, "aliases": ", ".join(model.version_aliases)}
+def version_name(model: vertex.Model) -> str:
+    """projects/.../models/<id>@<version>."""
+    return f"{model.name.split('@')[0]}@{model.version_id}"
 
 
-def _import_evaluation(cloud: Cloud, model, metrics: dict) -> None:
-    """The evaluation of this version, unless it has one: an earlier run may have stopped here."""
-    if any(cloud.models.list_model_evaluations(parent=model.versioned_resource_name)):
+def _outcome(status: str, model: vertex.Model) -> Outcome:
+    aliases = ", ".join(model.version_aliases)
+    return Outcome(status, version_name(model),
+                   {"version": model.version_id, "aliases": aliases}, model)
+
+
+def _import_evaluation(cloud: Cloud, model: vertex.Model, metrics: dict) -> None:
+    """Import the evaluation of this version, unless it has one: an earlier run may have stopped
+    in between."""
+    parent = version_name(model)
+    if any(cloud.models.list_model_evaluations(parent=parent)):
         return
     values = struct_pb2.Value()
     # The schema's own names for the areas under the two curves.
     values.struct_value.update({"auRoc": metrics["roc_auc"], "auPrc": metrics["pr_auc"]})
     cloud.models.import_model_evaluation(
-        parent=model.versioned_resource_name,
-        model_evaluation=ModelEvaluation(
+        parent=parent,
+        model_evaluation=vertex.ModelEvaluation(
             display_name=f"{cloud.settings.names.model}-{metrics['split']}",
             metrics_schema_uri=METRICS_SCHEMA, metrics=values))

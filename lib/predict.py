@@ -6,17 +6,23 @@ Exit status: 0 predicted, 1 a failure elsewhere, 2 a bad command line or config.
 customer or nothing served, 4 no deployed model.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-import pandas as pd
+from lib import cli, endpoint, feature_store
+from lib.cloud import Cloud, connect
+from lib.config import Settings
+from lib.stages import Outcome
 
-from lib import cloud as clouds
-from lib import config, endpoint, errors, feature_store, stages
+if TYPE_CHECKING:  # the command needs no pandas, which takes half a second to import
+    import pandas as pd
 
 NOT_SERVED, NOT_DEPLOYED = 3, 4
 
@@ -34,17 +40,17 @@ class Prediction:
 
 
 class Predictor:
-    """Holds the endpoint, so that a request costs two calls and no look-up."""
+    """Holds the endpoint, so that a prediction takes two calls: fetch and predict."""
 
-    def __init__(self, cloud: clouds.Cloud):
-        """Raises lib.endpoint.NotDeployed if there is nothing to ask."""
+    def __init__(self, cloud: Cloud):
+        """Raises lib.endpoint.NotDeployed if no model is deployed."""
         self.cloud, self.endpoint = cloud, endpoint.connect(cloud)
 
     def predict(self, customer_id: str) -> Prediction:
         """The churn probability of one customer, from what the online store serves.
 
-        The features travel by name; the vector is put in order in one place, the first step
-        of the trained pipeline, which is the same object in training and in serving.
+        The features are sent by name. Only the first step of the trained pipeline puts them in
+        order, and it is the same object in training and in serving.
 
         Raises:
             lib.feature_store.EntityNotServed: nothing is served for this customer.
@@ -52,32 +58,33 @@ class Predictor:
         began = time.perf_counter()
         features, taken_at = feature_store.fetch(self.cloud, customer_id)
         fetched = time.perf_counter()
-        (probability,) = endpoint.predict(self.endpoint, [features])
+        (probability,) = endpoint.predict(self.cloud, self.endpoint, [features])
         ended = time.perf_counter()
         return Prediction(
             str(customer_id), probability, features, taken_at,
             1000 * (fetched - began), 1000 * (ended - fetched))
 
 
-def open_predictor(cloud: clouds.Cloud) -> stages.Outcome:
+def open_predictor(cloud: Cloud) -> Outcome:
     """A Predictor, as the Outcome's value.
 
     Raises:
-        lib.endpoint.NotDeployed: there is nothing to ask.
+        lib.endpoint.NotDeployed: no model is deployed.
     """
     predictor = Predictor(cloud)
-    return stages.Outcome("done", predictor.endpoint.resource_name, value=predictor)
+    return Outcome("done", predictor.endpoint.name, value=predictor)
 
 
-def many(predictor: Predictor, customers: list[str]) -> stages.Outcome:
+def many(predictor: Predictor, customers: list[str]) -> Outcome:
     """A Prediction for each customer, as the Outcome's value."""
     answers = [predictor.predict(customer) for customer in customers]
-    name = predictor.endpoint.resource_name
-    return stages.Outcome("done", name, {"customers": len(answers)}, answers)
+    return Outcome("done", predictor.endpoint.name, {"customers": len(answers)}, answers)
 
 
 def table(answers: list[Prediction]) -> pd.DataFrame:
     """One row per answer: customer_id, churn_probability, then the features."""
+    import pandas as pd
+
     return pd.DataFrame([
         {"customer_id": a.customer_id, "churn_probability": a.churn_probability, **a.features}
         for a in answers])
@@ -102,28 +109,18 @@ def for_summary(answers: list[Prediction]) -> list[dict]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lib.predict", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser("python -m lib.predict", __doc__)
     parser.add_argument("--customer_id", required=True)
-    parser.add_argument("--target", choices=["local", "gcp"])
-    parser.add_argument("--env", choices=["dev", "prod"])
     options = parser.parse_args(arguments)
+    return cli.run(options, "predict", f"customer {options.customer_id}", _print_prediction)
+
+
+def _print_prediction(settings: Settings, options: argparse.Namespace) -> int:
     try:
-        settings = config.load(target=options.target, env=options.env)
-    except config.ConfigError as error:
-        return _fail(str(error), 2)
-    try:
-        cloud = clouds.connect(settings)
-        answer = Predictor(cloud).predict(options.customer_id)
-    except feature_store.EntityNotServed as error:
-        return _fail(str(error), NOT_SERVED)
-    except endpoint.NotDeployed as error:
-        return _fail(str(error), NOT_DEPLOYED)
-    except Exception as error:
-        told = errors.explain(error, "predict", f"customer {options.customer_id}", settings)
-        if told is None:
-            raise
-        return _fail(str(told), 1)
+        answer = Predictor(connect(settings)).predict(options.customer_id)
+    except (feature_store.EntityNotServed, endpoint.NotDeployed) as error:
+        print(error, file=sys.stderr)
+        return NOT_DEPLOYED if isinstance(error, endpoint.NotDeployed) else NOT_SERVED
     print(json.dumps({
         "customer_id": answer.customer_id,
         "feature_timestamp": answer.feature_timestamp and answer.feature_timestamp.isoformat(),
@@ -131,11 +128,6 @@ def main(arguments: list[str] | None = None) -> int:
         "churn_probability": round(answer.churn_probability, 4),
     }, indent=2))
     return 0
-
-
-def _fail(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

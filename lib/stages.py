@@ -1,12 +1,14 @@
 """Stages of a run: log lines, resource names, figures, summary.json, and errors that help.
 
-A notebook is one stage. It opens it with `open_run`, does its work in steps (`run.step`), and
-closes it with `run.finish`. Every line is printed and appended to run.log; what a step made is
-kept in summary.json, so that a run that dies half-way still tells what stands.
+A notebook is one stage. It opens it with `open_stage`, does its work in steps (`run.step`), and
+closes it with `run.finish`. A step prints one line, its result. run.log also has the line of its
+start, and full resource names; summary.json keeps what each step made, also of a run that stops
+half-way.
 """
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,11 +31,11 @@ SUMMARY_KEYS = (
 class Outcome:
     """What a step did.
 
-    status: created (made now), reused (stood already), done (neither), started (goes on in the
-        background; a later step of the same name waits for it).
+    status: created (made now), reused (existed), done (neither), started (runs in the background;
+        a later step of the same name waits for it).
     resource: full name of the main resource, or "".
     figures: key figures for the log line, name -> number or short text.
-    value: what the notebook goes on with.
+    value: what the notebook works with next.
     """
 
     status: Literal["created", "reused", "done", "started"]
@@ -42,8 +44,8 @@ class Outcome:
     value: Any = None
 
 
-class Run:
-    """One stage of a run; made by `open_run`."""
+class Stage:
+    """One stage of a run; made by `open_stage`."""
 
     def __init__(self, stage: str, settings: Settings, folder: Path, quiet: bool = False):
         self.stage, self.settings, self.folder, self._quiet = stage, settings, folder, quiet
@@ -52,64 +54,63 @@ class Run:
             "name": stage, "started_at": _now(), "seconds": 0.0, "status": "running",
             "resources": {}, "figures": {}, "steps": []}
         self._statuses: list[str] = []
-        self._begun = self._save()["started_at"]
+        self._run_start = datetime.fromisoformat(self._save()["started_at"])
 
     def step(self, name: str, work: Callable[..., Outcome], *args: Any, **kwargs: Any) -> Any:
-        """Run `work(*args, **kwargs)`, log a line before and after, keep what it made.
+        """Run `work(*args, **kwargs)`, log its result, keep what it made in summary.json.
 
         Returns the Outcome's value.
 
         Raises:
             StageError: for any failure that a user can act on, in their terms.
         """
-        self._log(f"{name}: started")
+        self._log(f"{name}: started", print_it=False)
         began = time.monotonic()
         try:
-            outcome = self._attempts(name)(work, *args, **kwargs)
+            outcome = self._retrying(name)(work, *args, **kwargs)
         except Exception as error:
             self._entry["status"] = "failed"
             self._save()
-            told = errors.explain(error, self.stage, name, self.settings)
-            self._log(f"{name}: FAILED\n{told or error}", quiet=True)
-            if told is None:
+            explained = errors.explain(error, self.stage, name, self.settings)
+            self._log(f"{name}: FAILED\n{explained or error}", print_it=False)
+            if explained is None:
                 raise
-            raise told from error
+            raise explained from error
         seconds = time.monotonic() - began
-        figures = ", ".join(f"{k} {_short(v)}" for k, v in outcome.figures.items())
-        parts = [f"{name}: {outcome.status} in {seconds:.1f} s", outcome.resource, figures]
-        self._log(" | ".join(part for part in parts if part))
-        self._statuses.append(outcome.status)
-        self._entry["steps"].append({
-            "name": name, "status": outcome.status, "seconds": round(seconds, 2),
-            "started": round(self._since_start() - seconds, 2)})
+        status = f"{name}: {outcome.status} in {seconds:.1f} s"
+        if outcome.status == "started":
+            status = f"{name}: started, runs in the background"
+        figures = ", ".join(f"{k} {_plain(v)}" for k, v in outcome.figures.items())
+        self._log(" | ".join(filter(None, [status, short(outcome.resource), figures])))
         if outcome.resource:
+            self._log(f"{name}: {outcome.resource}", print_it=False)
             self._entry["resources"][name] = outcome.resource
         if outcome.figures:
             self._entry["figures"][name] = outcome.figures
+        self._statuses.append(outcome.status)
+        since_start = (datetime.now(UTC) - self._run_start).total_seconds()
+        self._entry["steps"].append({
+            "name": name, "status": outcome.status, "seconds": round(seconds, 2),
+            "started": round(since_start - seconds, 2)})
         self._save()
         return outcome.value
 
-    def _attempts(self, name: str) -> tenacity.Retrying:
-        """A step is done again after "too many requests" or "unavailable": it makes or reuses,
-        so that a second time does no harm."""
+    def _retrying(self, name: str) -> tenacity.Retrying:
+        """Retries a step after "too many requests" or "unavailable". A step creates or reuses, so
+        that running it twice does no harm."""
         retries = self.settings.retries
 
-        def say(attempt: tenacity.RetryCallState) -> None:
+        def log_retry(attempt: tenacity.RetryCallState) -> None:
             self._log(f"  {name}: {errors.first_line(attempt.outcome.exception())}; attempt "
                       f"{attempt.attempt_number + 1} of {retries.attempts} in "
                       f"{attempt.next_action.sleep:.0f} s")
 
         return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(errors.TRANSIENT), reraise=True, before_sleep=say,
-            stop=tenacity.stop_after_attempt(retries.attempts),
+            retry=tenacity.retry_if_exception_type(errors.TRANSIENT), reraise=True,
+            before_sleep=log_retry, stop=tenacity.stop_after_attempt(retries.attempts),
             wait=tenacity.wait_exponential_jitter(
                 retries.first_pause_seconds, retries.longest_pause_seconds,
                 jitter=retries.first_pause_seconds))
-
-    def _since_start(self) -> float:
-        """Seconds since the run began, by the clock: a notebook is a process of its own."""
-        began = datetime.fromisoformat(self._begun)
-        return (datetime.now(UTC) - began).total_seconds()
 
     def finish(self, **summary: Any) -> None:
         """Close the stage; keep `summary` (labels=, metrics=, leakage=, ...) in summary.json.
@@ -126,8 +127,8 @@ class Run:
         self._save(**summary)
         self._log(f"{self.stage}: finished in {self._entry['seconds']} s")
 
-    def _log(self, line: str, quiet: bool = False) -> None:
-        if not (quiet or self._quiet):
+    def _log(self, line: str, print_it: bool = True) -> None:
+        if print_it and not self._quiet:
             print(line, flush=True)
         with (self.folder / "run.log").open("a", encoding="utf-8") as log:
             log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {self.stage} {line}\n")
@@ -142,20 +143,20 @@ class Run:
         return summary
 
 
-def open_run(
+def open_stage(
     stage: str, settings: Settings, folder: str | Path = "", quiet: bool = False
-) -> Run:
+) -> Stage:
     """Open a stage, e.g. "02_features", in a run's folder (default: runs/interactive).
 
-    quiet: its lines go to run.log alone.
+    quiet: its lines go to run.log only.
     """
     folder = Path(folder) if folder else RUNS / "interactive"
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(stage, settings, folder, quiet)
+    return Stage(stage, settings, folder, quiet)
 
 
 def new_summary(run_id: str, settings: Settings) -> dict:
-    """summary.json before any stage has run: every key there, nothing known yet."""
+    """summary.json before the first stage: every key, without values."""
     return {
         "run_id": run_id, "target": settings.target, "env": settings.env,
         "started_at": _now(), "seconds": 0.0, "stages": [], "background": [],
@@ -168,13 +169,15 @@ def _now() -> str:
 
 
 def _background(stages: list[dict]) -> list[dict]:
-    """What was started in one step and ready when a later one of the same name had ended:
-    name, started (seconds since the run began) and seconds (None: nobody waited yet)."""
+    """What ran in the background: steps "started" until the end of a later step of the same name.
+
+    Returns name, started (seconds since the run began) and seconds (None: no step waited for it).
+    """
     steps = [step for stage in stages for step in stage.get("steps", [])]
     found = []
-    for place, step in enumerate(steps):
+    for position, step in enumerate(steps):
         if step["status"] == "started":
-            ends = [s["started"] + s["seconds"] for s in steps[place + 1:]
+            ends = [s["started"] + s["seconds"] for s in steps[position + 1:]
                     if s["name"] == step["name"]]
             seconds = round(max(ends) - step["started"], 2) if ends else None
             found.append({"name": step["name"], "started": step["started"], "seconds": seconds})
@@ -182,19 +185,28 @@ def _background(stages: list[dict]) -> list[dict]:
 
 
 def read_summary(folder: Path) -> dict | None:
-    """A run's summary.json, or None before there is one."""
+    """A run's summary.json, or None if it does not exist yet."""
     path = folder / "summary.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def write_summary(folder: Path, summary: dict) -> None:
-    """Write summary.json in one step, so that nobody reads half of it."""
+    """Write summary.json in one step, so that no reader sees half of it."""
     draft = folder / f"summary.json.{os.getpid()}"
     draft.write_text(json.dumps(summary, indent=2, default=str) + "\n")
     draft.replace(folder / "summary.json")
 
 
-def _short(value: Any) -> str:
+def short(name: str) -> str:
+    """The last part of a resource's name, with long numbers shortened.
+
+    projects/p/locations/r/models/8247321771790154100@1 -> 8247…4100@1;
+    project.dataset.table -> table.
+    """
+    return re.sub(r"(\d{4})\d{8,}(\d{4})", r"\1…\2", re.split("[/.]", name)[-1])
+
+
+def _plain(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

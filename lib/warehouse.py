@@ -20,10 +20,10 @@ from google.cloud import bigquery
 from lib import source
 from lib.cloud import Cloud
 from lib.config import ROOT, Settings
-from lib.errors import Needed
+from lib.errors import Needed, wrong_location
 from lib.stages import Outcome
 
-# What each file makes, and which tables of ours it reads.
+# The tables that each file makes, and the tables of ours that it reads.
 BUILDS = {
     "01_prepare_bq": (
         ("raw_users", "raw_orders", "raw_order_items", "raw_products", "source_counts"), ()),
@@ -134,9 +134,9 @@ def _used(values: dict, sql: str) -> dict:
 def build(cloud: Cloud, file: str) -> Outcome:
     """Make the tables of sql/<file>.sql, or reuse them if nothing they depend on changed.
 
-    Each table carries two labels: `fingerprint` (of the SQL, the parameters and the builds of
-    the tables it reads) and `build` (when). Both are written last, so that a build that was
-    cut off is done again.
+    Each table has two labels: `fingerprint` (of the SQL, the parameters and the builds of
+    the tables it reads) and `build` (when). Both are written last, so that an interrupted build
+    is repeated.
     BigQuery does not replace a table by one with another layout ("Instead, DROP the table, and
     then recreate it"), so an old table of ours with another layout is deleted first.
 
@@ -254,22 +254,20 @@ def built_at(cloud: Cloud, key: str) -> str | None:
 
 
 def create_dataset(cloud: Cloud, name: str | None = None) -> Outcome:
-    """The app's dataset (or another), in the configured location; made or reused.
+    """Create or reuse the app's dataset (or another one) in the configured location.
 
     Its tables expire after retention.table_expiration_days, if that is set.
 
     Raises:
-        Needed: it stands in another location.
+        Needed: it exists in another location.
     """
     settings = cloud.settings
     dataset = bigquery.Dataset(f"{settings.project}.{name or settings.names.dataset}")
     try:
         found = cloud.bigquery.get_dataset(dataset.reference)
         if found.location != settings.target_settings.location:
-            raise Needed(
-                f"dataset {found.full_dataset_id} stands in {found.location}",
-                f"a dataset in {settings.target_settings.location}, or another name in config.yaml",
-                f"bq rm -r -d {settings.project}:{found.dataset_id}")
+            raise wrong_location("dataset", str(dataset.reference), found.location,
+                                 settings.target_settings.location)
         return Outcome("reused", str(dataset.reference))
     except NotFound:
         dataset.location, dataset.labels = settings.target_settings.location, settings.labels
@@ -289,10 +287,10 @@ def grant_reader(cloud: Cloud, email: str) -> None:
 
 
 def load_source(cloud: Cloud) -> Outcome:
-    """Make theLook readable by SQL: nothing to do for a BigQuery dataset; load a folder.
+    """Make theLook readable by SQL: load a folder; a BigQuery dataset is read where it is.
 
     Raises:
-        lib.errors.SourceError: a file, column or value of the export cannot be used.
+        lib.source.SourceError: a file, column or value of the exported copy cannot be used.
     """
     settings = cloud.settings
     if not settings.source_is_folder:
@@ -304,19 +302,19 @@ def load_source(cloud: Cloud) -> Outcome:
             return Outcome("reused", settings.source_dataset)
     except NotFound:
         pass
-    tables = source.read_export(settings.source_folder)  # complains before anything is loaded
+    tables = source.read_export(settings.source_folder)  # raises before anything is loaded
     create_dataset(cloud, settings.names.source_dataset)
     for name, rows in tables.items():
         load_table(cloud, f"{settings.source_dataset}.{name}", rows, source.NEEDED[name])
     dataset = cloud.bigquery.get_dataset(reference)
-    dataset.description = stamp  # last: a load that was cut off is done again
+    dataset.description = stamp  # last, so that an interrupted load is repeated
     cloud.bigquery.update_dataset(dataset, ["description"])
     return Outcome("created", settings.source_dataset,
                    {f"{name} rows": rows.num_rows for name, rows in tables.items()})
 
 
 def _origin(settings: Settings) -> str:
-    """What the source is: a dataset's name, or a digest of a folder's files."""
+    """Identifies the source: a dataset's name, or a digest of a folder's files."""
     if not settings.source_is_folder or not settings.source_folder.is_dir():
         return settings.source
     digest = hashlib.sha256()
@@ -336,12 +334,12 @@ def load_table(cloud: Cloud, name: str, rows: pa.Table, schema: dict[str, str]) 
     file.seek(0)
     config = bigquery.LoadJobConfig(
         source_format="PARQUET", write_disposition="WRITE_TRUNCATE", labels=cloud.settings.labels)
-    # size=None: a resumable upload, which both targets take.
+    # size=None: a resumable upload, which both targets accept.
     cloud.bigquery.load_table_from_file(file, name, size=None, job_config=config).result()
 
 
 def read_table(cloud: Cloud, key: str, columns: list[str] | None = None) -> pd.DataFrame:
-    """One of our tables, whole or some columns, through the Storage Read API."""
+    """One of our tables, or some of its columns, through the Storage Read API."""
     table = cloud.bigquery.get_table(cloud.settings.table(key))
     fields = [f for f in table.schema if columns is None or f.name in columns]
     rows = cloud.bigquery.list_rows(table, selected_fields=fields)
@@ -350,7 +348,10 @@ def read_table(cloud: Cloud, key: str, columns: list[str] | None = None) -> pd.D
 
 
 def query(cloud: Cloud, sql: str, **values: object) -> pd.DataFrame:
-    """A small result, by REST; `values` (str, int, float, datetime, list of str) are parameters."""
+    """A small query result, by REST.
+
+    values: query parameters (str, int, float, datetime, list of str).
+    """
     config = _capped(cloud, sql)
     config.query_parameters = [
         *config.query_parameters,
