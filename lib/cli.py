@@ -1,4 +1,4 @@
-"""The skeleton that every command shares: its options, its settings, its errors, its exit status.
+"""What every command shares: options, settings, error messages, exit status.
 
 Exit status: 0 done, 1 it failed (the message says what is needed), 2 a bad command line or
 config.yaml, 130 stopped by Ctrl-C; a command may return another one.
@@ -34,7 +34,7 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def load(options: argparse.Namespace) -> Settings:
-    """The settings that the options ask for; also exported to this process's children.
+    """The settings for these options; --config and --source also apply to child processes.
 
     Raises:
         lib.config.ConfigError: config.yaml cannot be used.
@@ -49,7 +49,7 @@ def load(options: argparse.Namespace) -> Settings:
 
 
 def run(options: argparse.Namespace, stage: str, attempted: str, work: Work) -> int:
-    """Load the settings, do `work(settings, options)`, print what went wrong; the exit status.
+    """Load the settings, call `work(settings, options)`, print any error; the exit status.
 
     stage, attempted: named in the message of an error. An error that no user can act on is a bug
     of ours and keeps its traceback.

@@ -70,8 +70,8 @@ def _read_tables(cloud: Cloud, found: Lineage) -> None:
         found.nodes[kind] = LineageNode(kind, table.table_id, facts)
         reads = warehouse.BUILDS[build][1]
         for origin in dict.fromkeys("sources" if r in sources else r for r in reads):
-            words = "point-in-time" if (origin, kind) == ("features", "train") else ""
-            found.edges.append((origin, kind, words))
+            label = "point-in-time" if (origin, kind) == ("features", "train") else ""
+            found.edges.append((origin, kind, label))
 
 
 def _table(cloud: Cloud, key: str):

@@ -214,11 +214,11 @@ def _find(cloud: Cloud, key: str) -> bigquery.Table | None:
 def _must_go(cloud: Cloud, table: bigquery.Table, statement: str) -> bool:
     """True if an existing table of ours has another layout than the statement makes.
 
-    A table without labels, as a build that was cut off leaves it, is ours if its dataset is.
-    (The local BigQuery keeps no layout: there, every table with one is made anew. No harm.)
+    A table without labels, left by an interrupted build, is ours if its dataset is.
+    (The local BigQuery keeps no layout, so every table that should have one is rebuilt there.)
 
     Raises:
-        Needed: its layout is another one, and it is not ours.
+        Needed: its layout is different, and it is not ours.
     """
     settings, (name, wanted) = cloud.settings, layout_in_sql(statement)
     if layout_of(table) == wanted:
@@ -230,8 +230,7 @@ def _must_go(cloud: Cloud, table: bigquery.Table, statement: str) -> bool:
             f"table {name} exists, is {layout_of(table)}, and has no labels "
             f"app={settings.app} and env={settings.env}: it is not ours to replace by one "
             f"{wanted}",
-            "another dataset (names.dataset in config.yaml); or, if nobody needs that table, "
-            "delete it", f"bq rm -t {table.project}:{table.dataset_id}.{table.table_id}")
+            "another dataset (names.dataset in config.yaml), or this table deleted", f"bq rm -t {table.project}:{table.dataset_id}.{table.table_id}")
     return True
 
 

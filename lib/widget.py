@@ -1,6 +1,6 @@
-"""The live moment of notebook 07: pick a customer, fetch, predict, see why.
+"""The interactive card of notebook 07: pick a customer, fetch, predict, see why.
 
-With nobody there (papermill, nbval) the same card is a static picture, so that a run's outputs
+In an unattended run (papermill, nbval) the same card is a static picture, so that the outputs
 need no front end.
 """
 
@@ -14,21 +14,21 @@ from lib import endpoint, errors, feature_store, lookups, predict
 from lib.charts import walk as charts
 from lib.charts.style import Chart
 
-# Set by Jupyter's server for the kernels of its notebooks, by no unattended runner.
+# Set by Jupyter's server for the kernels of its notebooks, but not by papermill or nbval.
 SESSION_VARIABLE = "JPY_SESSION_NAME"
 
 
 def attended(run_dir: str = "") -> bool:
-    """Whether somebody can press a button: a notebook in Jupyter, and no run's folder given."""
+    """True if a user can press a button: a notebook in Jupyter that is not part of a run."""
     return not run_dir and bool(os.environ.get(SESSION_VARIABLE))
 
 
 def live(predictor: predict.Predictor, customers: Sequence[str], peers: pd.DataFrame,
          base_rate: float | None = None, interactive: bool | None = None):
-    """A drop-down of customers with the card of the chosen one; its picture if unattended.
+    """A drop-down of customers with the card of the chosen one; a static picture if unattended.
 
     Args:
-        peers: rows of features_customer that each value is ranked among.
+        peers: rows of features_customer; each value is ranked among theirs.
         base_rate: overall share of churn; by default read from the label table.
         interactive: by default `attended()`.
 
@@ -42,59 +42,60 @@ def live(predictor: predict.Predictor, customers: Sequence[str], peers: pd.DataF
     return _controls(predictor, [str(c) for c in customers], peers, base_rate)
 
 
-def card(answer: predict.Prediction, peers: pd.DataFrame, base_rate: float) -> Chart:
+def card(prediction: predict.Prediction, peers: pd.DataFrame, base_rate: float) -> Chart:
     """One customer's features with their percentiles, and the probability."""
     return charts.served_features(
-        answer.features, predict.percentiles(answer.features, peers),
-        answer.churn_probability, base_rate, answer.customer_id)
+        prediction.features, predict.percentiles(prediction.features, peers),
+        prediction.churn_probability, base_rate, prediction.customer_id)
 
 
 def _controls(predictor, customers: list[str], peers: pd.DataFrame, base_rate: float):
-    import ipywidgets as widgets
+    import ipywidgets as widgets  # an unattended run does not need it
 
-    look = {"layout": {"width": "300px"}, "style": {"description_width": "90px"}}
-    pick = widgets.Dropdown(options=customers, description="customer_id", **look)
+    style = {"layout": {"width": "300px"}, "style": {"description_width": "90px"}}
+    pick = widgets.Dropdown(options=customers, description="customer_id", **style)
     typed = widgets.Text(placeholder="any customer_id, then Enter", description="or type",
-                         continuous_update=False, **look)
-    again = widgets.Button(description="Fetch and predict", icon="refresh",
-                           layout={"width": "auto"})
-    told = widgets.HTML()
+                         continuous_update=False, **style)
+    button = widgets.Button(description="Fetch and predict", icon="refresh",
+                            layout={"width": "auto"})
+    message = widgets.HTML()
     picture = widgets.Image(format="png", layout={"max_width": "1000px"})
 
     def show(customer: str) -> None:
-        told.value, again.disabled = f"asking for customer {escape(customer)} ...", True
-        text, png = ask(predictor, customer, peers, base_rate)
-        told.value, picture.value, again.disabled = text, png, False
-        picture.layout.display = None if png else "none"
+        message.value, button.disabled = f"predicting for customer {escape(customer)} ...", True
+        message.value, picture.value = answer(predictor, customer, peers, base_rate)
+        button.disabled = False
+        picture.layout.display = None if picture.value else "none"
 
-    def picked(change: dict) -> None:
+    def on_pick(change: dict) -> None:
         typed.value = ""
         show(change["new"])
 
-    pick.observe(picked, names="value")
+    pick.observe(on_pick, names="value")
     typed.observe(lambda change: change["new"].strip() and show(change["new"].strip()),
                   names="value")
-    again.on_click(lambda _: show(typed.value.strip() or pick.value))
+    button.on_click(lambda _: show(typed.value.strip() or pick.value))
     show(pick.value)
-    return widgets.VBox([widgets.HBox([pick, typed, again]), told, picture])
+    return widgets.VBox([widgets.HBox([pick, typed, button]), message, picture])
 
 
-def ask(predictor: predict.Predictor, customer: str, peers: pd.DataFrame,
-        base_rate: float) -> tuple[str, bytes]:
-    """(one line of HTML, the card as PNG) for a customer; b"" where there is no answer.
+def answer(predictor: predict.Predictor, customer: str, peers: pd.DataFrame,
+           base_rate: float) -> tuple[str, bytes]:
+    """(one line of HTML, the card as PNG) for a customer; no PNG (b"") if the prediction failed.
 
-    A failure is told on the line: nobody reads the log of a kernel in front of an audience.
+    The line shows the error, because an audience does not see the log of a kernel.
     """
     try:
-        answer = predictor.predict(customer)
+        prediction = predictor.predict(customer)
     except (feature_store.EntityNotServed, endpoint.NotDeployed) as error:
         return f"<b>No answer.</b> {escape(str(error))}", b""
     except Exception as error:
-        told = errors.explain(error, "07_online_predict", f"customer {customer}",
-                              predictor.cloud.settings) or error
-        return f"<b>Failed.</b> <pre>{escape(str(told))}</pre>", b""
-    taken = f"{answer.feature_timestamp:%Y-%m-%d}" if answer.feature_timestamp else "unknown"
-    line = (f"Customer <b>{escape(answer.customer_id)}</b>: churn probability "
-            f"<b>{answer.churn_probability:.1%}</b>. Features as of {taken}, fetched in "
-            f"{answer.fetch_ms:.0f} ms, predicted in {answer.predict_ms:.0f} ms")
-    return line, card(answer, peers, base_rate)._repr_png_()
+        explained = errors.explain(error, "07_online_predict", f"customer {customer}",
+                                   predictor.cloud.settings) or error
+        return f"<b>Failed.</b> <pre>{escape(str(explained))}</pre>", b""
+    stamp = prediction.feature_timestamp
+    line = (f"Customer <b>{escape(prediction.customer_id)}</b>: churn probability "
+            f"<b>{prediction.churn_probability:.1%}</b>. Features as of "
+            f"{f'{stamp:%Y-%m-%d}' if stamp else 'unknown'}, fetched in "
+            f"{prediction.fetch_ms:.0f} ms, predicted in {prediction.predict_ms:.0f} ms")
+    return line, card(prediction, peers, base_rate)._repr_png_()

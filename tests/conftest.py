@@ -20,12 +20,21 @@ def settings():
 
 
 @pytest.fixture(scope="session")
-def cloud(settings):
-    """Google's clients pointed at a running local cloud; stopped at the end."""
-    from lib import cloud as clouds
+def local_cloud():
+    """Stops the local cloud after the last test."""
+    from lib.cloud import stop_local
 
-    yield clouds.connect(settings)
-    clouds.stop_local()
+    yield
+    stop_local()
+
+
+@pytest.fixture(scope="module")
+def cloud(settings, local_cloud):
+    """Google's clients for the running local cloud. Each file of tests connects by itself, so that
+    it may stop the local cloud."""
+    from lib.cloud import connect
+
+    return connect(settings)
 
 
 @pytest.fixture(scope="session")

@@ -5,17 +5,18 @@ import dataclasses
 import pytest
 
 from lib import config, endpoint, feature_store, lineage, model_registry, warehouse
-from lib.lineage import Lineage, Node
+from lib.lineage import Lineage, LineageNode
+from lib.stages import short
 from lib.training.training import Training
 from tests.conftest import SMALL
 
 CHAIN = [("sources", "features", ""), ("sources", "labels", ""), ("labels", "train", ""),
          ("features", "train", "point-in-time"), ("features", "group", ""), ("group", "view", ""),
          ("view", "store", ""), ("train", "model", ""), ("model", "endpoint", "")]
-NODES = {kind: Node(kind, f"app_{kind}", ("1,000 rows",)) for kind in lineage.PLACES}
+NODES = {kind: LineageNode(kind, f"app_{kind}", ("1,000 rows",)) for kind in lineage.BOXES}
 
 
-def test_the_resources_tell_where_a_prediction_comes_from(cloud):
+def test_lineage_is_read_from_the_resources(cloud):
     settings = config.load(target="local", env="dev", overrides={**SMALL, "app": "lineage"})
     mine = dataclasses.replace(cloud, settings=settings)
     assert lineage.read(mine).nodes == {}
@@ -27,7 +28,7 @@ def test_the_resources_tell_where_a_prediction_comes_from(cloud):
         step(mine)
     early = lineage.read(mine)
     assert early.nodes["store"].facts[-1] == "never synced"
-    assert lineage.finding(early).endswith("not made yet: Model Registry, Endpoint")
+    assert lineage.finding(early).endswith("not created yet: Model Registry, Endpoint")
     rows = feature_store.sync(mine).figures["rows"]
     model_registry.upload(mine, Training(
         f"gs://{settings.names.bucket}/model", f"{mine.parent}/pipelineJobs/some-job",
@@ -35,7 +36,7 @@ def test_the_resources_tell_where_a_prediction_comes_from(cloud):
         metrics={"roc_auc": 0.7, "pr_auc": 0.9, "split": "test"}, curves={}))
     endpoint.create(mine)
     found = lineage.read(mine)
-    assert set(found.nodes) == set(lineage.PLACES)
+    assert set(found.nodes) == set(lineage.BOXES)
     # Nothing is deployed, so nothing leads to the endpoint.
     assert set(found.edges) == set(CHAIN) - {("model", "endpoint", "")}
     assert found.nodes["group"].facts == ("11 features", "dense: newest row")
@@ -49,7 +50,7 @@ def test_the_resources_tell_where_a_prediction_comes_from(cloud):
 def test_the_title_states_what_the_arrows_show():
     whole = Lineage(NODES, CHAIN, "p, r")
     assert lineage.finding(whole) == (
-        "The model and the values it is given both come from app_features")
+        "The model and the values it gets both come from app_features")
     assert whole.origins("endpoint") == {"sources", "features", "labels", "train", "model"}
     cut = Lineage(NODES, [e for e in CHAIN if e[:2] != ("features", "group")], "p, r")
     assert lineage.finding(cut) == "Not traced back to app_features: Online Store"
@@ -58,7 +59,7 @@ def test_the_title_states_what_the_arrows_show():
 
 def test_text_stays_within_its_box():
     name = "a_rather_long_app_name_prod_customer_view"
-    figure = lineage.lineage(Lineage({"view": Node("view", name, ("x" * 40,))}, [], "p, r"))
+    figure = lineage.lineage(Lineage({"view": LineageNode("view", name, ("x" * 40,))}, [], "p, r"))
     figure._repr_png_()
     (axes,) = figure.axes
     box = axes.patches[0].get_window_extent()
@@ -67,11 +68,11 @@ def test_text_stays_within_its_box():
         assert box.x0 <= extent.x0 and extent.x1 <= box.x1, text.get_text()
 
 
-def test_nothing_to_draw_is_said():
-    with pytest.raises(ValueError, match="no resource stands"):
+def test_nothing_to_draw_is_an_error():
+    with pytest.raises(ValueError, match="no resource exists"):
         lineage.lineage(Lineage())
 
 
 def test_long_ids_are_shortened():
-    assert lineage.short("8247321771790154100") == "8247…4100"
-    assert lineage.short("churn_dev_view") == "churn_dev_view"
+    assert short("8247321771790154100") == "8247…4100"
+    assert short("churn_dev_view") == "churn_dev_view"

@@ -1,4 +1,4 @@
-"""Log lines, summary.json, and what a failure says to whoever started the run."""
+"""Log lines, summary.json, and the messages of failures."""
 
 import json
 import re
@@ -19,7 +19,7 @@ URL = "https://us-central1-aiplatform.googleapis.com/v1/projects/local-demo/loca
 
 @pytest.fixture
 def impatient(settings):
-    """Settings that try again within milliseconds."""
+    """Settings that retry within milliseconds."""
     return settings.model_copy(update={"retries": settings.retries.model_copy(
         update={"first_pause_seconds": 0.01, "longest_pause_seconds": 0.02})})
 
@@ -28,20 +28,37 @@ def read(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
-def test_a_step_logs_start_and_end_and_keeps_what_it_made(settings, tmp_path, capsys):
+def test_a_step_prints_its_end_and_keeps_what_it_made(settings, tmp_path, capsys):
     run = stages.open_run("02_features", settings, tmp_path)
     value = run.step("features", lambda: stages.Outcome(
         "created", "p.d.features", {"rows": 1234567, "rate": 0.91234}, "the value"))
     run.finish()
     assert value == "the value"
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "features: started"
-    assert lines[1].startswith("features: created in ")
-    assert "p.d.features" in lines[1] and "1,234,567" in lines[1] and "0.9123" in lines[1]
+    line, _ = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"features: created in \d+\.\d s \| features \| rows 1,234,567, rate 0\.9123", line)
+    log = (tmp_path / "run.log").read_text()
+    assert "features: started\n" in log and "features: p.d.features\n" in log and line in log
     (stage,) = read(tmp_path)["stages"]
     assert (stage["name"], stage["status"]) == ("02_features", "created")
     assert stage["resources"] == {"features": "p.d.features"}
-    assert "features: created" in (tmp_path / "run.log").read_text()
+
+
+def test_a_step_in_the_background_says_so(settings, tmp_path, capsys):
+    run = stages.open_run("01_data", settings, tmp_path)
+    run.step("online store", lambda: stages.Outcome(
+        "started", "projects/p/locations/r/featureOnlineStores/churn_dev_store", {"nodes": 1}))
+    assert capsys.readouterr().out == (
+        "online store: started, runs in the background | churn_dev_store | nodes 1\n")
+
+
+@pytest.mark.parametrize(("name", "short"), [
+    ("projects/p/locations/r/models/8247321771790154100@1", "8247…4100@1"),
+    ("projects/p/locations/r/pipelineJobs/training-20261125174212", "training-20261125174212"),
+    ("project.dataset.table", "table"), ("churn_dev_store", "churn_dev_store"), ("", ""),
+])
+def test_short_names(name, short):
+    assert stages.short(name) == short
 
 
 def test_summary_has_every_key_from_the_start_and_only_those(settings, tmp_path):
@@ -54,7 +71,7 @@ def test_summary_has_every_key_from_the_start_and_only_those(settings, tmp_path)
     assert read(tmp_path)["labels"]["rows"] == 1
 
 
-def test_a_stage_run_again_replaces_its_entry(settings, tmp_path):
+def test_a_stage_that_is_rerun_replaces_its_entry(settings, tmp_path):
     for status in ("created", "reused"):
         run = stages.open_run("01_data", settings, tmp_path)
         run.step("x", lambda s=status: stages.Outcome(s, "r"))
@@ -63,23 +80,23 @@ def test_a_stage_run_again_replaces_its_entry(settings, tmp_path):
     assert stage["status"] == "reused"
 
 
-# Google's words for each refusal, as far as they are known; the need and the command after it.
+# Google's words for each error, as far as they are known; the need and the command after it.
 REFUSALS = {
     "no credentials": (
         auth_errors.DefaultCredentialsError("Your default credentials were not found."),
         "application default credentials", "gcloud auth application-default login"),
     "expired": (
         auth_errors.RefreshError("Reauthentication is needed."),
-        "they have expired", "gcloud auth application-default login"),
+        "these have expired", "gcloud auth application-default login"),
     "refused": (
         auth_errors.MutualTLSChannelError("The certificate was refused."),
-        "credentials that Google takes", "gcloud auth application-default login"),
+        "valid credentials", "gcloud auth application-default login"),
     "cannot be renewed": (
         auth_errors.InvalidOperation("Anonymous credentials cannot be refreshed."),
-        "they have expired", "gcloud auth application-default login"),
+        "these have expired", "gcloud auth application-default login"),
     "not accepted": (
         google_errors.Unauthorized("Request had invalid authentication credentials."),
-        "they have expired", "gcloud auth application-default login"),
+        "these have expired", "gcloud auth application-default login"),
     "permission": (
         google_errors.Forbidden(
             f"POST {URL}/featureGroups?featureGroupId=g: Permission 'aiplatform.featureGroups"
@@ -124,7 +141,7 @@ REFUSALS = {
         "bq ls"),
     "two locations": (
         google_errors.BadRequest("Cannot read and write in different locations: source: US, "
-                                 "destination: EU"), "everything made, and in one place", "bq ls"),
+                                 "destination: EU"), "existing resources, all in one place", "bq ls"),
     "image": (
         google_errors.FailedPrecondition(
             "Image us-central1-docker.pkg.dev/p/churn-dev/serving@sha256:1 not found."),
@@ -138,18 +155,18 @@ REFUSALS = {
         "./run_all.sh --target local --env dev"),
     "exists": (
         google_errors.Conflict("Already Exists: Dataset local-demo:churn_dev"),
-        "that name to be free", "python -m lib.operate.teardown"),
+        "a free name", "python -m lib.operate.teardown"),
     "quota": (
         google_errors.TooManyRequests("Quota exceeded for feature online stores"),
-        "free quota in local-demo, us-central1; it was tried 5 times", "iam-admin/quotas"),
+        "free quota in local-demo, us-central1; 5 attempts failed", "iam-admin/quotas"),
     "unavailable": (
         google_errors.ServiceUnavailable("The service is currently unavailable."),
-        "it was tried 5 times, what was made is kept", "--from 04"),
+        "5 attempts failed, and what was made so far is kept", "--from 04"),
     "network": (
         requests.ConnectionError("Failed to resolve 'aiplatform.googleapis.com'"), "a network",
         "./run_all.sh"),
     "anything else": (
-        google_errors.BadRequest("Syntax error"), "the service to accept", "--from 04"),
+        google_errors.BadRequest("Syntax error"), "a request that the service accepts", "--from 04"),
 }
 
 
@@ -163,13 +180,14 @@ def test_a_failure_names_stage_attempt_cause_need_and_command(impatient, tmp_pat
 
     with pytest.raises(errors.StageError) as caught:
         run.step("feature group", fail)
-    told = caught.value
+    explained = caught.value
     cause = str(error).split(": ", 1)[1] if URL in str(error) else str(error)
-    assert (told.stage, told.attempted) == ("04_feature_store", "feature group")
-    assert cause[:200] in told.cause and need in told.need and command in told.command
+    assert (explained.stage, explained.attempted) == ("04_feature_store", "feature group")
+    assert cause[:200] in explained.cause
+    assert need in explained.need and command in explained.command
     assert read(tmp_path)["stages"][0]["status"] == "failed"
-    assert told.cause in (tmp_path / "run.log").read_text()
-    assert "Traceback" not in "".join(told._render_traceback_())
+    assert explained.cause in (tmp_path / "run.log").read_text()
+    assert "Traceback" not in "".join(explained._render_traceback_())
 
 
 def test_every_rule_of_the_translation_has_a_refusal_here(settings):
@@ -178,17 +196,17 @@ def test_every_rule_of_the_translation_has_a_refusal_here(settings):
     assert [text for text in fixed if not any(text in need for need in met)] == []
 
 
-def test_the_resource_is_told_and_the_url_is_not(settings):
-    told = errors.explain(REFUSALS["permission"][0], "04_x", "group", settings)
-    assert told.resource == "projects/local-demo/locations/us-central1/featureGroups"
-    assert "http" not in told.cause and "resource:  projects/" in str(told)
+def test_the_message_has_the_resource_but_no_url(settings):
+    explained = errors.explain(REFUSALS["permission"][0], "04_x", "group", settings)
+    assert explained.resource == "projects/local-demo/locations/us-central1/featureGroups"
+    assert "http" not in explained.cause and "resource:  projects/" in str(explained)
     error = google_errors.ResourceExhausted("no room")
     error.resource_name = "projects/p/featureOnlineStores/s"
     assert errors.explain(error, "04_x", "store", settings).resource == error.resource_name
 
 
 @pytest.mark.parametrize("kind", [google_errors.TooManyRequests, google_errors.ServiceUnavailable])
-def test_what_passes_is_tried_again_with_a_cap(impatient, tmp_path, capsys, kind):
+def test_a_transient_error_is_retried_with_a_limit(impatient, tmp_path, capsys, kind):
     tries = []
 
     def work(fails):
@@ -207,7 +225,7 @@ def test_what_passes_is_tried_again_with_a_cap(impatient, tmp_path, capsys, kind
     assert len(tries) == impatient.retries.attempts
 
 
-def test_what_does_not_pass_is_tried_once(impatient, tmp_path):
+def test_any_other_error_is_not_retried(impatient, tmp_path):
     tries = []
     run = stages.open_run("01_data", impatient, tmp_path)
     with pytest.raises(errors.StageError):
@@ -220,9 +238,7 @@ def _raise(tries, error):
     raise error
 
 
-def test_what_goes_on_in_the_background_is_timed_until_a_later_step_has_waited(
-    settings, tmp_path
-):
+def test_a_background_step_is_timed_until_a_later_step_has_waited(settings, tmp_path):
     first = stages.open_run("01_data", settings, tmp_path)
     first.step("online store", lambda: stages.Outcome("started", "s"))
     first.step("images", lambda: stages.Outcome("started", "i"))
@@ -238,7 +254,7 @@ def test_what_goes_on_in_the_background_is_timed_until_a_later_step_has_waited(
     assert steps[2]["started"] >= steps[0]["started"] + steps[0]["seconds"]
 
 
-def test_a_bad_export_is_told_without_a_traceback(settings, tmp_path):
+def test_a_bad_export_has_no_traceback(settings, tmp_path):
     run = stages.open_run("01_data", settings, tmp_path)
 
     def fail():

@@ -1,8 +1,9 @@
-"""Waiting: it ends when the thing is there, says how far it is, and gives up in words."""
+"""Waiting: it ends when the result is there, reports progress, and times out with a message."""
 
 import time
 
 import pytest
+import requests
 from google.api_core import exceptions as google_errors
 
 from lib import waiting
@@ -17,26 +18,26 @@ def quick(settings):
 
 
 def answers(*given):
-    """A `look` that gives these one after the other, and then the last for ever."""
+    """A probe that returns (or raises) these one after the other, and then the last one again."""
     left = list(given)
 
-    def look():
+    def probe():
         answer = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    return look
+    return probe
 
 
-def test_it_gives_what_was_seen_last(quick):
+def test_it_returns_the_last_result(quick):
     assert waiting.until(quick, "store", answers(1, 2, 3), lambda n: n == 3, 5) == 3
 
 
-def test_too_many_requests_and_unavailable_are_asked_again(quick):
-    look = answers(google_errors.ServiceUnavailable("down"),
-                   google_errors.TooManyRequests("slow down"), "ready")
-    assert waiting.until(quick, "store", look, bool, 5) == "ready"
+def test_too_many_requests_and_unavailable_are_retried(quick):
+    probe = answers(google_errors.ServiceUnavailable("down"),
+                    google_errors.TooManyRequests("slow down"), "ready")
+    assert waiting.until(quick, "store", probe, bool, 5) == "ready"
 
 
 def test_any_other_error_ends_the_wait_at_once(quick):
@@ -44,7 +45,12 @@ def test_any_other_error_ends_the_wait_at_once(quick):
         waiting.until(quick, "store", answers(google_errors.Forbidden("no")), bool, 5)
 
 
-def test_a_long_wait_says_how_far_it_is(quick, capsys):
+def test_an_address_where_nothing_listens_ends_the_wait_at_once(quick):
+    with pytest.raises(requests.ConnectionError):
+        waiting.until(quick, "store", lambda: requests.get("http://127.0.0.1:9"), bool, 5)
+
+
+def test_a_long_wait_reports_progress(quick, capsys):
     waiting.until(quick, "sync", answers(*range(20)), lambda n: n == 19, 5,
                   lambda rows: f"{rows} rows")
     lines = capsys.readouterr().out.splitlines()
@@ -52,12 +58,12 @@ def test_a_long_wait_says_how_far_it_is(quick, capsys):
     assert all(line.startswith("  sync: ") and line.endswith(" rows") for line in lines)
 
 
-def test_when_it_gives_up_it_tells_state_last_error_and_where_to_look(quick):
+def test_a_timeout_names_the_last_state_or_error_and_where_to_look(quick):
     with pytest.raises(Needed) as caught:
         waiting.until(quick, "online store", answers("UPDATING"), lambda s: s == "STABLE", 0.1,
                       lambda state: f"state {state}", "https://console/x")
-    told = str(caught.value)
-    assert "online store is not there after 0.1 s" in told and "state UPDATING" in told
+    message = str(caught.value)
+    assert "online store is not ready after 0.1 s" in message and "state UPDATING" in message
     assert caught.value.command == "https://console/x"
     with pytest.raises(Needed, match="503 down for repair"):
         waiting.until(quick, "x", answers(google_errors.ServiceUnavailable("down for repair")),
@@ -76,33 +82,18 @@ def test_the_pauses_grow_and_stay_below_the_longest(quick):
     assert sorted(pauses)[len(pauses) // 2] < 0.05 * 1.2 + 0.05
 
 
-def test_a_blocking_call_gives_its_result_and_its_error(quick):
-    assert waiting.call(quick, "deployment", lambda: 42, 5) == 42
-    with pytest.raises(google_errors.NotFound) as caught:
-        waiting.call(quick, "deployment", answers(google_errors.NotFound("no image")), 5,
-                     resource="projects/p/endpoints/1")
-    assert caught.value.resource_name == "projects/p/endpoints/1"
-
-
-def test_a_blocking_call_that_hangs_is_given_up(quick):
-    began = time.monotonic()
-    with pytest.raises(Needed, match="deployment is not there after 0.2 s"):
-        waiting.call(quick, "deployment", lambda: time.sleep(3), 0.2)
-    assert time.monotonic() - began < 2
-
-
 class Running:
-    """An operation that is done at the third look."""
+    """An operation that is done at the third poll."""
 
     class operation:
         name = "projects/p/operations/1"
 
     def __init__(self, error=None):
-        self.looks, self.error = 0, error
+        self.polls, self.error = 0, error
 
     def done(self):
-        self.looks += 1
-        return self.looks >= 3
+        self.polls += 1
+        return self.polls >= 3
 
     def result(self):
         if self.error:

@@ -1,4 +1,4 @@
-"""The live card of notebook 07, without a front end."""
+"""The interactive card of notebook 07, without a front end."""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -37,18 +37,18 @@ def predictor(settings):
 
 
 def controls(box):
-    (pick, typed, again), told, picture = box.children[0].children, *box.children[1:]
-    return pick, typed, again, told, picture
+    (pick, typed, button), message, picture = box.children[0].children, *box.children[1:]
+    return pick, typed, button, message, picture
 
 
-def test_with_nobody_there_it_is_the_picture_of_the_first_customer(predictor, monkeypatch):
+def test_unattended_it_is_the_picture_of_the_first_customer(predictor, monkeypatch):
     monkeypatch.delenv(widget.SESSION_VARIABLE, raising=False)
     shown = widget.live(predictor, ["1", "2"], PEERS, base_rate=0.85)
     assert isinstance(shown, charts.Chart) and predictor.asked == ["1"]
     assert "Customer 1: churn probability 90.0%" in repr(shown)
 
 
-def test_somebody_is_there_in_jupyter_without_a_runs_folder(monkeypatch):
+def test_it_is_attended_in_jupyter_without_a_runs_folder(monkeypatch):
     monkeypatch.setenv(widget.SESSION_VARIABLE, "notebooks/07_online_predict.ipynb")
     assert widget.attended() and not widget.attended("runs/20260101")
     monkeypatch.delenv(widget.SESSION_VARIABLE)
@@ -56,29 +56,29 @@ def test_somebody_is_there_in_jupyter_without_a_runs_folder(monkeypatch):
 
 
 def test_choosing_a_customer_fetches_and_predicts(predictor):
-    pick, _, again, told, picture = controls(
+    pick, _, button, message, picture = controls(
         widget.live(predictor, ["1", "2"], PEERS, 0.85, interactive=True))
-    assert "90.0%" in told.value and bytes(picture.value).startswith(b"\x89PNG")
+    assert "90.0%" in message.value and bytes(picture.value).startswith(b"\x89PNG")
     first = bytes(picture.value)
     pick.value = "2"
-    assert "60.0%" in told.value and "2026-07-03" in told.value and bytes(picture.value) != first
-    again.click()
-    assert predictor.asked == ["1", "2", "2"] and not again.disabled
+    assert "60.0%" in message.value and "2026-07-03" in message.value and bytes(picture.value) != first
+    button.click()
+    assert predictor.asked == ["1", "2", "2"] and not button.disabled
 
 
 def test_a_typed_customer_that_is_unknown_is_a_clear_answer(predictor):
-    pick, typed, again, told, picture = controls(
+    pick, typed, button, message, picture = controls(
         widget.live(predictor, ["1", "2"], PEERS, 0.85, interactive=True))
     typed.value = " <9> "
-    assert "customer &lt;9&gt; is not in the feature view" in told.value
+    assert "customer &lt;9&gt; is not in the feature view" in message.value
     assert bytes(picture.value) == b"" and picture.layout.display == "none"
     typed.value = "2"
-    assert "60.0%" in told.value and picture.layout.display is None
+    assert "60.0%" in message.value and picture.layout.display is None
     pick.value = "2"
-    again.click()
+    button.click()
     assert typed.value == "" and predictor.asked[-3:] == ["2", "2", "2"]
 
 
-def test_a_failure_is_told_on_the_card(predictor):
-    text, png = widget.ask(predictor, "broken", PEERS, 0.85)
+def test_a_failure_is_shown_on_the_card(predictor):
+    text, png = widget.answer(predictor, "broken", PEERS, 0.85)
     assert "Failed" in text and "socket closed" in text and png == b""

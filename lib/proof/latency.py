@@ -53,7 +53,7 @@ def measure(
         "predict": [a.predict_ms for a in answers],
         "both": [a.fetch_ms + a.predict_ms for a in answers],
     }
-    return Outcome("done", predictor.endpoint.resource_name, {
+    return Outcome("done", predictor.endpoint.name, {
         "callers": callers, "requests": requests,
         "requests a second": f"{requests / seconds:.1f}"}, samples)
 
@@ -89,7 +89,7 @@ def compare(predictor: Predictor, customers: list[str]) -> Outcome:
         "callers": checks.latency_callers,
         "sql": by_sql(predictor.cloud, customers, checks.latency_sql_requests).value,
     }
-    return Outcome("done", predictor.endpoint.resource_name, {
+    return Outcome("done", predictor.endpoint.name, {
         "requests": requests, "callers": f"1 and {checks.latency_callers}",
         "by SQL": checks.latency_sql_requests}, timings)
 

@@ -54,20 +54,20 @@ FAILURES = {
         "the dataset in another location": (
             {"method": "bigquery.jobs.insert", "call": DRY_RUNS + 2, "status": "NOT_FOUND",
              "message": "Not found: Dataset local-demo:churn_dev was not found in location EU"},
-            ("not found in location EU", "everything made, and in one place", "bq ls"), {}),
+            ("not found in location EU", "existing resources, all in one place", "bq ls"), {}),
     },
     "03": {
         "the bucket's name is somebody else's": (
             {"method": "storage.buckets.insert", "status": "ALREADY_EXISTS",
              "message": "The requested bucket name is not available. The bucket namespace is "
                         "shared by all users of the system."},
-            ("attempted: training", "bucket name is not available", "that name to be free",
+            ("attempted: training", "bucket name is not available", "a free name",
              "lib.operate.teardown"), {}),
         "the service is away": (
             {"method": "vertex.CreatePipelineJob", "times": ALWAYS, "status": "UNAVAILABLE",
              "message": "The service is currently unavailable."},
-            ("attempted: training", "currently unavailable", "it was tried 3 times",
-             "what was made is kept", "--from 03"), {}),
+            ("attempted: training", "currently unavailable", "3 attempts failed",
+             "what was made so far is kept", "--from 03"), {}),
     },
     "04": {
         "no room for another online store": (
@@ -78,7 +78,7 @@ FAILURES = {
             {"method": "vertex.CreateFeatureGroup", "times": ALWAYS,
              "status": "RESOURCE_EXHAUSTED", "message": "Quota exceeded for write requests."},
             ("attempted: feature group", "Quota exceeded for write requests",
-             "it was tried 3 times", "iam-admin/quotas"), {}),
+             "3 attempts failed", "iam-admin/quotas"), {}),
         "no permission to make a view": (
             {"method": "vertex.CreateFeatureView", "status": "PERMISSION_DENIED",
              "message": "Permission 'aiplatform.featureViews.create' denied on resource "
@@ -97,7 +97,7 @@ FAILURES = {
         "credentials have expired": (
             {"method": "vertex.CreateEndpoint", "times": ALWAYS, "status": "UNAUTHENTICATED",
              "message": "Request had invalid authentication credentials."},
-            ("attempted: endpoint", "they have expired",
+            ("attempted: endpoint", "these have expired",
              "gcloud auth application-default login"), {}),
         "the container never gets healthy": (
             {"method": "vertex.DeployModel", "operation": True, "status": "FAILED_PRECONDITION",
@@ -112,7 +112,7 @@ FAILURES = {
              "BigQuery Data Viewer", "--from 07"), {}),
         "a sync that never ends": (
             {"method": "sync", "hang": True},
-            ("attempted: sync", "is not there after 1 s; last seen: 0 rows", "more time",
+            ("attempted: sync", "is not ready after 1 s; last state: 0 rows", "more time",
              "console.cloud.google.com/vertex-ai/feature-store"), IMPATIENT),
         "fetching is not allowed": (
             {"method": "vertex.FetchFeatureValues", "times": ALWAYS, "status": "PERMISSION_DENIED",

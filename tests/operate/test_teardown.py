@@ -283,7 +283,7 @@ def test_dev_goes_and_prod_another_app_and_strangers_stay(cloud, open_cloud):
     assert len(kept) == 1
     customer = lookups.served_customers(prod, 1)[0]
     values, _ = feature_store.fetch(prod, customer)
-    assert 0 <= endpoint.predict(endpoint.connect(prod), [values])[0] <= 1
+    assert 0 <= endpoint.predict(prod, endpoint.connect(prod), [values])[0] <= 1
 
 
 def similar(cloud):
@@ -422,9 +422,10 @@ def test_what_is_billed_by_the_hour_is_told_with_its_price(cloud, open_cloud):
     assert teardown.told(teardown.standing(priced), priced.settings) == [
         "nothing stands that is billed by the hour"]
     build(cloud, "deployment", without="job that runs")
-    model = model_registry.find(cloud)
-    model.deploy(endpoint=endpoint.find(cloud), traffic_percentage=50, min_replica_count=2,
-                 max_replica_count=3, machine_type="n1-standard-4")
+    model = cloud.aiplatform.Model(model_registry.version_name(model_registry.find(cloud)))
+    model.deploy(endpoint=cloud.aiplatform.Endpoint(endpoint.find(cloud).name),
+                 traffic_percentage=50, min_replica_count=2, max_replica_count=3,
+                 machine_type="n1-standard-4")
 
     store = feature_store.store_name(cloud)
     lines = teardown.told(teardown.standing(priced), priced.settings)

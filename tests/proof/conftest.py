@@ -14,7 +14,7 @@ OVERRIDES = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def proof(cloud):
     """Tables, group, view and sync of the app "proof", on the tests' local cloud."""
     settings = config.load(target="local", env="dev", overrides=OVERRIDES)
@@ -29,7 +29,7 @@ def proof(cloud):
     return there
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployed(proof):
     """The same with a model on its endpoint."""
     model_registry.upload(proof, training.train(proof).value)
