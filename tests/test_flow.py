@@ -258,7 +258,7 @@ def test_a_group_over_another_table_is_not_silently_reused(cloud):
 
 
 def test_summary_of_a_failed_step_is_kept(cloud, tmp_path):
-    run = stages.open_run("04_feature_store", cloud.settings, tmp_path)
+    run = stages.open_stage("04_feature_store", cloud.settings, tmp_path)
     tables = cloud.settings.tables.model_copy(update={"features": "no_such_table"})
     names = cloud.settings.names.model_copy(update={"feature_group": "churn_dev_other"})
     there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(

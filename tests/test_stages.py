@@ -29,7 +29,7 @@ def read(folder):
 
 
 def test_a_step_prints_its_end_and_keeps_what_it_made(settings, tmp_path, capsys):
-    run = stages.open_run("02_features", settings, tmp_path)
+    run = stages.open_stage("02_features", settings, tmp_path)
     value = run.step("features", lambda: stages.Outcome(
         "created", "p.d.features", {"rows": 1234567, "rate": 0.91234}, "the value"))
     run.finish()
@@ -45,7 +45,7 @@ def test_a_step_prints_its_end_and_keeps_what_it_made(settings, tmp_path, capsys
 
 
 def test_a_step_in_the_background_says_so(settings, tmp_path, capsys):
-    run = stages.open_run("01_data", settings, tmp_path)
+    run = stages.open_stage("01_data", settings, tmp_path)
     run.step("online store", lambda: stages.Outcome(
         "started", "projects/p/locations/r/featureOnlineStores/churn_dev_store", {"nodes": 1}))
     assert capsys.readouterr().out == (
@@ -62,7 +62,7 @@ def test_short_names(name, short):
 
 
 def test_summary_has_every_key_from_the_start_and_only_those(settings, tmp_path):
-    run = stages.open_run("01_data", settings, tmp_path)
+    run = stages.open_stage("01_data", settings, tmp_path)
     assert set(read(tmp_path)) == SCHEMA
     with pytest.raises(ValueError, match="nonsense"):
         run.finish(nonsense=1)
@@ -73,7 +73,7 @@ def test_summary_has_every_key_from_the_start_and_only_those(settings, tmp_path)
 
 def test_a_stage_that_is_rerun_replaces_its_entry(settings, tmp_path):
     for status in ("created", "reused"):
-        run = stages.open_run("01_data", settings, tmp_path)
+        run = stages.open_stage("01_data", settings, tmp_path)
         run.step("x", lambda s=status: stages.Outcome(s, "r"))
         run.finish()
     (stage,) = read(tmp_path)["stages"]
@@ -173,7 +173,7 @@ REFUSALS = {
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_a_failure_names_stage_attempt_cause_need_and_command(impatient, tmp_path, kind):
     error, need, command = REFUSALS[kind]
-    run = stages.open_run("04_feature_store", impatient, tmp_path)
+    run = stages.open_stage("04_feature_store", impatient, tmp_path)
 
     def fail():
         raise error
@@ -215,7 +215,7 @@ def test_a_transient_error_is_retried_with_a_limit(impatient, tmp_path, capsys, 
             raise kind("not now")
         return stages.Outcome("created", "r")
 
-    run = stages.open_run("01_data", impatient, tmp_path)
+    run = stages.open_stage("01_data", impatient, tmp_path)
     run.step("dataset", work, 3)
     assert len(tries) == 4
     assert "attempt 4 of 5" in capsys.readouterr().out
@@ -227,7 +227,7 @@ def test_a_transient_error_is_retried_with_a_limit(impatient, tmp_path, capsys, 
 
 def test_any_other_error_is_not_retried(impatient, tmp_path):
     tries = []
-    run = stages.open_run("01_data", impatient, tmp_path)
+    run = stages.open_stage("01_data", impatient, tmp_path)
     with pytest.raises(errors.StageError):
         run.step("x", _raise, tries, google_errors.Forbidden("no"))
     assert len(tries) == 1
@@ -239,11 +239,11 @@ def _raise(tries, error):
 
 
 def test_a_background_step_is_timed_until_a_later_step_has_waited(settings, tmp_path):
-    first = stages.open_run("01_data", settings, tmp_path)
+    first = stages.open_stage("01_data", settings, tmp_path)
     first.step("online store", lambda: stages.Outcome("started", "s"))
     first.step("images", lambda: stages.Outcome("started", "i"))
     first.finish()
-    later = stages.open_run("04_feature_store", settings, tmp_path)
+    later = stages.open_stage("04_feature_store", settings, tmp_path)
     later.step("online store", lambda: (time.sleep(0.05), stages.Outcome("reused", "s"))[1])
     later.finish()
     store, images = read(tmp_path)["background"]
@@ -255,7 +255,7 @@ def test_a_background_step_is_timed_until_a_later_step_has_waited(settings, tmp_
 
 
 def test_a_bad_export_has_no_traceback(settings, tmp_path):
-    run = stages.open_run("01_data", settings, tmp_path)
+    run = stages.open_stage("01_data", settings, tmp_path)
 
     def fail():
         raise SourceError(tmp_path, ["table users: there is no users.csv"])
@@ -265,7 +265,7 @@ def test_a_bad_export_has_no_traceback(settings, tmp_path):
 
 
 def test_a_bug_of_ours_keeps_its_traceback(settings, tmp_path):
-    run = stages.open_run("01_data", settings, tmp_path)
+    run = stages.open_stage("01_data", settings, tmp_path)
     with pytest.raises(ZeroDivisionError):
         run.step("oops", lambda: 1 / 0)
     assert "FAILED" in (tmp_path / "run.log").read_text()

@@ -129,7 +129,7 @@ def _check(cloud: clouds.Cloud, folder: Path) -> None:
     from lib.operate import preflight
 
     began = time.monotonic()
-    run = stages.open_run("00_preflight", cloud.settings, folder, quiet=True)
+    run = stages.open_stage("00_preflight", cloud.settings, folder, quiet=True)
     run.step("preflight", preflight.require, cloud)
     run.finish()
     figures = stages.read_summary(folder)["stages"][0]["figures"]["preflight"]
