@@ -88,7 +88,8 @@ TRANSLATIONS = (
     Translation((auth_errors.TransportError, requests.ConnectionError, requests.Timeout), "",
         "a network that reaches Google's addresses (for target local: the local cloud)",
         "{rerun}"),
-    Translation((auth_errors.GoogleAuthError,), "", "valid credentials", LOGIN),
+    Translation((auth_errors.GoogleAuthError,), "",
+        "credentials that Google accepts", LOGIN),
     # These two come before the rules for an API and for quota, because Google's message has the
     # words of those rules too.
     Translation((google_errors.Forbidden,), NO_QUOTA_PROJECT,

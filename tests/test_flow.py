@@ -1,6 +1,7 @@
 """The whole flow on a small theLook, through Google's own clients: in order, as a run does it.
 
-The tests of this file build on each other, as the notebooks do.
+The tests of this file build on each other, as the notebooks do. They use an app of their own, so
+that other files of tests may run before or after.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import time
 
 import pandas as pd
 import pytest
+import requests
 from google.cloud import aiplatform_v1 as vertex
 
 from lib import (
@@ -27,12 +29,14 @@ from lib import (
     stages,
     warehouse,
 )
+from lib.cloud import connect, stop_local
 from lib.config import ROOT
 from lib.errors import Needed
 from lib.proof import latency, leakage, parity, sanity
 from lib.training import training
 from tests.conftest import SMALL
 
+OWN = {**SMALL, "app": "flow"}
 STEPS = [
     ("dataset", warehouse.create_dataset),
     ("source", warehouse.load_source),
@@ -49,36 +53,41 @@ STEPS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def settings():
+    return config.load(target="local", env="dev", overrides=OWN)
+
+
 def upload(cloud):
     return model_registry.upload(cloud, training.train(cloud).value)
 
 
 def run_command(module, *arguments):
-    variables = {**os.environ, config.SETTINGS_VARIABLE: json.dumps(SMALL)}
+    variables = {**os.environ, config.SETTINGS_VARIABLE: json.dumps(OWN)}
     return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, text=True,
                           capture_output=True, env=variables, timeout=120)
 
 
 def listing(cloud):
-    """The names of everything that stands."""
-    sdk, parent = cloud.aiplatform, cloud.parent
+    """The names of everything that exists."""
+    parent = cloud.parent
     names = [g.name for g in cloud.registry.list_feature_groups(parent=parent)]
     names += [f.name for f in cloud.registry.list_features(parent=feature_store.group_name(cloud))]
     names += [s.name for s in cloud.online_admin.list_feature_online_stores(parent=parent)]
     names += [v.name for v in cloud.online_admin.list_feature_views(
         parent=feature_store.store_name(cloud))]
     names += [s.name for s in feature_store.list_syncs(cloud)]
-    names += [m.resource_name for m in sdk.Model.list()]
+    names += [m.name for m in cloud.models.list_models(parent=parent)]
     names += [f"version {v.version_id}" for v in
-              model_registry.find(cloud).versioning_registry.list_versions()]
-    names += [e.resource_name for e in sdk.Endpoint.list()]
-    names += [d.id for d in endpoint.find(cloud).list_models()]
+              cloud.models.list_model_versions(name=model_registry.find(cloud).name)]
+    names += [e.name for e in cloud.endpoints.list_endpoints(parent=parent)]
+    names += [d.id for d in endpoint.find(cloud).deployed_models]
     names += [t.full_table_id for t in cloud.bigquery.list_tables(cloud.settings.dataset)]
     names += [b.name for b in cloud.storage.list_blobs(cloud.settings.names.bucket)]
     return sorted(names)
 
 
-def test_each_missing_thing_has_its_own_message_before_anything_stands(cloud):
+def test_each_missing_thing_has_its_own_message_before_anything_exists(cloud):
     with pytest.raises(feature_store.EntityNotServed, match=r"online store .* does not exist"):
         feature_store.fetch(cloud, "1")
     with pytest.raises(endpoint.NotDeployed, match="does not exist"):
@@ -116,19 +125,19 @@ def test_a_sync_started_early_is_waited_for_and_not_run_twice(cloud, monkeypatch
     before = {s.name for s in feature_store.list_syncs(cloud)}
     built = str(time.time_ns())  # as if the features had been built just now
     monkeypatch.setattr(warehouse, "built_at", lambda *_: built)
-    ended, looks = feature_store._ended, itertools.count()
-    monkeypatch.setattr(feature_store, "_ended", lambda sync: next(looks) >= 4 and ended(sync))
+    is_done, polls = feature_store.is_done, itertools.count()
+    monkeypatch.setattr(feature_store, "is_done", lambda sync: next(polls) >= 4 and is_done(sync))
     early = feature_store.start_sync(cloud)
     assert early.status == "started" and early.resource not in before
-    again = feature_store.start_sync(cloud)
-    assert (again.status, again.resource) == ("started", early.resource)
+    second = feature_store.start_sync(cloud)
+    assert (second.status, second.resource) == ("started", early.resource)
     with monkeypatch.context() as patch:  # as if it were the first one
         patch.setattr(feature_store, "list_syncs", lambda _: [vertex.FeatureViewSync()])
         with pytest.raises(feature_store.EntityNotServed, match="its first sync is running"):
             feature_store.fetch(cloud, "no-such-customer")
     waited = feature_store.sync(cloud)
     assert (waited.status, waited.resource) == ("created", early.resource)
-    assert next(looks) > 4  # the first answers said that it was running
+    assert next(polls) > 4  # the first answers said that it was running
     later = feature_store.start_sync(cloud)
     assert (later.status, later.resource) == ("reused", early.resource)
     assert {s.name for s in feature_store.list_syncs(cloud)} - before == {early.resource}
@@ -139,7 +148,7 @@ def test_labels_lean_but_have_both_classes(cloud):
     assert 0.85 < sanity.positive_rate(checks) < 0.95
 
 
-def test_the_registry_tells_what_each_feature_means(cloud):
+def test_the_registry_describes_each_feature(cloud):
     table = feature_store.read_registry(cloud)
     assert list(table["feature"]) == cloud.settings.feature_names
     written = {f.name: (f.description, f.unit.lower()) for f in cloud.settings.features}
@@ -169,20 +178,20 @@ def test_a_prediction_is_a_probability_and_ignores_the_order_of_features(cloud):
     assert len({a.churn_probability for a in answers}) > 3
     first = answers[0]
     backwards = dict(reversed(first.features.items()))
-    assert endpoint.predict(predictor.endpoint, [backwards]) == [first.churn_probability]
+    assert endpoint.predict(cloud, predictor.endpoint, [backwards]) == [first.churn_probability]
 
 
 def test_the_endpoint_refuses_what_it_was_not_trained_on(cloud):
     service = endpoint.connect(cloud)
     good = predict.Predictor(cloud).predict(lookups.served_customers(cloud, 1)[0]).features
     short = {k: v for k, v in good.items() if k != "tenure_days"}
-    assert "tenure_days" in endpoint.refusal(service, [short])
-    assert "extra" in endpoint.refusal(service, [{**good, "extra": 1}])
-    assert endpoint.refusal(service, [{**good, "tenure_days": "long"}]).startswith("400")
-    assert endpoint.refusal(service, [good]) == ""
+    assert "tenure_days" in endpoint.refusal(cloud, service, [short])
+    assert "extra" in endpoint.refusal(cloud, service, [{**good, "extra": 1}])
+    assert endpoint.refusal(cloud, service, [{**good, "tenure_days": "long"}]).startswith("400")
+    assert endpoint.refusal(cloud, service, [good]) == ""
 
 
-def test_an_unknown_customer_is_told_apart(cloud):
+def test_an_unknown_customer_has_its_own_message(cloud):
     with pytest.raises(feature_store.EntityNotServed, match="'no-such-id' is not in the feature"):
         predict.Predictor(cloud).predict("no-such-id")
 
@@ -209,9 +218,9 @@ def test_parity_holds_and_a_stale_online_store_is_caught(cloud):
         f"where customer_id = '{customer}'").result()
     with pytest.raises(Needed) as caught:
         parity.check(cloud, customers)
-    told = str(caught.value)
-    assert f"customer {customer}, orders_90d" in told and "avg_order_value_90d" in told
-    assert "differ in 2 of 440" in told
+    message = str(caught.value)
+    assert f"customer {customer}, orders_90d" in message and "avg_order_value_90d" in message
+    assert "differ in 2 of 440" in message
     feature_store.sync(cloud, force=True)
     assert parity.figures(parity.check(cloud, customers).value)["mismatches"] == 0
 
@@ -221,7 +230,7 @@ def test_the_naive_join_promises_more_than_it_keeps(cloud):
     assert figures["naive_roc_auc"] > figures["naive_model_on_honest_roc_auc"]
 
 
-def test_an_impossible_score_ends_the_run(cloud):
+def test_an_impossible_score_stops_the_run(cloud):
     assert leakage.check_honest(cloud, {"roc_auc": 0.80}).status == "done"
     with pytest.raises(Needed, match="sees the future"):
         leakage.check_honest(cloud, {"roc_auc": 0.82})
@@ -245,7 +254,7 @@ def test_another_model_replaces_the_old_one_on_the_endpoint(cloud):
     assert int(model.version_id) == int(before) + 1
     outcome = endpoint.deploy(there, endpoint.find(there), model)
     assert outcome.status == "created"
-    (deployed,) = endpoint.find(there).list_models()
+    (deployed,) = endpoint.find(there).deployed_models
     assert deployed.model_version_id == model.version_id
 
 
@@ -260,15 +269,15 @@ def test_a_group_over_another_table_is_not_silently_reused(cloud):
 def test_summary_of_a_failed_step_is_kept(cloud, tmp_path):
     run = stages.open_stage("04_feature_store", cloud.settings, tmp_path)
     tables = cloud.settings.tables.model_copy(update={"features": "no_such_table"})
-    names = cloud.settings.names.model_copy(update={"feature_group": "churn_dev_other"})
+    names = cloud.settings.names.model_copy(update={"feature_group": "flow_dev_other"})
     there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
         update={"tables": tables, "names": names}))
     with pytest.raises(errors.StageError, match="no_such_table"):
         run.step("feature group", feature_store.create_group, there)
 
 
-def test_a_view_that_reads_as_itself_is_given_the_dataset_and_waited_for(cloud, monkeypatch):
-    names = cloud.settings.names.model_copy(update={"feature_view": "churn_dev_own_view"})
+def test_a_view_that_reads_as_itself_gets_access_and_is_waited_for(cloud, monkeypatch):
+    names = cloud.settings.names.model_copy(update={"feature_view": "flow_dev_own_view"})
     waits = cloud.settings.waits.model_copy(update={"longest_pause_seconds": 0.2})
     own = cloud.settings.feature_view.model_copy(update={"service_agent": "view"})
     there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
@@ -291,7 +300,7 @@ def test_a_view_that_reads_as_itself_is_given_the_dataset_and_waited_for(cloud, 
 
 
 def test_a_view_that_may_never_read_says_so(cloud):
-    names = cloud.settings.names.model_copy(update={"feature_view": "churn_dev_own_view"})
+    names = cloud.settings.names.model_copy(update={"feature_view": "flow_dev_own_view"})
     waits = cloud.settings.waits.model_copy(update={"iam_seconds": 0})
     own = cloud.settings.feature_view.model_copy(update={"service_agent": "view"})
     there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
@@ -305,27 +314,42 @@ def test_a_view_that_may_never_read_says_so(cloud):
 
 
 def test_tables_expire_in_dev_and_stay_in_prod(cloud):
-    names = cloud.settings.names.model_copy(update={"dataset": "churn_prod"})
+    names = cloud.settings.names.model_copy(update={"dataset": "flow_prod"})
     prod = config.load(target="local", env="prod", overrides=SMALL)
     there = dataclasses.replace(cloud, settings=prod.model_copy(update={"names": names}))
     warehouse.create_dataset(there)
     days = 24 * 3600 * 1000
     dev = cloud.bigquery.get_dataset(cloud.settings.dataset)
     assert dev.default_table_expiration_ms == 30 * days
-    assert cloud.bigquery.get_dataset("churn_prod").default_table_expiration_ms is None
+    assert cloud.bigquery.get_dataset("flow_prod").default_table_expiration_ms is None
     assert dev.labels["env"] == "dev"
-    assert cloud.bigquery.get_dataset("churn_prod").labels["env"] == "prod"
-    cloud.bigquery.delete_dataset("churn_prod")
+    assert cloud.bigquery.get_dataset("flow_prod").labels["env"] == "prod"
+    cloud.bigquery.delete_dataset("flow_prod")
 
 
 def test_a_restart_keeps_everything(cloud):
-    """The last test: the clients of `cloud` know the old addresses only."""
-    from lib import cloud as clouds
-
+    """The last two tests: the clients of `cloud` only know the addresses before the restart."""
     customer = lookups.served_customers(cloud, 1)[0]
     before = predict.Predictor(cloud).predict(customer)
-    assert clouds.stop_local()
-    again = clouds.connect(cloud.settings)
-    assert again.started_local
-    after = predict.Predictor(again).predict(customer)
+    assert stop_local()
+    restarted = connect(cloud.settings)
+    assert restarted.started_local
+    after = predict.Predictor(restarted).predict(customer)
     assert (after.features, after.churn_probability) == (before.features, before.churn_probability)
+
+
+@pytest.mark.parametrize("call", [
+    warehouse.create_dataset, lambda cloud: lookups.served_customers(cloud, 1),
+    lambda cloud: warehouse.read_table(cloud, "features"),
+    lambda cloud: list(cloud.storage.list_blobs("bucket")),
+    lambda cloud: feature_store.fetch(cloud, "1"), feature_store.sync], ids=[
+    "dataset", "query", "table", "bucket", "fetch", "sync"])
+def test_a_stopped_local_cloud_is_an_error_at_once(cloud, call):
+    """The ports of `cloud` are closed since the restart."""
+    began = time.monotonic()
+    with pytest.raises((Needed, requests.ConnectionError)) as caught:
+        call(cloud)
+    assert time.monotonic() - began < 10
+    explained = errors.explain(caught.value, "04_feature_store", "step", cloud.settings)
+    assert "the local cloud" in explained.need
+    assert explained.command.startswith("./run_all.sh --target local")

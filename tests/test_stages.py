@@ -90,7 +90,7 @@ REFUSALS = {
         "these have expired", "gcloud auth application-default login"),
     "refused": (
         auth_errors.MutualTLSChannelError("The certificate was refused."),
-        "valid credentials", "gcloud auth application-default login"),
+        "credentials that Google accepts", "gcloud auth application-default login"),
     "cannot be renewed": (
         auth_errors.InvalidOperation("Anonymous credentials cannot be refreshed."),
         "these have expired", "gcloud auth application-default login"),
@@ -141,7 +141,8 @@ REFUSALS = {
         "bq ls"),
     "two locations": (
         google_errors.BadRequest("Cannot read and write in different locations: source: US, "
-                                 "destination: EU"), "existing resources, all in one place", "bq ls"),
+                                 "destination: EU"),
+        "existing resources, all in one place", "bq ls"),
     "image": (
         google_errors.FailedPrecondition(
             "Image us-central1-docker.pkg.dev/p/churn-dev/serving@sha256:1 not found."),
@@ -166,7 +167,8 @@ REFUSALS = {
         requests.ConnectionError("Failed to resolve 'aiplatform.googleapis.com'"), "a network",
         "./run_all.sh"),
     "anything else": (
-        google_errors.BadRequest("Syntax error"), "a request that the service accepts", "--from 04"),
+        google_errors.BadRequest("Syntax error"), "a request that the service accepts",
+        "--from 04"),
 }
 
 
