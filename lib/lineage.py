@@ -88,7 +88,8 @@ def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
         return
     features = list(cloud.registry.list_features(parent=group.name))
     dense = "dense: newest row" if group.big_query.dense else "sparse: newest non-null values"
-    found.nodes["group"] = LineageNode("group", short(group.name), (f"{len(features)} features", dense))
+    found.nodes["group"] = LineageNode(
+        "group", short(group.name), (f"{len(features)} features", dense))
     if group.big_query.big_query_source.input_uri == f"bq://{cloud.settings.table('features')}":
         found.edges.append(("features", "group", ""))
     try:
@@ -100,7 +101,7 @@ def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
     found.nodes["view"] = LineageNode("view", short(view.name), (view.sync_config.cron,))
     found.edges.append(("view", "store", ""))
     served = [g.feature_group_id for g in view.feature_registry_source.feature_groups]
-    if short(group.name) in served:
+    if cloud.settings.names.feature_group in served:
         found.edges.append(("group", "view", ""))
     _add_sync(cloud, found)
 
@@ -164,8 +165,8 @@ def lineage(found: Lineage) -> style.Chart:
     if not found.nodes:
         raise ValueError("nothing to draw: no resource exists")
     figure, axes = style.new_figure(
-        finding(found), f"Read from the live resources in {found.place}. Top: the way to the model. "
-        "Bottom: the way to the values it gets", 5.1)
+        finding(found), f"Read from the live resources in {found.place}. Top: how the model is "
+        "made. Bottom: how the values it gets are made", 5.1)
     figure.set_layout_engine("none")
     axes.set(xlim=(0, 11), ylim=(-0.95, RISE + 0.75), position=(0.005, 0, 0.99, 3.95 / 5.1))
     axes.set_axis_off()
@@ -193,7 +194,7 @@ def _middle(kind: str) -> tuple[float, float]:
     return 0.06 + WIDE / 2 + column * (WIDE + GAP), row * RISE
 
 
-def _box(axes: Axes, node: Node) -> FancyBboxPatch:
+def _box(axes: Axes, node: LineageNode) -> FancyBboxPatch:
     x, y = _middle(node.kind)
     _, _, title, fill = BOXES[node.kind]
     box = FancyBboxPatch((x - WIDE / 2, y - HIGH / 2), WIDE, HIGH,

@@ -230,7 +230,8 @@ def _must_go(cloud: Cloud, table: bigquery.Table, statement: str) -> bool:
             f"table {name} exists, is {layout_of(table)}, and has no labels "
             f"app={settings.app} and env={settings.env}: it is not ours to replace by one "
             f"{wanted}",
-            "another dataset (names.dataset in config.yaml), or this table deleted", f"bq rm -t {table.project}:{table.dataset_id}.{table.table_id}")
+            "another dataset (names.dataset in config.yaml), or this table deleted",
+            f"bq rm -t {table.project}:{table.dataset_id}.{table.table_id}")
     return True
 
 
