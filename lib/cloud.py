@@ -13,6 +13,7 @@ import logging
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import requests
@@ -125,63 +126,57 @@ class Cloud:
     @cached_property
     def registry(self) -> aiplatform_v1.FeatureRegistryServiceClient:
         """Feature groups and features (the SDK's preview classes cannot set `dense`)."""
-        return self._vertex_client("FeatureRegistryServiceClient")
+        return self._client("FeatureRegistryServiceClient")
 
     @cached_property
     def online_admin(self) -> aiplatform_v1.FeatureOnlineStoreAdminServiceClient:
         """Online stores, feature views, syncs."""
-        return self._vertex_client("FeatureOnlineStoreAdminServiceClient")
+        return self._client("FeatureOnlineStoreAdminServiceClient")
 
     @cached_property
     def online(self) -> aiplatform_v1.FeatureOnlineStoreServiceClient:
         """Fetching feature values."""
-        return self._vertex_client("FeatureOnlineStoreServiceClient")
+        return self._client("FeatureOnlineStoreServiceClient")
 
     @cached_property
     def models(self) -> aiplatform_v1.ModelServiceClient:
         """Models, their versions and evaluations."""
-        return self._vertex_client("ModelServiceClient")
+        return self._client("ModelServiceClient")
 
     @cached_property
     def endpoints(self) -> aiplatform_v1.EndpointServiceClient:
         """Endpoints and the models deployed to them."""
-        return self._vertex_client("EndpointServiceClient")
+        return self._client("EndpointServiceClient")
 
     @cached_property
     def predictions(self) -> aiplatform_v1.PredictionServiceClient:
         """Predictions of deployed models."""
-        return self._vertex_client("PredictionServiceClient")
+        return self._client("PredictionServiceClient")
 
     @cached_property
     def pipeline_jobs(self) -> aiplatform_v1.PipelineServiceClient:
         """Pipeline jobs: list, cancel, delete."""
-        return self._vertex_client("PipelineServiceClient")
+        return self._client("PipelineServiceClient")
 
     @cached_property
     def custom_jobs(self) -> aiplatform_v1.JobServiceClient:
         """Custom jobs: list, cancel, delete."""
-        return self._vertex_client("JobServiceClient")
+        return self._client("JobServiceClient")
 
     @cached_property
     def projects(self) -> resourcemanager_v3.ProjectsClient:
         """Resource Manager: whether the project answers, and which permissions we have."""
-        from google.cloud import resourcemanager_v3
-
-        return resourcemanager_v3.ProjectsClient(**self._platform_options)
+        return self._client("ProjectsClient", "resourcemanager_v3")
 
     @cached_property
     def services(self) -> service_usage_v1.ServiceUsageClient:
         """Service Usage: which APIs are enabled."""
-        from google.cloud import service_usage_v1
-
-        return service_usage_v1.ServiceUsageClient(**self._platform_options)
+        return self._client("ServiceUsageClient", "service_usage_v1")
 
     @cached_property
     def artifacts(self) -> artifactregistry_v1.ArtifactRegistryClient:
         """Artifact Registry: which images exist."""
-        from google.cloud import artifactregistry_v1
-
-        return artifactregistry_v1.ArtifactRegistryClient(**self._platform_options)
+        return self._client("ArtifactRegistryClient", "artifactregistry_v1")
 
     @cached_property
     def aiplatform(self):
@@ -206,18 +201,12 @@ class Cloud:
         )
         return aiplatform
 
-    def _vertex_client(self, name: str):
-        from google.cloud import aiplatform_v1
-
+    def _client(self, name: str, package: str = "aiplatform_v1"):
+        address = self.vertex if package == "aiplatform_v1" else self.platform
         # REST on both targets, so that both raise the same error classes.
-        return getattr(aiplatform_v1, name)(
+        return getattr(import_module(f"google.cloud.{package}"), name)(
             credentials=self.credentials, transport="rest",
-            client_options={"api_endpoint": self.vertex})
-
-    @property
-    def _platform_options(self) -> dict:
-        options = {"api_endpoint": self.platform} if self.platform else None
-        return {"credentials": self.credentials, "transport": "rest", "client_options": options}
+            client_options={"api_endpoint": address} if address else None)
 
 
 def connect(settings: Settings) -> Cloud:

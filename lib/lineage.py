@@ -57,13 +57,13 @@ def read(cloud: Cloud) -> Lineage:
 
 def _read_tables(cloud: Cloud, found: Lineage) -> None:
     """Sources, features, labels and training rows; the arrows are what sql/ reads (BUILDS)."""
-    sources = {key: _table(cloud, key) for key in warehouse.BUILDS["02_build_features"][1]}
+    sources = {key: warehouse.find_table(cloud, key) for key in warehouse.BUILDS["02_build_features"][1]}
     if all(sources.values()):
         facts = tuple(f"{t.table_id}: {t.num_rows:,}" for t in sources.values())
         found.nodes["sources"] = LineageNode("sources", cloud.settings.names.dataset, facts)
     for kind, build in (("features", "02_build_features"), ("labels", "03_build_labels_churn"),
                         ("train", "04_build_train")):
-        table = _table(cloud, kind)
+        table = warehouse.find_table(cloud, kind)
         if table is None:
             continue
         facts = (f"{table.num_rows:,} rows", f"by sql/{build[:2]}")
@@ -72,13 +72,6 @@ def _read_tables(cloud: Cloud, found: Lineage) -> None:
         for origin in dict.fromkeys("sources" if r in sources else r for r in reads):
             label = "point-in-time" if (origin, kind) == ("features", "train") else ""
             found.edges.append((origin, kind, label))
-
-
-def _table(cloud: Cloud, key: str):
-    try:
-        return cloud.bigquery.get_table(cloud.settings.table(key))
-    except NotFound:
-        return None
 
 
 def _read_feature_store(cloud: Cloud, found: Lineage) -> None:

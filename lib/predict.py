@@ -59,10 +59,10 @@ class Predictor:
         features, taken_at = feature_store.fetch(self.cloud, customer_id)
         fetched = time.perf_counter()
         (probability,) = endpoint.predict(self.cloud, self.endpoint, [features])
-        ended = time.perf_counter()
+        predicted = time.perf_counter()
         return Prediction(
             str(customer_id), probability, features, taken_at,
-            1000 * (fetched - began), 1000 * (ended - fetched))
+            1000 * (fetched - began), 1000 * (predicted - fetched))
 
 
 def open_predictor(cloud: Cloud) -> Outcome:

@@ -155,7 +155,7 @@ def build(cloud: Cloud, file: str) -> Outcome:
     origin = [settings.thelook, _origin(settings)] if not reads else []
     used = _used(parameters(settings), " ".join(statements))
     fingerprint = settings.fingerprint(statements, used, inputs, origin)
-    tables = [_find(cloud, key) for key in makes]
+    tables = [find_table(cloud, key) for key in makes]
     if all(t is not None and t.labels.get("fingerprint") == fingerprint for t in tables):
         return Outcome("reused", settings.table(makes[-1]), _figures(tables))
     outdated = {settings.table(key) for key, table, statement
@@ -204,7 +204,8 @@ def _run(cloud: Cloud, statement: str, what: str = "a statement") -> int:
     return scanned
 
 
-def _find(cloud: Cloud, key: str) -> bigquery.Table | None:
+def find_table(cloud: Cloud, key: str) -> bigquery.Table | None:
+    """One of our tables, or None if it does not exist. key: a key of `tables` in config.yaml."""
     try:
         return cloud.bigquery.get_table(cloud.settings.table(key))
     except NotFound:
@@ -249,7 +250,7 @@ def _figures(tables: list[bigquery.Table]) -> dict[str, int]:
 
 def built_at(cloud: Cloud, key: str) -> str | None:
     """The `build` label of one of our tables (nanoseconds since 1970), None if not built."""
-    table = _find(cloud, key)
+    table = find_table(cloud, key)
     return table.labels.get("build") if table else None
 
 

@@ -245,79 +245,79 @@ def test_latency_is_measured_per_call(cloud):
 
 def test_another_model_replaces_the_old_one_on_the_endpoint(cloud):
     other = cloud.settings.train.model_copy(update={"model_type": "logistic_regression"})
-    there = dataclasses.replace(
+    changed = dataclasses.replace(
         cloud, settings=cloud.settings.model_copy(update={"train": other}))
-    before = model_registry.find(there).version_id
-    assert training.train(there).status == "created"
-    assert upload(there).status == "created"
-    model = model_registry.find(there)
+    before = model_registry.find(changed).version_id
+    assert training.train(changed).status == "created"
+    assert upload(changed).status == "created"
+    model = model_registry.find(changed)
     assert int(model.version_id) == int(before) + 1
-    outcome = endpoint.deploy(there, endpoint.find(there), model)
+    outcome = endpoint.deploy(changed, endpoint.find(changed), model)
     assert outcome.status == "created"
-    (deployed,) = endpoint.find(there).deployed_models
+    (deployed,) = endpoint.find(changed).deployed_models
     assert deployed.model_version_id == model.version_id
 
 
 def test_a_group_over_another_table_is_not_silently_reused(cloud):
     tables = cloud.settings.tables.model_copy(update={"features": "other_table"})
-    there = dataclasses.replace(
+    changed = dataclasses.replace(
         cloud, settings=cloud.settings.model_copy(update={"tables": tables}))
     with pytest.raises(Needed, match="another source"):
-        feature_store.create_group(there)
+        feature_store.create_group(changed)
 
 
 def test_summary_of_a_failed_step_is_kept(cloud, tmp_path):
     run = stages.open_stage("04_feature_store", cloud.settings, tmp_path)
     tables = cloud.settings.tables.model_copy(update={"features": "no_such_table"})
     names = cloud.settings.names.model_copy(update={"feature_group": "flow_dev_other"})
-    there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
+    changed = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
         update={"tables": tables, "names": names}))
     with pytest.raises(errors.StageError, match="no_such_table"):
-        run.step("feature group", feature_store.create_group, there)
+        run.step("feature group", feature_store.create_group, changed)
 
 
 def test_a_view_that_reads_as_itself_gets_access_and_is_waited_for(cloud, monkeypatch):
     names = cloud.settings.names.model_copy(update={"feature_view": "flow_dev_own_view"})
     waits = cloud.settings.waits.model_copy(update={"longest_pause_seconds": 0.2})
     own = cloud.settings.feature_view.model_copy(update={"service_agent": "view"})
-    there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
+    changed = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
         update={"names": names, "waits": waits, "feature_view": own}))
     granted = []
     # As on Google, where a grant counts only after some minutes.
     monkeypatch.setattr(warehouse, "grant_reader", lambda cloud, email: granted.append(email))
-    assert feature_store.create_view(there).status == "created"
+    assert feature_store.create_view(changed).status == "created"
     monkeypatch.undo()
     (email,) = granted
-    timer = threading.Timer(1.5, warehouse.grant_reader, (there, email))
+    timer = threading.Timer(1.5, warehouse.grant_reader, (changed, email))
     timer.start()
-    assert feature_store.sync(there).status == "created"
+    assert feature_store.sync(changed).status == "created"
     timer.join()
-    syncs = feature_store.list_syncs(there)
+    syncs = feature_store.list_syncs(changed)
     assert len(syncs) > 1 and all("denied" in s.final_status.message for s in syncs[1:])
-    assert feature_store.create_view(there).status == "reused"
-    customer = lookups.served_customers(there, 1)[0]
-    assert feature_store.fetch(there, customer)[0] == feature_store.fetch(cloud, customer)[0]
+    assert feature_store.create_view(changed).status == "reused"
+    customer = lookups.served_customers(changed, 1)[0]
+    assert feature_store.fetch(changed, customer)[0] == feature_store.fetch(cloud, customer)[0]
 
 
 def test_a_view_that_may_never_read_says_so(cloud):
     names = cloud.settings.names.model_copy(update={"feature_view": "flow_dev_own_view"})
     waits = cloud.settings.waits.model_copy(update={"iam_seconds": 0})
     own = cloud.settings.feature_view.model_copy(update={"service_agent": "view"})
-    there = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
+    changed = dataclasses.replace(cloud, settings=cloud.settings.model_copy(
         update={"names": names, "waits": waits, "feature_view": own}))
     dataset = cloud.bigquery.get_dataset(cloud.settings.dataset)
     dataset.access_entries = []
     cloud.bigquery.update_dataset(dataset, ["access_entries"])
     with pytest.raises(Needed, match="status 7.*denied") as caught:
-        feature_store.sync(there, force=True)
+        feature_store.sync(changed, force=True)
     assert "BigQuery Data Viewer" in caught.value.need
 
 
 def test_tables_expire_in_dev_and_stay_in_prod(cloud):
     names = cloud.settings.names.model_copy(update={"dataset": "flow_prod"})
     prod = config.load(target="local", env="prod", overrides=SMALL)
-    there = dataclasses.replace(cloud, settings=prod.model_copy(update={"names": names}))
-    warehouse.create_dataset(there)
+    changed = dataclasses.replace(cloud, settings=prod.model_copy(update={"names": names}))
+    warehouse.create_dataset(changed)
     days = 24 * 3600 * 1000
     dev = cloud.bigquery.get_dataset(cloud.settings.dataset)
     assert dev.default_table_expiration_ms == 30 * days
