@@ -57,7 +57,8 @@ def read(cloud: Cloud) -> Lineage:
 
 def _read_tables(cloud: Cloud, found: Lineage) -> None:
     """Sources, features, labels and training rows; the arrows are what sql/ reads (BUILDS)."""
-    sources = {key: warehouse.find_table(cloud, key) for key in warehouse.BUILDS["02_build_features"][1]}
+    raw = warehouse.BUILDS["02_build_features"][1]
+    sources = {key: warehouse.find_table(cloud, key) for key in raw}
     if all(sources.values()):
         facts = tuple(f"{t.table_id}: {t.num_rows:,}" for t in sources.values())
         found.nodes["sources"] = LineageNode("sources", cloud.settings.names.dataset, facts)
