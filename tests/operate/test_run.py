@@ -177,8 +177,11 @@ def test_keep_running_leaves_the_local_cloud_running(
     class Started:
         note, started_local = "local cloud started", True
 
+        def __init__(self, settings):
+            self.settings = settings
+
     stops = []
-    monkeypatch.setattr(run.clouds, "connect", lambda settings: Started)
-    monkeypatch.setattr(run.clouds, "stop_local", lambda: stops.append(1))
+    monkeypatch.setattr("lib.cloud.connect", Started)
+    monkeypatch.setattr("lib.cloud.stop_local", lambda: stops.append(1))
     fake_notebooks(("01_data", "run.finish()"))
     assert run.main(options) == 0 and len(stops) == stopped

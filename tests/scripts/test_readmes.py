@@ -31,6 +31,8 @@ RUN_BY = {
         "tests/operate/test_run.py::test_keep_running_leaves_the_local_cloud_running",
     f"{PYTHON} -m lib.predict --customer_id 3746":
         "tests/test_flow.py::test_predict_is_a_command",
+    f"{PYTHON} -m lib.operate.preflight":
+        "tests/operate/test_preflight.py::test_it_is_a_command_with_a_status",
     f"{PYTHON} -m lib.training.compile":
         "tests/training/test_compile.py::test_compiling_needs_no_cloud_and_no_engine",
     f"{PYTHON} -m lib.training.pipeline_job":
@@ -90,7 +92,7 @@ class Command:
 def commands():
     """Each command in a bash block; a line that ends in a backslash goes on in the next."""
     for readme, text in TEXTS.items():
-        for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
+        for block in re.findall(r"^ *```bash\n(.*?)^ *```", text, re.M | re.S):
             lines = block.replace("\\\n", " ").splitlines()
             for line in lines:
                 command = re.sub(r"(^|\s+)#.*", "", line)
@@ -158,6 +160,12 @@ def test_the_first_page_is_short():
 def test_every_command_is_run_by_a_test_or_marked_as_not_runnable_here():
     runnable = {command.text for command in COMMANDS if command.runnable}
     assert runnable == RUN_BY.keys() | CHEAP.keys()
+
+
+def test_every_block_has_a_language_so_that_no_command_is_missed():
+    languages = {language for text in TEXTS.values()
+                 for language in re.findall(r"^ *```([^\n]*)\n.*?^ *```$", text, re.M | re.S)}
+    assert languages <= {"bash", "json", "python", "sql", "text", "yaml"}
 
 
 def test_the_tests_that_run_a_command_exist():
