@@ -9,16 +9,15 @@ from itertools import groupby
 from pathlib import Path
 
 import nbformat
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 from markupsafe import Markup
 from nbconvert.filters import Highlight2HTML, ansi2html, markdown2html_mistune
 
 from lib.config import ROOT
 
 PARAMETERS = {"parameters", "injected-parameters"}  # tags of papermill's cells
-ACTIVE = ("script", "iframe", "object", "embed", "link", "meta", "base", "form")
+ACTIVE = ("script", "style", "iframe", "object", "embed", "link", "meta", "base", "form")
 HEADING = re.compile(r"^h[1-6]$")
-NUMBER = re.compile(r"[-+]?[$]?[\d,]*\.?\d+(e[-+]?\d+)?\s?%?|NULL|nan|None", re.I)
 
 
 @dataclass(frozen=True)
@@ -140,15 +139,14 @@ def _clean(html: str) -> BeautifulSoup:
     soup = BeautifulSoup(hide_paths(html), "html.parser")
     for tag in soup.find_all(ACTIVE):
         tag.decompose()
-    for style in soup.find_all("style", string=re.compile(r"url\(|@import")):
-        style.decompose()
     for tag in soup.find_all(True):
         loads = "url(" in tag.get("style", "")
         for name in [n for n in tag.attrs if n.startswith("on") or (n == "style" and loads)
                      or n in ("srcset", "background", "poster", "action")]:
             del tag[name]
     for tag in soup.find_all(src=True):
-        _inline(tag)
+        if not tag["src"].startswith("data:image/"):
+            tag.replace_with(tag.get("alt", ""))
     for link in soup.find_all("a", href=True):
         notebook = re.fullmatch(r"(\d\d_\w+)\.ipynb(#.*)?", link["href"])
         if notebook:
@@ -156,17 +154,6 @@ def _clean(html: str) -> BeautifulSoup:
         elif not re.match(r"https?://|#", link["href"]):
             link.unwrap()  # a file beside the notebook is not beside this page
     return soup
-
-
-def _inline(tag: Tag) -> None:
-    """Put a PNG of this repository into the page; replace any other file by its alt text."""
-    if tag["src"].startswith("data:image/"):
-        return
-    file = (ROOT / "notebooks" / tag["src"]).resolve()
-    if tag.name == "img" and file.suffix == ".png" and file.is_relative_to(ROOT) and file.is_file():
-        tag["src"] = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-    else:
-        tag.replace_with(tag.get("alt", ""))
 
 
 # -- outputs ---------------------------------------------------------------------------------
@@ -191,7 +178,7 @@ def _result(output: Mapping, heading: str) -> Markup:
     if "application/vnd.jupyter.widget-view+json" in data:
         return Markup('<p class="aside">This control works only in JupyterLab.</p>')
     if "text/html" in data:
-        return _table(data["text/html"])
+        return Markup('<div class="table">{}</div>').format(Markup(_clean(data["text/html"])))
     if "text/markdown" in data:
         return markdown(data["text/markdown"], "output", 3)
     return _text(text, "log")
@@ -209,16 +196,3 @@ def _text(text: str, kind: str) -> Markup:
         return Markup("")
     shown = Markup(ansi2html(hide_paths(text.rstrip())))
     return Markup('<pre class="{}">{}</pre>').format(kind, shown)
-
-
-def _table(html: str) -> Markup:
-    """A frame's own HTML, numbers aligned right; on white paper if it brings its own colours."""
-    soup = _clean(html)
-    for column in zip(*(row.find_all(["th", "td"]) for row in soup.find_all("tr")), strict=False):
-        values = [cell.get_text(strip=True) for cell in column if cell.name == "td"]
-        if values and all(map(NUMBER.fullmatch, values)):
-            for cell in column:
-                cell["class"] = [*cell.get("class", ()), "number"]
-    coloured = soup.find("style", string=re.compile("background"))
-    return Markup('<div class="{}">{}</div>').format(
-        "table paper" if coloured else "table", Markup(soup))
