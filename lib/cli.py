@@ -24,11 +24,13 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """
     made = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--target", choices=["local", "gcp"], help="default: config.yaml's")
-    made.add_argument("--env", choices=["dev", "prod"], help="default: config.yaml's")
+    made.add_argument("--target", choices=["local", "gcp"],
+                      help="the local stand-in or Google Cloud; default: target in config.yaml")
+    made.add_argument("--env", choices=["dev", "prod"],
+                      help="part of every resource name; default: env in config.yaml")
     made.add_argument("--source", metavar="FOLDER",
-                      help="an exported copy of theLook (.csv or .parquet) instead of "
-                           "config.yaml's source")
+                      help="an exported copy of theLook (.csv or .parquet, with the names and "
+                           "columns of the Kaggle files) instead of the built-in data")
     made.add_argument("--config", metavar="FILE", help="another file than config.yaml")
     return made
 

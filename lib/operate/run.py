@@ -27,7 +27,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     _export(options)
     try:
         settings = config.load(target=options.target, env=options.env)
@@ -79,7 +79,7 @@ class _Failed(RuntimeError):
     """A notebook failed; the message is for the user."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="./run_all.sh", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -169,3 +169,19 @@ def test_where_things_are_billed_the_end_says_what_still_stands(
     monkeypatch.setattr(teardown, "told", lambda standing, settings: [f"still stands: {standing}"])
     assert run.main([]) == 1  # also after a run that failed
     assert "still stands: ['a store']" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("options", "stopped"), [([], 1), (["--keep-running"], 0)])
+def test_keep_running_leaves_the_local_cloud_running(
+        fake_notebooks, monkeypatch, options, stopped):
+    class Started:
+        note, started_local = "local cloud started", True
+
+        def __init__(self, settings):
+            self.settings = settings
+
+    stops = []
+    monkeypatch.setattr("lib.cloud.connect", Started)
+    monkeypatch.setattr("lib.cloud.stop_local", lambda: stops.append(1))
+    fake_notebooks(("01_data", "run.finish()"))
+    assert run.main(options) == 0 and len(stops) == stopped

@@ -7,7 +7,7 @@ import pytest
 from bs4 import BeautifulSoup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from lib import config
+from lib import config, stages
 from lib.config import ConfigError, PlannedStep
 from lib.report import plan, report
 from lib.report.plan import between, chart, critical, finding, measured, schedule, total
@@ -16,7 +16,7 @@ OLD = {  # a summary.json from before steps were timed
     "run_id": "20260101-000000-local-dev", "target": "local", "env": "dev",
     "started_at": "2026-01-01T09:00:00+09:00", "seconds": 2.0, "stages": [
         {"name": "01_data", "seconds": 2.0, "status": "done", "resources": {}, "figures": {}}],
-    **dict.fromkeys(("labels", "metrics", "leakage", "parity", "latency_ms", "predictions"))}
+    **dict.fromkeys(stages.SUMMARY_KEYS)}
 
 
 def step(name, minutes, after=(), background=False, basis="assumed"):
@@ -153,9 +153,9 @@ def test_a_first_run_keeps_the_limit_by_the_shipped_plan():
 
 
 def test_a_run_that_finds_everything_standing_keeps_the_limit_by_the_shipped_plan():
-    steps = plan.again(shipped())
+    steps = plan.rerun(shipped())
     assert 0 < total(schedule(steps)) <= plan.LIMIT
-    assert plan.again([step("a", 1), step("b", 2, ["a"])]) == []
+    assert plan.rerun([step("a", 1), step("b", 2, ["a"])]) == []
 
 
 def test_the_shipped_plan_is_longer_without_the_early_start():
@@ -285,8 +285,8 @@ def test_the_report_shows_the_plan_and_says_what_was_not_timed(tmp_path, summary
     heading = read.find(id="plan")
     said = heading.find_next("p").get_text(" ", strip=True)
     assert heading.get_text() == "How long it takes"
-    assert "Nothing of this plan was timed on Google" in said and finding(shipped()) in said
-    assert plan.finding_again(shipped()) in said
+    assert "No step of this plan was timed on Google" in said and finding(shipped()) in said
+    assert plan.rerun_finding(shipped()) in said
     assert ("stand-in" in said) == ("between the steps" in said) == (summary is not OLD)
     assert heading.find_next("img")["alt"] == finding(shipped())
     rows = [[cell.get_text() for cell in row.find_all("td")]

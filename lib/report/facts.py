@@ -1,0 +1,129 @@
+"""The facts of a run that its pages show, from summary.json and from config.yaml's prices."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lib import config, stages
+from lib.config import Settings
+
+LEAKAGE = {"promised": "naive_roc_auc", "kept": "naive_model_on_honest_roc_auc",
+           "honest": "point_in_time_roc_auc"}
+
+
+class NoRun(LookupError):
+    """The folder has no summary.json."""
+
+
+def read(folder: Path) -> dict:
+    """What the templates show of a run; a finding that was not measured is None.
+
+    Raises:
+        NoRun: there is no summary.json in the folder.
+    """
+    run = stages.read_summary(folder)
+    if run is None:
+        raise NoRun(f"no summary.json in {folder}; ./run_all.sh makes a run")
+    return {"run": run, "local": run["target"] == "local", **started(run["started_at"]),
+            **findings(run), "horizon": _horizon(run["labels"]), "resources": _resources(run),
+            "longest": max([stage["seconds"] for stage in run["stages"]], default=0) or 1,
+            "costs": costs(run, settings_of(run))}
+
+
+def settings_of(run: Mapping) -> Settings | None:
+    """The settings of the run's target and env; None if config.yaml cannot be used."""
+    try:
+        return config.load(target=run["target"], env=run["env"])
+    except config.ConfigError:
+        return None
+
+
+def findings(run: Mapping) -> dict[str, dict | None]:
+    """The four findings by name; None for one that was not measured, or only in part."""
+    return {"leakage": leakage(run["leakage"]), "parity": parity(run["parity"]),
+            "freshness": freshness(run["freshness"]), "latency": latency(run["latency_ms"])}
+
+
+def leakage(found: Mapping | None) -> dict | None:
+    """ROC-AUC that the naive join promised, the one it kept, and the honest one, with spreads."""
+    found = _complete(found, *LEAKAGE.values(), *(f"{key}_spread" for key in LEAKAGE.values()))
+    if not found:
+        return None
+    values = {name: found[key] for name, key in LEAKAGE.items()}
+    spreads = {f"{name}_spread": found[f"{key}_spread"] for name, key in LEAKAGE.items()}
+    return values | spreads | {"lost": values["promised"] - values["kept"]}
+
+
+def parity(found: Mapping | None) -> dict | None:
+    """How many served values were compared, how many differ, and the planted faults caught."""
+    found = _complete(found, "customers", "features", "mismatches", "max_abs_diff")
+    if not found or not found["customers"]:
+        return None
+    faults = found.get("faults_caught") or {}  # name -> values found different; {}: not planted
+    return {**found, "compared": found["customers"] * found["features"],
+            "planted": len(faults), "caught": sum(map(bool, faults.values()))}
+
+
+def freshness(found: Mapping | None) -> dict | None:
+    """Values that differ before the sync and after it, and one customer's probability."""
+    return _complete(found, "mismatches_before", "mismatches_after", "customers",
+                     "probability_before", "probability_after")
+
+
+def latency(found: Mapping | None) -> dict | None:
+    """Milliseconds of fetch, predict, and both; sql_times: the features by SQL, in fetches."""
+    found = _complete(
+        found, "fetch_p50", "predict_p50", "both_p50", "both_p99", "sql_features_p50")
+    return found and {**found, "sql_times": found["sql_features_p50"] / found["fetch_p50"]}
+
+
+def costs(run: Mapping, settings: Settings | None) -> dict:
+    """What is billed while it is running. A price is None if config.yaml does not give it."""
+    figures = {step: values for stage in run["stages"] for step, values in stage["figures"].items()}
+    prices = settings.costs.model_dump() if settings else {}
+    nodes = figures.get("online store", {}).get("nodes", "1").split(" to ")
+    scans = [values for values in figures.values() if "scanned_gb" in values]
+    return {
+        "nodes": " to ".join(dict.fromkeys(nodes)),
+        "machine": figures.get("deployment", {}).get("machine"),
+        "usd_node_hour": prices.get("usd_per_bigtable_node_hour"),
+        "usd_machine_hour": prices.get("usd_per_serving_node_hour"),
+        "usd_tib": prices.get("usd_per_tib_scanned"),
+        "scanned_gb": sum(scan["scanned_gb"] for scan in scans) if scans else None,
+        "usd_scanned": sum(scan["usd_at_most"] for scan in scans) if scans else None,
+    }
+
+
+def started(text: str) -> dict[str, str]:
+    """The start of a run in UTC, in English and in Korean."""
+    moment = datetime.fromisoformat(text).astimezone(UTC)
+    return {"started": f"{moment.day} {moment:%b %Y, %H:%M} UTC",
+            "started_ko": f"{moment.year}년 {moment.month}월 {moment.day}일 {moment:%H:%M}(UTC)"}
+
+
+def number(value: float, digits: int | None = None) -> str:
+    """With thousands separators; `digits` decimals, by default fewer for a larger number."""
+    if digits is None:
+        digits = 0 if value % 1 == 0 or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}"
+
+
+def _complete(found: Mapping | None, *keys: str) -> dict | None:
+    """The figures of a finding, or None if one of `keys` was not measured."""
+    found = found or {}
+    return None if any(found.get(key) is None for key in keys) else dict(found)
+
+
+def _horizon(labels: Mapping | None) -> int | None:
+    """Days without an order that count as churned: 60 for label_churn_60d."""
+    return int(re.search(r"(\d+)d$", labels["column"])[1]) if labels else None
+
+
+def _resources(run: Mapping) -> list[tuple[str, str, str]]:
+    """(stage, step, full name) of each resource, at its first mention."""
+    seen: dict[str, tuple[str, str, str]] = {}
+    for stage in run["stages"]:
+        for step, name in stage["resources"].items():
+            seen.setdefault(name, (stage["name"], step, name))
+    return list(seen.values())
