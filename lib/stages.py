@@ -7,6 +7,7 @@ kept in summary.json, so that a run that dies half-way still tells what stands.
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,13 +68,10 @@ class Run:
         try:
             outcome = self._attempts(name)(work, *args, **kwargs)
         except Exception as error:
-            self._entry["status"] = "failed"
-            self._save()
-            told = errors.explain(error, self.stage, name, self.settings)
-            self._log(f"{name}: FAILED\n{told or error}", quiet=True)
-            if told is None:
+            explained = self.fail(name, error)
+            if explained is None:
                 raise
-            raise told from error
+            raise explained from error
         seconds = time.monotonic() - began
         figures = ", ".join(f"{k} {_short(v)}" for k, v in outcome.figures.items())
         parts = [f"{name}: {outcome.status} in {seconds:.1f} s", outcome.resource, figures]
@@ -88,6 +86,14 @@ class Run:
             self._entry["figures"][name] = outcome.figures
         self._save()
         return outcome.value
+
+    def fail(self, attempted: str, error: Exception) -> errors.StageError | None:
+        """Record that the stage failed; the error in the user's terms, None for a bug of ours."""
+        explained = errors.explain(error, self.stage, attempted, self.settings)
+        self._entry["status"] = "failed"
+        self._save()
+        self._log(f"{attempted}: FAILED\n{explained or error}", quiet=True)
+        return explained
 
     def _attempts(self, name: str) -> tenacity.Retrying:
         """A step is done again after "too many requests" or "unavailable": it makes or reuses,
@@ -151,7 +157,28 @@ def open_run(
     """
     folder = Path(folder) if folder else RUNS / "interactive"
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(stage, settings, folder, quiet)
+    run = Run(stage, settings, folder, quiet)
+    _explain_errors_of_cells(run)
+    return run
+
+
+def _explain_errors_of_cells(run: Run) -> None:
+    """In a notebook: show an error that a user can act on as `run.step` does, whichever cell
+    raised it. Papermill passes on only the name and the text of what is shown."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return
+
+    def show(shell, kind, error, traceback, tb_offset=None) -> None:
+        explained = error  # of a step, which has recorded it
+        if not isinstance(error, errors.StageError):
+            explained = run.fail(f"cell {len(shell.user_ns['In']) - 1}", error)
+        if explained is None:
+            shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
+        else:
+            shell.showtraceback((errors.StageError, explained, None))
+
+    shell.set_custom_exc((Exception,), show)
 
 
 def new_summary(run_id: str, settings: Settings) -> dict:

@@ -160,7 +160,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
             # Else ipykernel warns, at every start, that loopback is not encrypted.
             extra_arguments=["--IPKernelApp.log_level=ERROR"])
     except PapermillExecutionError as error:
-        raise _Failed(_cell_error(error, notebook, settings)) from None
+        raise _Failed(_cell_error(error, notebook.stem)) from None
     summary = stages.read_summary(folder)
     stage = next(s for s in summary["stages"] if s["name"] == notebook.stem)
     took = time.monotonic() - began
@@ -184,30 +184,13 @@ class _Progress:
         pass
 
 
-def _cell_error(error: Exception, notebook: Path, settings: Settings) -> str:
-    """A StageError speaks for itself, and a refusal of Google's is translated; any other error
-    is a bug: show where it was."""
+def _cell_error(error: Exception, stage: str) -> str:
+    """What the user is told of a cell's error; lib/stages.py has explained all but bugs."""
     if error.ename == "StageError":
         return error.evalue
-    told = errors.explain(_rebuilt(error), notebook.stem, f"cell {error.exec_count}", settings)
-    if told is not None:
-        return str(told)
     traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))  # no colours in a log
-    return (f"stage:     {notebook.stem}\ncause:     {error.ename}: {error.evalue}\n"
+    return (f"stage:     {stage}\ncause:     {error.ename}: {error.evalue}\n"
             f"needed:    a fix in the code; the traceback of cell {error.exec_count}:\n{traceback}")
-
-
-def _rebuilt(error: Exception) -> Exception:
-    """The error of a cell that was no step: a notebook hands on its name and words only."""
-    import requests.exceptions
-    from google.api_core import exceptions as google_errors
-    from google.auth import exceptions as auth_errors
-
-    for module in (google_errors, auth_errors, requests.exceptions):
-        kind = getattr(module, error.ename, None)
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            return kind(re.sub(r"^\d{3} ", "", error.evalue))
-    return error
 
 
 def _headline(summary: dict, stage: str) -> str:

@@ -124,15 +124,32 @@ def test_a_bug_shows_its_traceback_and_ends_the_run(fake_notebooks, capsys):
     assert "ZeroDivisionError" in capsys.readouterr().out
 
 
-def test_a_refusal_in_a_cell_that_is_no_step_is_translated_too(fake_notebooks, capsys):
-    fake_notebooks(("04_feature_store",
-                    "from google.api_core.exceptions import Forbidden\n"
-                    "raise Forbidden(\"Permission 'bigquery.tables.getData' denied on x\")"))
+@pytest.mark.parametrize(("code", "cause", "need"), [
+    ("from lib.errors import Needed\nraise Needed('no customer fits', 'more orders', 'mend it')",
+     "cause:     no customer fits", ("needed:    more orders", "command:   mend it")),
+    ("from lib.source import SourceError\nraise SourceError('exports', ['orders.csv is empty'])",
+     "cause:     The export in exports cannot be used: 1 problem. (1) orders.csv is empty",
+     ("needed:    a folder with one file each",)),
+    ("from google.api_core.exceptions import Forbidden\n"
+     "raise Forbidden(\"Permission 'bigquery.tables.getData' denied on x\")",
+     "cause:     403 Permission 'bigquery.tables.getData'", ("add-iam-policy-binding",)),
+    ("from google.auth.exceptions import RefreshError\nraise RefreshError('expired', {'a': 1})",
+     "cause:     ('expired', {'a': 1})", ("gcloud auth application-default login",)),
+    ("import requests\nrequests.get('http://127.0.0.1:1', timeout=1)", "cause:     ",
+     ("needed:    a network", "--from 03")),
+], ids=["Needed", "SourceError", "Google", "credentials", "network"])
+def test_an_error_with_a_known_remedy_names_it_in_any_cell(
+        fake_notebooks, tmp_path, capsys, code, cause, need):
+    """Also outside run.step."""
+    fake_notebooks(("03_training_set", code), ("04_feature_store", "run.finish()"))
     assert run.main([]) == 1
     out = capsys.readouterr().out
-    assert "stage:     04_feature_store" in out and "attempted: cell" in out
-    assert "403 Permission 'bigquery.tables.getData'" in out and "add-iam-policy-binding" in out
-    assert "Traceback" not in out
+    for part in ("stage:     03_training_set", "attempted: cell 4", cause, *need):
+        assert part in out
+    assert "Traceback" not in out and "a fix in the code" not in out
+    assert "04_feature_store" not in out
+    summary = json.loads((tmp_path / "runs/latest/summary.json").read_text())
+    assert summary["stages"][0]["status"] == "failed"
 
 
 def test_the_lines_of_a_long_wait_are_shown_while_it_lasts(fake_notebooks, capsys):
