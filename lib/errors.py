@@ -42,6 +42,20 @@ class Needed(RuntimeError):
         self.cause, self.need, self.command = cause, need, command
 
 
+def wrong_location(kind: str, name: str, found: str, wanted: str, command: str) -> Needed:
+    """A dataset or bucket exists, but not where the data are to be.
+
+    kind: also its key under `names` in config.yaml. command: deletes it.
+    """
+    return Needed(f"{kind} {name} exists in {found}, not in {wanted}",
+                  f"a {kind} in {wanted}, or another names.{kind} in config.yaml", command)
+
+
+def bind_role(project: str, member: str, role: str) -> str:
+    """The command that grants a role on a project. member: such as "user:ann@example.com"."""
+    return f"gcloud projects add-iam-policy-binding {project} --member {member} --role {role}"
+
+
 @dataclass(frozen=True)
 class Translation:
     """What is needed after an error of one kind. `words` is searched in Google's message; the
@@ -59,6 +73,7 @@ class Translation:
 MAY_NOT_USE = r"USER_PROJECT_DENIED|permission to use project|serviceusage\.services\.use\b"
 NO_QUOTA_PROJECT = "requires a quota project"
 CONSUMER = "roles/serviceusage.serviceUsageConsumer"
+YOU = "user:YOU@EXAMPLE.COM"  # in a command, where the credentials do not name the caller
 
 # The first that fits is told. Wordings are Google's; where one could not be seen, any that says
 # the same is taken.
@@ -81,8 +96,7 @@ TRANSLATIONS = (
     Translation((google_errors.Forbidden,), MAY_NOT_USE,
          "serviceusage.services.use, as in {consumer} on project {quota_project}, which the calls "
          "are counted for; that takes some minutes to count",
-         "gcloud projects add-iam-policy-binding {quota_project} --member user:YOU@EXAMPLE.COM "
-         "--role {consumer}"),
+         bind_role("{quota_project}", YOU, "{consumer}")),
     Translation((google_errors.Forbidden,), "has not been used|SERVICE_DISABLED|accessNotConfigured",
          "the API {api}, enabled in {project}; that takes some minutes to count",
          "gcloud services enable {api} --project {project}"),
@@ -91,8 +105,7 @@ TRANSLATIONS = (
          "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
     Translation((google_errors.Forbidden,), "",
          "{permission}{roles} on project {project}; that takes some minutes to count",
-         "gcloud projects add-iam-policy-binding {project} --member user:YOU@EXAMPLE.COM "
-         "--role {role}"),
+         bind_role("{project}", YOU, "{role}")),
     Translation((google_errors.BadRequest,), "bytes billed",
          "fewer customers (snapshots.sample_percent) or a higher costs.max_bytes_billed",
          "edit config.yaml, then {again}"),
@@ -114,11 +127,11 @@ TRANSLATIONS = (
          "--project {project} --freshness 1h --limit 20"),
     Translation((google_errors.NotFound,), "",
          "the resource of an earlier stage in {project}, {region}",
-         "./run_all.sh --target {target} --env {env}"),
+         "./run_all.sh {options}"),
     Translation((google_errors.Conflict,), "",
          "that name to be free, or the resource to be ours: it stands already, in another place "
          "or in somebody else's hands",
-         ".venv/bin/python -m lib.operate.teardown --target {target} --env {env}"),
+         ".venv/bin/python -m lib.operate.teardown {options}"),
     Translation((google_errors.TooManyRequests,), "",
          "free quota in {project}, {region}; it was tried {attempts} times",
          "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
@@ -166,7 +179,7 @@ def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object
     number = stage[:2] if stage[:2].isdigit() and stage[:2] != "00" else ""
     return {
         "project": settings.project, "region": settings.region, "target": settings.target,
-        "env": settings.env, "location": settings.target_settings.location,
+        "env": settings.env, "options": settings.options, "location": settings.target_settings.location,
         "repository": settings.serve.image_repository, "attempts": settings.retries.attempts,
         "permission": f"{permission[1]}, as in " if permission else "",
         "roles": " and ".join(roles), "role": roles[0], "consumer": CONSUMER,
