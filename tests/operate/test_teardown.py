@@ -25,7 +25,7 @@ from lib.errors import Needed
 from lib.localcloud import process
 from lib.operate import teardown
 from lib.proof import freshness, planted
-from lib.training import custom_jobs, inputs, pipeline_job, training
+from lib.training import custom_jobs, inputs, jobs, pipeline_job, training
 
 PROJECT = "local-demo"
 TINY = {
@@ -172,7 +172,7 @@ def scour(cloud):
     for group in cloud.registry.list_feature_groups(parent=cloud.parent):
         cloud.registry.delete_feature_group(name=group.name, force=True).result()
     for job in cloud.aiplatform.PipelineJob.list():
-        if job.state not in pipeline_job.ENDED:
+        if jobs.state(job) not in jobs.ENDED:
             end(cloud, job)
         job.delete()
     for dataset in cloud.bigquery.list_datasets():
@@ -208,7 +208,7 @@ def test_nothing_is_left_of_a_run_that_stopped_at(last, cloud):
     assert before
     status, said = tear_down(cloud, delete=False)
     assert status == 0, said
-    assert "not ours" not in said and teardown.command(cloud.settings) in said
+    assert "not ours" not in said and cloud.settings.command(teardown.MODULE, "--yes") in said
     assert set(everything(cloud)) >= set(before), "a listing deletes nothing"
     status, said = tear_down(cloud)
     assert status == 0, said
@@ -244,12 +244,12 @@ def test_the_copies_of_a_killed_run_are_deleted(cloud):
 def test_a_custom_job_that_runs_is_cancelled_and_deleted(cloud):
     build(cloud, "04_build_train")
     inputs.make_bucket(cloud)
-    chain = custom_jobs.submit(cloud, "0123456789abcdef")
+    chain = custom_jobs.Chain("0123456789abcdef")
     folder = f"/gcs/{cloud.settings.names.bucket}/x"
     given = custom_jobs.arguments(inputs.parameters(cloud), folder)
-    custom_jobs._start(cloud, chain, "data_load", given["data_load"])
+    custom_jobs.start(cloud, chain, "data_load", given["data_load"])
     _, said = tear_down(cloud, delete=False)
-    assert "churn-dev-data_load, not over: is cancelled first" in said
+    assert "churn-dev-data_load, running: it is cancelled first" in said
     status, said = tear_down(cloud)
     assert status == 0, said
     assert everything(cloud) == []
@@ -390,8 +390,7 @@ def test_prod_is_deleted_only_if_the_command_line_says_so(place, open_cloud, tmp
 
     refused = command(place, "--yes", **{config.CONFIG_VARIABLE: str(file)})
     assert refused.returncode == 2 and refused.stdout == ""
-    typed = f"{config.CONFIG_VARIABLE}={file} .venv/bin/python -m lib.operate.teardown " \
-        "--target local --env prod --yes"
+    typed = f".venv/bin/python -m lib.operate.teardown --target local --env prod --config {file} --yes"
     assert typed in refused.stderr
     listed = command(place, **{config.CONFIG_VARIABLE: str(file)})
     assert listed.returncode == 0 and "dataset        local-demo.churn_prod |" in listed.stdout
@@ -419,24 +418,22 @@ def test_a_bad_command_line_ends_with_status_2(capsys):
 def test_what_is_billed_by_the_hour_is_told_with_its_price(cloud, open_cloud):
     prices = {"usd_per_bigtable_node_hour": 1.0, "usd_per_serving_node_hour": 0.25}
     priced = open_cloud(billed_settings(**prices))
-    assert teardown.told(teardown.standing(priced), priced.settings) == [
-        "nothing stands that is billed by the hour"]
+    assert teardown.still_billed(priced) == ["nothing is running that is billed by the hour"]
     build(cloud, "deployment", without="job that runs")
     model = model_registry.find(cloud)
     model.deploy(endpoint=endpoint.find(cloud), traffic_percentage=50, min_replica_count=2,
                  max_replica_count=3, machine_type="n1-standard-4")
 
     store = feature_store.store_name(cloud)
-    lines = teardown.told(teardown.standing(priced), priced.settings)
-    assert lines[0].startswith("still standing and billed by the hour: endpoint projects/")
+    lines = teardown.still_billed(priced)
+    assert lines[0].startswith("still running and billed by the hour: endpoint projects/")
     assert "n1-standard-2 x 1" in lines[0] and "n1-standard-4 x 2 to 3" in lines[0]
     assert f"online store {store} (1 Bigtable node)" in lines[0]
     assert lines[1:] == [
-        "while that stands it costs at least $1.75 an hour, $42.00 a day",
-        "remove: .venv/bin/python -m lib.operate.teardown --target local --env dev --yes"]
+        "until deleted it costs at least $1.75 an hour, $42.00 a day",
+        "delete: .venv/bin/python -m lib.operate.teardown --target local --env dev --yes"]
     unpriced = open_cloud(billed_settings())
-    lines = teardown.told(teardown.standing(unpriced), unpriced.settings)
-    assert teardown.PRICES in lines[1]
+    assert teardown.PRICES in teardown.still_billed(unpriced)[1]
 
     _, said = tear_down(unpriced, delete=False)
     assert "billed by the hour: n1-standard-2 x 1" in said and teardown.PRICES in said
@@ -456,23 +453,23 @@ def billed_settings(**costs):
 def test_the_end_of_a_run_survives_a_cloud_that_does_not_answer(cloud, monkeypatch):
     feature_store.create_online_store(cloud)
     monkeypatch.setattr(cloud.endpoints, "list_endpoints", refuse)
-    lines = teardown.told(teardown.standing(cloud), cloud.settings)
-    assert lines[0] == ("could not be looked up whether an endpoint still stands: "
+    lines = teardown.still_billed(cloud)
+    assert lines[0] == ("cannot list endpoints, which are billed by the hour: "
                         "403 Permission denied on the resource")
-    assert "online store" in lines[1] and lines[-1].startswith("remove: ")
+    assert "online store" in lines[1] and lines[-1].startswith("delete: ")
     monkeypatch.setattr(cloud.online_admin, "get_feature_online_store", lambda **_: 1 / 0)
-    lines = teardown.told(teardown.standing(cloud), cloud.settings)
-    assert "whether an online store still stands: division by zero" in lines[1]
-    assert lines[-1] == "look: .venv/bin/python -m lib.operate.teardown --target local --env dev"
+    lines = teardown.still_billed(cloud)
+    assert lines[1] == "cannot list online stores, which are billed by the hour: division by zero"
+    assert lines[-1] == "list: .venv/bin/python -m lib.operate.teardown --target local --env dev"
 
 
 def test_what_is_refused_says_what_is_needed():
     settings = settings_of()
     disabled = Forbidden("Vertex AI API has not been used in project before or it is disabled "
                          "aiplatform.googleapis.com")
-    assert "gcloud services enable" in teardown._reason(disabled, "model", settings)
+    assert "gcloud services enable" in teardown.explain(disabled, "model", settings)
     uncounted = Forbidden("Caller does not have required permission to use project local-demo.")
-    assert teardown._reason(uncounted, "bucket", settings).endswith(
+    assert teardown.explain(uncounted, "bucket", settings).endswith(
         "--role roles/serviceusage.serviceUsageConsumer)")
     slow = Needed("operation 1 is not there after 5 s", "more time", "a look")
-    assert "more time (a look)" in teardown._reason(slow, "model", settings)
+    assert "more time (a look)" in teardown.explain(slow, "model", settings)

@@ -68,12 +68,12 @@ def test_a_failing_step_is_named_with_its_last_line_and_a_rerun_resumes(built, c
 
 def test_the_command_exits_non_zero_and_names_the_step(built, monkeypatch, capsys):
     broken = having(built, params={"random_forest": {"nonsense": 1}})
-    monkeypatch.setattr(pipeline_job.config, "load", lambda **_: broken.settings)
-    monkeypatch.setattr(pipeline_job.clouds, "connect", lambda _: broken)
+    monkeypatch.setattr(config, "load", lambda **_: broken.settings)
+    monkeypatch.setattr(pipeline_job, "connect", lambda _: broken)
     assert pipeline_job.main([]) == 1
-    told = capsys.readouterr()
-    assert "step train" in told.err and "nonsense" in told.err
-    assert "console.cloud.google.com" in told.out  # the address of the job
+    printed = capsys.readouterr()
+    assert "step train" in printed.err and "nonsense" in printed.err
+    assert "console.cloud.google.com" in printed.out  # the address of the job
 
 
 def test_no_cache_runs_every_step_anew(built):
@@ -91,7 +91,7 @@ def test_every_step_is_said_though_the_service_moves_on_between_answers(
     job = pipeline_job.find(built, inputs.fingerprint(built))
     over, asked = job.gca_resource, itertools.count(ended_at_first)
     names = [task.task_name for task in over.job_detail.task_details
-             if task.task_name in pipeline_job.OWN_TASKS]
+             if task.task_name in inputs.STEPS]
     assert len(names) == 4
 
     def answer(resource_name, **_):
