@@ -4,19 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from lib import stages
+from lib import cloud, config, stages
 from lib.config import ROOT
-from lib.operate import run
+from lib.operate import run, teardown
 
 
 def command(*arguments, **variables):
     return subprocess.run(
-        [sys.executable, "-m", "lib.operate.run", *arguments], cwd=ROOT, text=True, capture_output=True,
-        timeout=60, env={**os.environ, **variables})
+        [sys.executable, "-m", "lib.operate.run", *arguments], cwd=ROOT, text=True,
+        capture_output=True, timeout=60, env={**os.environ, **variables})
 
 
 def test_help_names_every_option():
@@ -46,7 +47,7 @@ def test_a_bad_config_ends_with_status_2_and_names_the_key(tmp_path):
 def test_gcp_without_credentials_says_what_to_do(tmp_path):
     text = (ROOT / "config.yaml").read_text().replace("your-project-id", "some-project-1")
     (tmp_path / "mine.yaml").write_text(text)
-    # Nobody's home folder: no credentials of gcloud's, and no metadata server here.
+    # An empty home folder has no credentials of gcloud's; there is no metadata server either.
     done = command("--target", "gcp", "--config", str(tmp_path / "mine.yaml"),
                    HOME=str(tmp_path), CLOUDSDK_CONFIG=str(tmp_path), NO_GCE_CHECK="true",
                    CHURN_DEMO_RUNS=str(tmp_path / "runs"))
@@ -57,7 +58,7 @@ def test_gcp_without_credentials_says_what_to_do(tmp_path):
 
 @pytest.fixture
 def fake_notebooks(tmp_path, monkeypatch, settings):
-    """Two tiny notebooks instead of the seven, runs/ elsewhere, and no cloud at all."""
+    """Tiny notebooks instead of the seven, another folder for runs, and no cloud at all."""
     def write(name, *cells):
         book = nbformat.v4.new_notebook(cells=[
             nbformat.v4.new_code_cell("target = env = None\nrun_dir = ''",
@@ -71,13 +72,10 @@ def fake_notebooks(tmp_path, monkeypatch, settings):
         nbformat.write(book, tmp_path / f"{name}.ipynb")
         return tmp_path / f"{name}.ipynb"
 
-    class Fake:
-        note, started_local = "no cloud", False
-
-    monkeypatch.setattr(run, "_check", lambda cloud, folder: None)
-    monkeypatch.setattr(run.clouds, "connect", lambda settings: Fake)
+    monkeypatch.setattr(run, "check", lambda cloud, folder: None)
+    monkeypatch.setattr(cloud, "connect", lambda settings: SimpleNamespace(
+        settings=settings, note="no cloud", started_local=False))
     monkeypatch.setattr(stages, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(run, "_relative", str)
     return lambda *books: monkeypatch.setattr(run, "NOTEBOOKS", [write(*b) for b in books])
 
 
@@ -168,21 +166,17 @@ def test_a_run_labels_what_it_makes_with_its_own_name(fake_notebooks, tmp_path, 
     assert f"  {name}\n" in capsys.readouterr().out
 
 
-def test_where_things_are_billed_the_end_says_what_still_stands(
+def test_where_things_are_billed_the_end_says_what_is_still_running(
         fake_notebooks, monkeypatch, capsys):
-    from lib import config
-    from lib.operate import teardown
+    load = config.load
 
-    loaded = config.load
-
-    def billed(**given):
-        settings = loaded(**given)
-        place = settings.target_settings.model_copy(update={"billed": True})
-        return settings.model_copy(update={"targets": {settings.target: place}})
+    def billed(**options):
+        settings = load(**options)
+        changed = settings.target_settings.model_copy(update={"billed": True})
+        return settings.model_copy(update={"targets": {settings.target: changed}})
 
     fake_notebooks(("01_data", "1 / 0"))
-    monkeypatch.setattr(run.config, "load", billed)
-    monkeypatch.setattr(teardown, "standing", lambda cloud: ["a store"])
-    monkeypatch.setattr(teardown, "told", lambda standing, settings: [f"still stands: {standing}"])
+    monkeypatch.setattr(config, "load", billed)
+    monkeypatch.setattr(teardown, "still_billed", lambda cloud: [f"still running: {cloud.note}"])
     assert run.main([]) == 1  # also after a run that failed
-    assert "still stands: ['a store']" in capsys.readouterr().out
+    assert "still running: no cloud" in capsys.readouterr().out
