@@ -190,7 +190,7 @@ def connect(settings: Settings) -> Cloud:
 
 
 @contextmanager
-def session(settings: Settings, keep_running: bool = False) -> Iterator[Cloud]:
+def connected(settings: Settings, keep_running: bool = False) -> Iterator[Cloud]:
     """`connect`; at the end a local cloud that this has started is stopped, or kept running."""
     cloud = connect(settings)
     try:

@@ -42,17 +42,19 @@ class Needed(RuntimeError):
         self.cause, self.need, self.command = cause, need, command
 
 
-def wrong_location(kind: str, name: str, found: str, wanted: str, command: str) -> Needed:
-    """A dataset or bucket exists, but not where the data are to be.
+def wrong_location(kind: str, name: str, found: str, wanted: str) -> Needed:
+    """The error for a dataset or bucket that exists in another location than config.yaml's.
 
-    kind: also its key under `names` in config.yaml. command: deletes it.
+    kind: "dataset" or "bucket". name: project.dataset, or gs://bucket.
     """
+    delete = {"dataset": f"bq rm -r -d {name.replace('.', ':', 1)}",
+              "bucket": f"gcloud storage rm --recursive {name}"}
     return Needed(f"{kind} {name} exists in {found}, not in {wanted}",
-                  f"a {kind} in {wanted}, or another names.{kind} in config.yaml", command)
+                  f"a {kind} in {wanted}, or another name for it in config.yaml", delete[kind])
 
 
-def bind_role(project: str, member: str, role: str) -> str:
-    """The command that grants a role on a project. member: such as "user:ann@example.com"."""
+def grant_command(project: str, role: str, member: str = "user:YOU@EXAMPLE.COM") -> str:
+    """The gcloud command that grants a role on a project."""
     return f"gcloud projects add-iam-policy-binding {project} --member {member} --role {role}"
 
 
@@ -73,7 +75,6 @@ class Translation:
 MAY_NOT_USE = r"USER_PROJECT_DENIED|permission to use project|serviceusage\.services\.use\b"
 NO_QUOTA_PROJECT = "requires a quota project"
 CONSUMER = "roles/serviceusage.serviceUsageConsumer"
-YOU = "user:YOU@EXAMPLE.COM"  # in a command, where the credentials do not name the caller
 
 # The first that fits is told. Wordings are Google's; where one could not be seen, any that says
 # the same is taken.
@@ -96,7 +97,7 @@ TRANSLATIONS = (
     Translation((google_errors.Forbidden,), MAY_NOT_USE,
          "serviceusage.services.use, as in {consumer} on project {quota_project}, which the calls "
          "are counted for; that takes some minutes to count",
-         bind_role("{quota_project}", YOU, "{consumer}")),
+         grant_command("{quota_project}", "{consumer}")),
     Translation((google_errors.Forbidden,), "has not been used|SERVICE_DISABLED|accessNotConfigured",
          "the API {api}, enabled in {project}; that takes some minutes to count",
          "gcloud services enable {api} --project {project}"),
@@ -105,7 +106,7 @@ TRANSLATIONS = (
          "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
     Translation((google_errors.Forbidden,), "",
          "{permission}{roles} on project {project}; that takes some minutes to count",
-         bind_role("{project}", YOU, "{role}")),
+         grant_command("{project}", "{role}")),
     Translation((google_errors.BadRequest,), "bytes billed",
          "fewer customers (snapshots.sample_percent) or a higher costs.max_bytes_billed",
          "edit config.yaml, then {again}"),

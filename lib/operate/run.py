@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lib import cli, errors, stages
-from lib.cloud import Cloud, session
+from lib.cloud import Cloud, connected
 from lib.config import ROOT, RUN_VARIABLE, Settings
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
@@ -53,7 +53,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     os.environ[RUN_VARIABLE] = folder.name  # the notebooks label with it what they make
     settings = settings.model_copy(update={"run_id": folder.name})
     try:
-        with session(settings, options.keep_running) as cloud:
+        with connected(settings, options.keep_running) as cloud:
             try:
                 _run_notebooks(cloud, chosen, folder)
             finally:

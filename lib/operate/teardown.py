@@ -20,7 +20,7 @@ from google.api_core.exceptions import BadRequest, Conflict, GoogleAPIError, Not
 from google.auth.exceptions import GoogleAuthError
 
 from lib import cli, errors, waiting
-from lib.cloud import Cloud, session
+from lib.cloud import Cloud, connected
 from lib.config import Settings
 from lib.errors import TRANSIENT, Needed
 from lib.operate.inventory import KINDS, Resource
@@ -54,7 +54,7 @@ def _teardown(settings: Settings, options: argparse.Namespace) -> int:
         print("prod is deleted only if the command line says so; `env: prod` in config.yaml is "
               f"not enough. Type:\n  {settings.command(MODULE, '--yes')}", file=sys.stderr)
         return 2
-    with session(settings) as cloud:
+    with connected(settings) as cloud:
         return run(cloud, delete=options.yes)
 
 
@@ -134,8 +134,8 @@ def explain(error: Exception, kind: str, settings: Settings) -> str:
     cause, need, how = (known.cause, known.need, known.command) if known else (str(error), "", "")
     if "add-iam-policy-binding" in how and errors.CONSUMER not in how:
         role = KINDS[kind].role
-        need = f"{role} on project {settings.project}; that takes some minutes to take effect"
-        how = errors.bind_role(settings.project, errors.YOU, role)
+        need = f"{role} on project {settings.project}; a new grant takes effect after some minutes"
+        how = errors.grant_command(settings.project, role)
     elif isinstance(error, BadRequest | Conflict):
         need = ("that nothing uses it or is being created in it: delete what the message names, "
                 "or wait some minutes")

@@ -73,6 +73,5 @@ def make_bucket(cloud: Cloud) -> storage.Bucket:
         bucket.labels = settings.labels
         bucket = cloud.storage.create_bucket(bucket, location=wanted)
     elif bucket.location.upper() != wanted.upper():
-        raise wrong_location("bucket", f"gs://{bucket.name}", bucket.location, wanted,
-                             f"gcloud storage rm --recursive gs://{bucket.name}")
+        raise wrong_location("bucket", f"gs://{bucket.name}", bucket.location, wanted)
     return bucket
