@@ -45,7 +45,7 @@ PERMISSIONS = (
     *_of("BigQuery tables", "roles/bigquery.jobUser", "bigquery.jobs.create"),
     *_of("BigQuery tables", "roles/bigquery.readSessionUser", "bigquery.readsessions.create",
          "bigquery.readsessions.getData"),
-    # Whoever creates a dataset owns it, and needs nothing else for it.
+    # An account that creates a dataset owns it, and needs nothing else for it.
     *_of("BigQuery tables", "roles/bigquery.user", "bigquery.datasets.create",
          when="new dataset"),
     *_of("BigQuery tables", "roles/bigquery.metadataViewer", "bigquery.datasets.get",

@@ -140,8 +140,8 @@ def _creates_another_dataset(cloud: Cloud) -> bool:
 
 
 def _granted(cloud: Cloud, names: list[str]) -> tuple[set[str], set[str]]:
-    """Which of these we have on the project, and which the project cannot be asked for: Google
-    refuses the whole call for one name that it does not know, so then each is asked for alone."""
+    """Which of these we have on the project, and which cannot be tested there. Google refuses the
+    whole call for one name that it does not know: then each is tested alone."""
     try:
         response = cloud.projects.test_iam_permissions(
             resource=f"projects/{cloud.settings.project}", permissions=names)
@@ -167,8 +167,8 @@ def _granted_on_dataset(cloud: Cloud, missing: set[str]) -> tuple[set[str], set[
     """Which of the missing ones the dataset grants, and which only its creator is sure to have.
 
     A dataset has no testIamPermissions (BigQuery's API v2): get and list are tried, and a table
-    is tested. Whoever may write to a table is taken to be allowed to create others, since a data
-    editor may do both. An account that created the dataset owns it, so without a table nothing
+    is tested. An account that may write to a table is taken to be allowed to create others, since
+    a data editor may do both. An account that created the dataset owns it, so without a table nothing
     more is known to be missing.
     """
     names = {p for p in missing if p.startswith(("bigquery.datasets.", "bigquery.tables."))}

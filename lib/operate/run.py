@@ -30,19 +30,20 @@ class NotebookFailed(RuntimeError):
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return cli.run(_parser().parse_args(arguments), "start", "connecting", _run)
+    return cli.run(parser().parse_args(arguments), "start", "connecting", _run)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("./run_all.sh", __doc__)
+def parser() -> argparse.ArgumentParser:
+    """The options of ./run_all.sh."""
+    made = cli.parser("./run_all.sh", __doc__)
     numbers = [n.name[:2] for n in NOTEBOOKS]
-    which = parser.add_mutually_exclusive_group()
+    which = made.add_mutually_exclusive_group()
     which.add_argument("--from", dest="first", default="01", choices=numbers, metavar="NN",
                        help="first notebook to run, e.g. 04")
     which.add_argument("--only", choices=numbers, metavar="NN", help="one notebook, e.g. 07")
-    parser.add_argument("--keep-running", action="store_true",
-                        help="leave the local cloud running, to go on in JupyterLab")
-    return parser
+    made.add_argument("--keep-running", action="store_true",
+                      help="leave the local cloud running, to go on in JupyterLab")
+    return made
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:

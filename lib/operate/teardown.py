@@ -208,7 +208,7 @@ def _kept(settings: Settings) -> list[str]:
         f"  images in {settings.serve.image_repository}: a run does not make that repository, and "
         f"others may use it; to delete it: {registry}",
         "  Vertex ML Metadata of pipeline runs: Google writes it without labels, so ours cannot "
-        "be told apart",
+        "be identified",
         "  BigQuery's job history: who ran what, without our data; Google deletes it after a time",
     ]
 

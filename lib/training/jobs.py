@@ -29,7 +29,7 @@ def label_filter(fingerprint: str) -> str:
 
 
 def state(job: Any) -> str:
-    """State of a job or of a pipeline's task, such as RUNNING; a job of the SDK asks for it."""
+    """State of a job or of a pipeline's task, such as RUNNING; jobs of the SDK read it anew."""
     return job.state.name.removeprefix("PIPELINE_STATE_").removeprefix("JOB_STATE_")
 
 
@@ -47,6 +47,6 @@ def wait(cloud: Cloud, what: str, job: Any, probe: Callable[[], str] | None = No
 
 
 def last_line(error: Any) -> str:
-    """The last line that a failed job or task left (google.rpc.status_pb2.Status, or None)."""
+    """The last line of a failed job's or task's error (google.rpc.status_pb2.Status, or None)."""
     message = error.message.strip() if error else ""
     return (message or "no message").splitlines()[-1]

@@ -61,22 +61,22 @@ def _list(cloud: Cloud, fingerprint: str) -> list:
 def wait(
     cloud: Cloud, job, say: Callable[[str], None] = print, running: bool = False
 ) -> None:
-    """Poll the job until it has ended; say which tasks have (with `running`: have started, too).
+    """Poll the job until it has ended; print which tasks have (with `running`: have started, too).
 
     Raises:
         Needed: the job failed or was cancelled (naming the step and its last line), or has not
             ended after waits.training_seconds.
     """
-    said: dict[str, str] = {}
+    printed: dict[str, str] = {}
     words = {"SKIPPED": "reused from cache", "NOT_TRIGGERED": "not triggered"}
 
     def probe() -> str:
-        # One response for both: in a second one the last step could have ended unsaid.
+        # One response for both: in a second one the last step could have ended unprinted.
         state = jobs.state(job)
         for step, reached in states(job).items():
             shown = reached in jobs.ENDED or (running and reached == "RUNNING")
-            if shown and said.get(step) != reached:
-                said[step] = reached
+            if shown and printed.get(step) != reached:
+                printed[step] = reached
                 say(f"  {step}: {words.get(reached, reached.lower())}")
         return state
 
@@ -86,7 +86,7 @@ def wait(
 
 
 def _why(job) -> str:
-    """Which step failed, and the last line that it left."""
+    """Which step failed, and the last line of its error."""
     for step, task in tasks(job).items():
         if task.error.code or jobs.state(task) == "FAILED":
             return f"step {step} of {job.resource_name} failed: {jobs.last_line(task.error)}"

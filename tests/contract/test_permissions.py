@@ -13,7 +13,7 @@ import pytest
 from lib.operate.permissions import INCLUDES, PERMISSIONS, WHEN, by_role
 
 LIST = Path(__file__).with_name("requests.txt")
-PUBLIC = "bigquery-public-data"  # may be read by everybody: nothing of our project is asked
+PUBLIC = "bigquery-public-data"  # everybody may read it: no permission in our project is needed
 
 METHODS = {
     "bigquery.datasets.delete": "bigquery.datasets.delete bigquery.tables.delete",
