@@ -167,9 +167,9 @@ def _granted_on_dataset(cloud: Cloud, missing: set[str]) -> tuple[set[str], set[
     """Which of the missing ones the dataset grants, and which only its creator is sure to have.
 
     A dataset has no testIamPermissions (BigQuery's API v2): get and list are tried, and a table
-    is tested. An account that may write to a table is taken to be allowed to create others, since
-    a data editor may do both. An account that created the dataset owns it, so without a table nothing
-    more is known to be missing.
+    is tested. Who may write to a table is taken to be allowed to create others, since a data
+    editor may do both. Who created the dataset owns it, so without a table nothing more is known
+    to be missing.
     """
     names = {p for p in missing if p.startswith(("bigquery.datasets.", "bigquery.tables."))}
     names -= {"bigquery.datasets.create"}
