@@ -64,6 +64,7 @@ def run(options: argparse.Namespace, stage: str, attempted: str, work: Work) -> 
     try:
         return work(settings, options) or 0
     except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
         return 130
     except Exception as error:
         explained = errors.explain(error, stage, attempted, settings)

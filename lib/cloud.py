@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -217,6 +219,17 @@ def connect(settings: Settings) -> Cloud:
         lib.errors.Needed: the local cloud did not start.
     """
     return _connect_local(settings) if settings.target == "local" else _connect_gcp(settings)
+
+
+@contextmanager
+def connected(settings: Settings, keep_running: bool = False) -> Iterator[Cloud]:
+    """`connect`; at the end a local cloud that this has started is stopped, or kept running."""
+    cloud = connect(settings)
+    try:
+        yield cloud
+    finally:
+        if cloud.started_local and not keep_running:
+            stop_local()
 
 
 def _connect_gcp(settings: Settings) -> Cloud:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -288,9 +289,20 @@ class Settings(Part):
                 f'AND labels.env="{self.env}"')
 
     def rerun_command(self, notebook: str = "") -> str:
-        """The command that runs this target and env, from a notebook ("04") or from the start."""
-        start = f" --from {notebook}" if notebook else ""
-        return f"./run_all.sh --target {self.target} --env {self.env}{start}"
+        """The command that runs with these settings, from a notebook ("04") or from the start."""
+        return f"./run_all.sh {self.options}" + (f" --from {notebook}" if notebook else "")
+
+    def command(self, module: str, *more: str) -> str:
+        """The command `python -m module` with these settings, and `more` arguments."""
+        return " ".join([f".venv/bin/python -m {module} {self.options}", *more])
+
+    @property
+    def options(self) -> str:
+        """The command-line options that load these settings again."""
+        source = json.loads(os.environ.get(SETTINGS_VARIABLE) or "{}").get("source")
+        given = {"--target": self.target, "--env": self.env,
+                 "--config": os.environ.get(CONFIG_VARIABLE), "--source": source}
+        return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
 
     @property
     def dataset(self) -> str:

@@ -130,10 +130,10 @@ TRANSLATIONS = (
         "--project {project} --freshness 1h --limit 20"),
     Translation((google_errors.NotFound,), "",
         "the resource of an earlier stage in {project}, {region}",
-        "./run_all.sh --target {target} --env {env}"),
+        "./run_all.sh {options}"),
     Translation((google_errors.Conflict,), "",
         "a free name: a resource with this name exists, in another place or not labelled as ours",
-        ".venv/bin/python -m lib.operate.teardown --target {target} --env {env}"),
+        ".venv/bin/python -m lib.operate.teardown {options}"),
     Translation((google_errors.TooManyRequests,), "",
         "free quota in {project}, {region}; {attempts} attempts failed",
         "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
@@ -181,7 +181,7 @@ def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object
     number = stage[:2] if stage[:2].isdigit() and stage[:2] != "00" else ""
     return {
         "project": settings.project, "region": settings.region, "target": settings.target,
-        "env": settings.env, "location": settings.target_settings.location,
+        "env": settings.env, "options": settings.options, "location": settings.target_settings.location,
         "repository": settings.serve.image_repository, "attempts": settings.retries.attempts,
         "permission": f"{permission[1]}, as in " if permission else "",
         "roles": " and ".join(roles), "role": roles[0], "consumer": CONSUMER,

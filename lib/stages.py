@@ -9,6 +9,7 @@ half-way.
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,10 +70,7 @@ class Stage:
         try:
             outcome = self._retrying(name)(work, *args, **kwargs)
         except Exception as error:
-            self._entry["status"] = "failed"
-            self._save()
-            explained = errors.explain(error, self.stage, name, self.settings)
-            self._log(f"{name}: FAILED\n{explained or error}", print_it=False)
+            explained = self.fail(name, error)
             if explained is None:
                 raise
             raise explained from error
@@ -94,6 +92,14 @@ class Stage:
             "started": round(since_start - seconds, 2)})
         self._save()
         return outcome.value
+
+    def fail(self, attempted: str, error: Exception) -> errors.StageError | None:
+        """Record that the stage failed; the error in the user's terms, None for a bug of ours."""
+        explained = errors.explain(error, self.stage, attempted, self.settings)
+        self._entry["status"] = "failed"
+        self._save()
+        self._log(f"{attempted}: FAILED\n{explained or error}", print_it=False)
+        return explained
 
     def _retrying(self, name: str) -> tenacity.Retrying:
         """Retries a step after "too many requests" or "unavailable". A step creates or reuses, so
@@ -152,7 +158,28 @@ def open_stage(
     """
     folder = Path(folder) if folder else RUNS / "interactive"
     folder.mkdir(parents=True, exist_ok=True)
-    return Stage(stage, settings, folder, quiet)
+    opened = Stage(stage, settings, folder, quiet)
+    _explain_errors_of_cells(opened)
+    return opened
+
+
+def _explain_errors_of_cells(opened: Stage) -> None:
+    """In a notebook: show an error that a user can act on as `Stage.step` does, whichever cell
+    raised it. Papermill passes on only the name and the text of what is shown."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return
+
+    def show(shell, kind, error, traceback, tb_offset=None) -> None:
+        explained = error  # of a step, which has recorded it
+        if not isinstance(error, errors.StageError):
+            explained = opened.fail(f"cell {len(shell.user_ns['In']) - 1}", error)
+        if explained is None:
+            shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
+        else:
+            shell.showtraceback((errors.StageError, explained, None))
+
+    shell.set_custom_exc((Exception,), show)
 
 
 def new_summary(run_id: str, settings: Settings) -> dict:

@@ -97,3 +97,17 @@ def test_a_source_is_a_dataset_or_a_folder(tmp_path):
     folder = config.load(target="local", overrides={"source": str(tmp_path)})
     assert folder.source_is_folder
     assert folder.source_dataset == "local-demo.churn_dev_source"
+
+
+def test_the_commands_that_are_suggested_carry_the_options_in_force(monkeypatch, tmp_path):
+    monkeypatch.delenv(config.CONFIG_VARIABLE, raising=False)
+    monkeypatch.delenv(config.SETTINGS_VARIABLE, raising=False)
+    settings = config.load(target="local", env="prod")
+    assert settings.rerun_command("04") == "./run_all.sh --target local --env prod --from 04"
+    monkeypatch.setenv(config.CONFIG_VARIABLE, "/my files/c.yaml")
+    monkeypatch.setenv(config.SETTINGS_VARIABLE, '{"source": "/data/export"}')
+    assert settings.rerun_command() == (
+        "./run_all.sh --target local --env prod --config '/my files/c.yaml' --source /data/export")
+    assert settings.command("lib.operate.teardown", "--yes") == (
+        ".venv/bin/python -m lib.operate.teardown --target local --env prod "
+        "--config '/my files/c.yaml' --source /data/export --yes")

@@ -1,15 +1,14 @@
 """Check the project, then run the seven notebooks in order, unattended; what ./run_all.sh calls.
 
 Each run gets a folder runs/<run_id>/ with the executed notebooks, run.log and summary.json;
-runs/latest points to the newest. Everything is created or reused, so a run that was stopped is
-simply started again.
+runs/latest points to the newest. Everything is created or reused, so a run that was stopped can
+simply be started again.
 
 Exit status: 0 all notebooks ran, 1 one failed, 2 a bad command line or config.yaml, 130 stopped
 by Ctrl-C.
 """
 
 import argparse
-import json
 import logging
 import os
 import re
@@ -18,95 +17,60 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lib import cloud as clouds
-from lib import config, errors, stages
-from lib.config import ROOT, Settings
+from lib import cli, errors, stages
+from lib.cloud import Cloud, connected
+from lib.config import ROOT, RUN_VARIABLE, Settings
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
 
 
+class NotebookFailed(RuntimeError):
+    """A cell raised an error; the message is for the user."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    options = parser().parse_args(arguments)
-    _export(options)
-    try:
-        settings = config.load(target=options.target, env=options.env)
-    except config.ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    chosen = [n for n in NOTEBOOKS
-              if (n.name[:2] == options.only if options.only else n.name[:2] >= options.first)]
-    folder = _new_folder(settings)
-    os.environ[config.RUN_VARIABLE] = folder.name  # the notebooks label with it what they make
-    settings = settings.model_copy(update={"run_id": folder.name})
-    began = time.monotonic()
-    cloud = None
-    try:
-        # -- before the first notebook: credentials, the local cloud, and all that may be missing
-        cloud = clouds.connect(settings)
-        _say(folder, f"run {folder.name}: {cloud.note}, env {settings.env}, "
-                     f"source {settings.source}")
-        _check(cloud, folder)
-        for number, notebook in enumerate(chosen, 1):
-            _execute(notebook, settings, folder, f"[{number}/{len(chosen)}]")
-        _close(folder, time.monotonic() - began)
-        from lib.report import report  # here: a bad configuration is told before all that is loaded
-
-        for line in report.after_run(folder):
-            _say(folder, line)
-        return 0
-    except KeyboardInterrupt:
-        _say(folder, "stopped; start again to go on: what stands is reused")
-        return 130
-    except Exception as error:
-        told = errors.explain(error, "start", "connecting", settings)
-        if told is None and not isinstance(error, _Failed):
-            raise
-        _say(folder, f"\n{told or error}\n\nlog: {_relative(folder / 'run.log')}")
-        return 1
-    finally:
-        os.environ.pop(config.RUN_VARIABLE, None)
-        if cloud and settings.target_settings.billed:
-            from lib.operate import teardown
-
-            for line in teardown.told(teardown.standing(cloud), settings):
-                _say(folder, line)
-        if cloud and cloud.started_local and not options.keep_running:
-            clouds.stop_local()
-
-
-class _Failed(RuntimeError):
-    """A notebook failed; the message is for the user."""
+    return cli.run(parser().parse_args(arguments), "start", "connecting", _run)
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="./run_all.sh", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The options of ./run_all.sh."""
+    made = cli.parser("./run_all.sh", __doc__)
     numbers = [n.name[:2] for n in NOTEBOOKS]
-    parser.add_argument("--target", choices=["local", "gcp"], help="default: config.yaml's")
-    parser.add_argument("--env", choices=["dev", "prod"], help="default: config.yaml's")
-    which = parser.add_mutually_exclusive_group()
+    which = made.add_mutually_exclusive_group()
     which.add_argument("--from", dest="first", default="01", choices=numbers, metavar="NN",
                        help="first notebook to run, e.g. 04")
     which.add_argument("--only", choices=numbers, metavar="NN", help="one notebook, e.g. 07")
-    parser.add_argument("--source", metavar="FOLDER",
-                        help="somebody's export of theLook (.csv or .parquet) instead of "
-                             "config.yaml's source")
-    parser.add_argument("--config", metavar="FILE", help="another file than config.yaml")
-    parser.add_argument("--keep-running", action="store_true",
-                        help="leave the local cloud up, to go on in JupyterLab")
-    return parser
+    made.add_argument("--keep-running", action="store_true",
+                      help="leave the local cloud running, to go on in JupyterLab")
+    return made
 
 
-def _export(options: argparse.Namespace) -> None:
-    """Hand --config and --source on to the notebooks' own processes."""
-    if options.config:
-        os.environ[config.CONFIG_VARIABLE] = str(Path(options.config).resolve())
-    if options.source:
-        path = Path(options.source)
-        given = str(path.resolve()) if path.exists() else options.source
-        os.environ[config.SETTINGS_VARIABLE] = json.dumps({"source": given})
+def _run(settings: Settings, options: argparse.Namespace) -> int:
+    """Run the chosen notebooks in a new folder; all that is printed is also in its run.log."""
+    chosen = [n for n in NOTEBOOKS
+              if (n.name[:2] == options.only if options.only else n.name[:2] >= options.first)]
+    folder = _new_folder(settings)
+    os.environ[RUN_VARIABLE] = folder.name  # the notebooks label with it what they make
+    settings = settings.model_copy(update={"run_id": folder.name})
+    try:
+        with connected(settings, options.keep_running) as cloud:
+            try:
+                _run_notebooks(cloud, chosen, folder)
+            finally:
+                _say_what_is_billed(cloud, folder)
+        return 0
+    except KeyboardInterrupt:
+        say(folder, "stopped; start the run again to continue: what exists is reused")
+        return 130
+    except Exception as error:
+        explained = errors.explain(error, "start", "connecting", settings)
+        if explained is None and not isinstance(error, NotebookFailed):
+            raise
+        say(folder, f"\n{explained or error}\n\nlog: {_relative(folder / 'run.log')}")
+        return 1
+    finally:
+        os.environ.pop(RUN_VARIABLE, None)
 
 
 def _new_folder(settings: Settings) -> Path:
@@ -120,7 +84,26 @@ def _new_folder(settings: Settings) -> Path:
     return folder
 
 
-def _check(cloud: clouds.Cloud, folder: Path) -> None:
+def _run_notebooks(cloud: Cloud, notebooks: list[Path], folder: Path) -> None:
+    began = time.monotonic()
+    settings = cloud.settings
+    say(folder, f"run {folder.name}: {cloud.note}, env {settings.env}, source {settings.source}")
+    check(cloud, folder)
+    for number, notebook in enumerate(notebooks, 1):
+        _execute(notebook, settings, folder, f"[{number}/{len(notebooks)}]")
+    summary = {**stages.read_summary(folder), "seconds": round(time.monotonic() - began, 1)}
+    stages.write_summary(folder, summary)
+    for answer in (summary["predictions"] or [])[:3]:
+        say(folder, f"customer {answer['customer_id']}: churn probability "
+                    f"{answer['churn_probability']:.3f}")
+    say(folder, f"finished in {summary['seconds']:.0f} s: {_relative(folder)}/summary.json")
+    from lib.report import report  # here, since it takes a second to import
+
+    for line in report.after_run(folder):
+        say(folder, line)
+
+
+def check(cloud: Cloud, folder: Path) -> None:
     """Preflight, as the stage before the first notebook.
 
     Raises:
@@ -133,16 +116,15 @@ def _check(cloud: clouds.Cloud, folder: Path) -> None:
     run.step("preflight", preflight.require, cloud)
     run.finish()
     figures = stages.read_summary(folder)["stages"][0]["figures"]["preflight"]
-    told = ", ".join(f"{value} {key}" for key, value in figures.items())
-    took = time.monotonic() - began
-    _say(folder, f"[0/{len(NOTEBOOKS)}] 00_preflight: done in {took:.1f} s | {told}")
+    say(folder, f"[0/{len(NOTEBOOKS)}] 00_preflight: done in {time.monotonic() - began:.1f} s | "
+                + ", ".join(f"{value} {key}" for key, value in figures.items()))
 
 
 def _execute(notebook: Path, settings: Settings, folder: Path, position: str) -> None:
-    """Run one notebook by papermill and say in one line what came of it.
+    """Run one notebook by papermill, and print one line about it.
 
     Raises:
-        _Failed: with the stage's own error, or the cell's.
+        NotebookFailed: with the stage's own error, or the cell's.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -157,19 +139,18 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
         papermill.execute_notebook(
             notebook, folder / notebook.name, parameters=parameters, cwd=notebook.parent,
             kernel_name="python3", progress_bar=bar, stdout_file=_Progress(folder),
-            # Else ipykernel warns, at every start, that loopback is not encrypted.
+            # Without it ipykernel warns, at every start, that loopback is not encrypted.
             extra_arguments=["--IPKernelApp.log_level=ERROR"])
     except PapermillExecutionError as error:
-        raise _Failed(_cell_error(error, notebook, settings)) from None
+        raise NotebookFailed(_cell_error(error, notebook.stem)) from None
     summary = stages.read_summary(folder)
     stage = next(s for s in summary["stages"] if s["name"] == notebook.stem)
-    took = time.monotonic() - began
-    _say(folder, f"{position} {notebook.stem}: {stage['status']} in {took:.1f} s"
-                 f" | {_headline(summary, notebook.stem)}")
+    say(folder, f"{position} {notebook.stem}: {stage['status']} in "
+                f"{time.monotonic() - began:.1f} s | {_headline(summary, stage)}")
 
 
 class _Progress:
-    """Takes what the cells print; shows the lines of a long wait, which are indented."""
+    """A file for what the cells print; shows the lines of a long wait, which are indented."""
 
     def __init__(self, folder: Path):
         self.folder, self._rest = folder, ""
@@ -178,66 +159,48 @@ class _Progress:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             if line.startswith("  "):
-                _say(self.folder, line)
+                say(self.folder, line)
 
     def flush(self) -> None:
         pass
 
 
-def _cell_error(error: Exception, notebook: Path, settings: Settings) -> str:
-    """A StageError speaks for itself, and a refusal of Google's is translated; any other error
-    is a bug: show where it was."""
+def _cell_error(error: Exception, stage: str) -> str:
+    """The message for a cell's error. stages.open_stage has it explained as a StageError in the
+    notebook; what it cannot explain is a bug, and keeps its traceback."""
     if error.ename == "StageError":
         return error.evalue
-    told = errors.explain(_rebuilt(error), notebook.stem, f"cell {error.exec_count}", settings)
-    if told is not None:
-        return str(told)
     traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))  # no colours in a log
-    return (f"stage:     {notebook.stem}\ncause:     {error.ename}: {error.evalue}\n"
+    return (f"stage:     {stage}\ncause:     {error.ename}: {error.evalue}\n"
             f"needed:    a fix in the code; the traceback of cell {error.exec_count}:\n{traceback}")
 
 
-def _rebuilt(error: Exception) -> Exception:
-    """The error of a cell that was no step: a notebook hands on its name and words only."""
-    import requests.exceptions
-    from google.api_core import exceptions as google_errors
-    from google.auth import exceptions as auth_errors
-
-    for module in (google_errors, auth_errors, requests.exceptions):
-        kind = getattr(module, error.ename, None)
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            return kind(re.sub(r"^\d{3} ", "", error.evalue))
-    return error
-
-
-def _headline(summary: dict, stage: str) -> str:
-    """The key figures of one stage, for its one line."""
-    entry = next(s for s in summary["stages"] if s["name"] == stage)
-    if stage == "05_train" and summary["metrics"]:
+def _headline(summary: dict, stage: dict) -> str:
+    """The key figures of one stage, for its line."""
+    if stage["name"] == "05_train" and summary["metrics"]:
         metrics = summary["metrics"]
         return (f"test ROC-AUC {metrics['roc_auc']:.3f} (0.5 = guessing), PR-AUC "
                 f"{metrics['pr_auc']:.3f} (base rate {metrics['positive_rate']:.3f})")
-    if stage == "03_training_set" and summary["labels"]:
+    if stage["name"] == "03_training_set" and summary["labels"]:
         labels = summary["labels"]
         return f"{labels['rows']:,} label rows, positive rate {labels['positive_rate']:.3f}"
-    if stage == "07_online_predict" and summary["predictions"]:
-        answers = summary["predictions"]
-        return (f"{len(answers)} customers predicted; fetch p50 "
-                f"{summary['latency_ms']['fetch_p50']:.1f} ms, predict p50 "
-                f"{summary['latency_ms']['predict_p50']:.1f} ms")
-    return ", ".join(name.rsplit("/", 1)[-1] for name in entry["resources"].values())
+    if stage["name"] == "07_online_predict" and summary["predictions"]:
+        latency = summary["latency_ms"]
+        return (f"{len(summary['predictions'])} customers predicted; fetch p50 "
+                f"{latency['fetch_p50']:.1f} ms, predict p50 {latency['predict_p50']:.1f} ms")
+    return ", ".join(name.rsplit("/", 1)[-1] for name in stage["resources"].values())
 
 
-def _close(folder: Path, seconds: float) -> None:
-    summary = {**stages.read_summary(folder), "seconds": round(seconds, 1)}
-    stages.write_summary(folder, summary)
-    for answer in (summary["predictions"] or [])[:3]:
-        _say(folder, f"customer {answer['customer_id']}: churn probability "
-                     f"{answer['churn_probability']:.3f}")
-    _say(folder, f"finished in {seconds:.0f} s: {_relative(folder)}/summary.json")
+def _say_what_is_billed(cloud: Cloud, folder: Path) -> None:
+    if cloud.settings.target_settings.billed:
+        from lib.operate import teardown
+
+        for line in teardown.still_billed(cloud):
+            say(folder, line)
 
 
-def _say(folder: Path, line: str) -> None:
+def say(folder: Path, line: str) -> None:
+    """Print a line, and append it to the run's log."""
     print(line, flush=True)
     with (folder / "run.log").open("a", encoding="utf-8") as log:
         log.write(line + "\n")

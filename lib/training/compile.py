@@ -14,12 +14,11 @@ from pathlib import Path
 import yaml
 from kfp import compiler
 
-from lib import config
+from lib import cli
 from lib.config import ROOT, Settings
-from lib.errors import Needed
 from lib.training import pipeline
 
-DEFAULT_OUTPUT = ROOT / "runs" / "pipeline"
+OUTPUT = ROOT / "runs" / "pipeline"
 
 
 def compile_to(settings: Settings, folder: Path) -> list[Path]:
@@ -32,7 +31,7 @@ def compile_to(settings: Settings, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     as_json, as_yaml = folder / "training.json", folder / "training.yaml"
     compiler.Compiler().compile(pipeline.define(settings), str(as_yaml))
-    # kfp no longer likes to write JSON itself; the spec is the same.
+    # kfp warns when it writes JSON; the spec is the same.
     spec = yaml.safe_load(as_yaml.read_text(encoding="utf-8"))
     as_json.write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return [as_json, as_yaml]
@@ -40,23 +39,13 @@ def compile_to(settings: Settings, folder: Path) -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lib.training.compile", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT)
-    parser.add_argument("--target", choices=["local", "gcp"])
-    parser.add_argument("--env", choices=["dev", "prod"])
-    options = parser.parse_args(arguments)
-    try:
-        settings = config.load(target=options.target, env=options.env)
-        for path in compile_to(settings, options.output):
-            print(path)
-    except config.ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except Needed as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    parser = cli.parser("python -m lib.training.compile", __doc__)
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FOLDER")
+    return cli.run(parser.parse_args(arguments), "compile", "the training pipeline", _compile)
+
+
+def _compile(settings: Settings, options: argparse.Namespace) -> None:
+    print(*compile_to(settings, options.output), sep="\n")
 
 
 if __name__ == "__main__":

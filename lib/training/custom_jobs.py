@@ -1,29 +1,24 @@
-"""The same training as three CustomJobs, one after the other (train.runner: custom_job).
+"""The same training as four CustomJobs, one after the other (train.runner: custom_job).
 
 For projects without Vertex AI Pipelines. Each job runs one component's image with the arguments
 that the pipeline would give it; artifacts pass through Cloud Storage, mounted at /gcs.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
-from google.cloud import storage
-from google.cloud.aiplatform_v1.types import JobState
-
-from lib import images, waiting
+from lib import images
 from lib.cloud import Cloud
 from lib.errors import Needed
-from lib.training import inputs
-
-STEPS = ("data_load", "train", "eval", "approve")
-ENDED = {JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED,
-         JobState.JOB_STATE_EXPIRED, JobState.JOB_STATE_PARTIALLY_SUCCEEDED}
+from lib.training import inputs, jobs
 
 
 def arguments(values: dict, folder: str) -> dict[str, dict[str, object]]:
-    """Step -> the arguments of its program, given the pipeline's parameters.
+    """Step -> the arguments of its program.
 
     Args:
-        values: `lib.training.inputs.parameters`.
+        values: the pipeline's parameters (`lib.training.inputs.parameters`).
         folder: /gcs/... where this training's artifacts go.
     """
     def pick(*names: str) -> dict:
@@ -49,51 +44,70 @@ def arguments(values: dict, folder: str) -> dict[str, dict[str, object]]:
     }
 
 
+@dataclass
 class Chain:
-    """One training: where its artifacts are, and the CustomJob of each step that ran."""
+    """One training: its fingerprint, and the CustomJob (aiplatform.CustomJob) of each step."""
 
-    def __init__(self, mark: str, prefix: str):
-        self.mark, self.prefix, self.jobs = mark, prefix, {}
+    fingerprint: str
+    jobs: dict[str, Any] = field(default_factory=dict)
 
-
-def find(cloud: Cloud, mark: str) -> Chain | None:
-    """The chain with this fingerprint, if its last step left what it must."""
-    chain = _chain(mark)
-    if _verdict(cloud, chain) is None:
-        return None
-    for job in cloud.aiplatform.CustomJob.list(filter=f'labels.training="{mark}"'):
-        if job.state == JobState.JOB_STATE_SUCCEEDED:
-            chain.jobs.setdefault(job.display_name.rsplit("-", 1)[1], job)
-    wanted = STEPS if _verdict(cloud, chain) == "pass" else STEPS[:-1]
-    return chain if set(wanted) <= set(chain.jobs) else None
+    @property
+    def prefix(self) -> str:
+        """Of its artifacts in the bucket."""
+        return f"custom_jobs/{self.fingerprint}"
 
 
-def find_running(cloud: Cloud, mark: str) -> None:
-    """None: a chain that was cut off starts again, each step with the same arguments."""
-
-
-def submit(cloud: Cloud, mark: str) -> Chain:
-    """An empty chain; its jobs start one by one in `wait`, each when it has its input."""
-    return _chain(mark)
+def find_or_submit(cloud: Cloud, fingerprint: str) -> tuple[Chain, str]:
+    """The chain with this fingerprint if its steps have succeeded, and "reused"; else an empty
+    one, and "started": `wait` starts its jobs one by one, each when it has its input. A chain
+    that was interrupted starts again, each step with the same arguments."""
+    chain = Chain(fingerprint)
+    verdict = _verdict(cloud, chain)
+    if verdict is not None:
+        for job in cloud.aiplatform.CustomJob.list(filter=jobs.label_filter(fingerprint)):
+            if jobs.state(job) == "SUCCEEDED":
+                chain.jobs.setdefault(job.display_name.rsplit("-", 1)[1], job)
+    wanted = inputs.STEPS if verdict == "pass" else inputs.STEPS[:-1]
+    return (chain, "reused") if set(wanted) <= set(chain.jobs) else (Chain(fingerprint), "started")
 
 
 def wait(cloud: Cloud, chain: Chain, say: Callable[[str], None] = print) -> None:
-    """Run the steps; approval only if eval's verdict lets the model pass.
+    """Run the steps of an empty chain; approval only if eval's verdict lets the model pass.
 
     Raises:
-        Needed: a job failed (naming the step and its last line), or the time-out passed.
+        Needed: a job failed (naming the step and its last line), or has not ended after
+            waits.training_seconds.
     """
-    if chain.jobs:  # found: over already
+    if chain.jobs:
         return
-    bucket = cloud.settings.names.bucket
-    steps = arguments(inputs.parameters(cloud), f"/gcs/{bucket}/{chain.prefix}")
-    for step, given in steps.items():
+    folder = f"/gcs/{cloud.settings.names.bucket}/{chain.prefix}"
+    for step, given in arguments(inputs.parameters(cloud), folder).items():
         if step == "approve" and _verdict(cloud, chain) != "pass":
             say("  approve: not triggered")
             break
-        chain.jobs[step] = _start(cloud, chain, step, given)
-        _finish(cloud, step, chain.jobs[step])
+        job = chain.jobs[step] = start(cloud, chain, step, given)
+        if jobs.wait(cloud, step, job) != "SUCCEEDED":
+            raise Needed(f"step {step} ({job.resource_name}) failed: {jobs.last_line(job.error)}",
+                         "a step that succeeds", cloud.settings.rerun_command("05"))
         say(f"  {step}: succeeded")
+
+
+def start(cloud: Cloud, chain: Chain, step: str, given: dict):
+    """Submit the CustomJob of one step with these arguments (aiplatform.CustomJob)."""
+    settings = cloud.settings
+    image = images.reference(settings, "eval" if step == "approve" else step,
+                             required=settings.target_settings.pinned_images)
+    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
+    job = cloud.aiplatform.CustomJob(
+        display_name=jobs.display_name(settings, step),
+        labels=jobs.labels(settings, chain.fingerprint),
+        worker_pool_specs=[{
+            "machine_spec": {"machine_type": settings.train.machine_type}, "replica_count": 1,
+            "container_spec": {
+                "image_uri": image, "args": ["approve", *words] if step == "approve" else words},
+        }])
+    job.submit(service_account=settings.train.service_account)
+    return job
 
 
 def name(chain: Chain) -> str:
@@ -103,9 +117,8 @@ def name(chain: Chain) -> str:
 
 def states(chain: Chain) -> dict[str, str]:
     """Step -> state of its job."""
-    found = {step: JobState(job.state).name.removeprefix("JOB_STATE_")
-             for step, job in chain.jobs.items()}
-    return {step: found.get(step, "NOT_TRIGGERED") for step in STEPS}
+    return {step: jobs.state(chain.jobs[step]) if step in chain.jobs else "NOT_TRIGGERED"
+            for step in inputs.STEPS}
 
 
 def artifacts(cloud: Cloud, chain: Chain) -> dict[str, str]:
@@ -120,39 +133,7 @@ def artifacts(cloud: Cloud, chain: Chain) -> dict[str, str]:
     return found
 
 
-def _chain(mark: str) -> Chain:
-    return Chain(mark, f"custom_jobs/{mark}")
-
-
 def _verdict(cloud: Cloud, chain: Chain) -> str | None:
-    bucket = cloud.storage.bucket(cloud.settings.names.bucket)
-    blob = storage.Blob(f"{chain.prefix}/verdict", bucket)
-    return blob.download_as_text().strip() if blob.exists(client=cloud.storage) else None
-
-
-def _start(cloud: Cloud, chain: Chain, step: str, given: dict):
-    settings = cloud.settings
-    image = images.reference(settings, "eval" if step == "approve" else step,
-                             required=settings.target_settings.pinned_images)
-    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
-    job = cloud.aiplatform.CustomJob(
-        display_name=f"{settings.app}-{settings.env}-{step}",
-        labels={**settings.labels, "training": chain.mark},
-        worker_pool_specs=[{
-            "machine_spec": {"machine_type": settings.train.machine_type}, "replica_count": 1,
-            "container_spec": {
-                "image_uri": image, "args": ["approve", *words] if step == "approve" else words},
-        }])
-    job.submit(service_account=settings.train.service_account)
-    return job
-
-
-def _finish(cloud: Cloud, step: str, job) -> None:
-    waiting.until(
-        cloud.settings, step, lambda: job.state, ENDED.__contains__,
-        cloud.settings.waits.training_seconds, lambda state: JobState(state).name,
-        job._dashboard_uri())
-    if job.state != JobState.JOB_STATE_SUCCEEDED:
-        last = (job.error.message if job.error else "no message").strip().splitlines()[-1]
-        raise Needed(f"step {step} ({job.resource_name}) failed: {last}",
-                     "a step that succeeds", cloud.settings.rerun_command("05"))
+    """What eval wrote ("pass", "fail"); None before it has."""
+    blob = cloud.storage.bucket(cloud.settings.names.bucket).blob(f"{chain.prefix}/verdict")
+    return blob.download_as_text().strip() if blob.exists() else None

@@ -1,5 +1,5 @@
-"""What the training is given: its parameters, the bucket for its artifacts, and a fingerprint of
-all that it depends on.
+"""What the training is given: its steps and parameters, a bucket, and a fingerprint of all that
+it depends on.
 """
 
 import json
@@ -9,22 +9,19 @@ from google.cloud import storage
 from lib import warehouse
 from lib.cloud import Cloud
 from lib.config import ROOT
-from lib.errors import Needed
+from lib.errors import Needed, wrong_location
 
 COMPONENTS = ROOT / "lib" / "components"
+STEPS = ("data_load", "train", "eval", "approve")  # in their order
 
 
-def parameters(cloud: Cloud) -> dict:
+def parameters(cloud: Cloud) -> dict[str, object]:
     """The pipeline's parameters, all from config.yaml and the table's build.
 
     Raises:
         Needed: train_dataset is not built.
     """
     settings = cloud.settings
-    built = warehouse.built_at(cloud, "train")
-    if built is None:
-        raise Needed(f"{settings.table('train')} is not built", "notebook 03",
-                     settings.rerun_command("01"))
     low, high = settings.label.positive_rate_band
     return {
         "table": settings.table("train"), "label_col": settings.label.column,
@@ -36,39 +33,45 @@ def parameters(cloud: Cloud) -> dict:
         "params": json.dumps(settings.train.params[settings.train.model_type]),
         "seed": settings.train.seed, "min_roc_auc": settings.train.min_roc_auc,
         "max_roc_auc": settings.checks.max_honest_roc_auc, "positive_rate_low": low,
-        "positive_rate_high": high, "build": built,
+        "positive_rate_high": high, "build": _build(cloud),
     }
 
 
 def fingerprint(cloud: Cloud) -> str:
-    """Changes with the table's build, the settings of training, and the components' files."""
+    """Changes with the table's build, the settings of training, and the components' files.
+
+    Raises:
+        Needed: train_dataset is not built.
+    """
     settings = cloud.settings
-    built = warehouse.built_at(cloud, "train")
-    if built is None:
-        raise Needed(f"{settings.table('train')} is not built", "notebook 03",
-                     settings.rerun_command("01"))
     code = [path.read_text() for pattern in ("*/src/*.py", "*/*.yaml", "*/requirements.txt")
             for path in sorted(COMPONENTS.glob(pattern))]
     return settings.fingerprint(
-        built, settings.train.model_dump(), settings.label.model_dump(), settings.feature_names,
-        settings.checks.max_honest_roc_auc, code)
+        _build(cloud), settings.train.model_dump(), settings.label.model_dump(),
+        settings.feature_names, settings.checks.max_honest_roc_auc, code)
+
+
+def _build(cloud: Cloud) -> str:
+    """Identifies the contents of train_dataset."""
+    built = warehouse.built_at(cloud, "train")
+    if built is None:
+        raise Needed(f"{cloud.settings.table('train')} is not built", "notebook 03",
+                     cloud.settings.rerun_command("01"))
+    return built
 
 
 def make_bucket(cloud: Cloud) -> storage.Bucket:
-    """The app's bucket, made if it is missing.
+    """The app's bucket, created if it is missing.
 
     Raises:
-        Needed: it stands in another location than the data.
+        Needed: it exists in another location than the data.
     """
-    settings = cloud.settings
+    settings, wanted = cloud.settings, cloud.settings.target_settings.location
     bucket = cloud.storage.lookup_bucket(settings.names.bucket)
     if bucket is None:
         bucket = cloud.storage.bucket(settings.names.bucket)
         bucket.labels = settings.labels
-        bucket = cloud.storage.create_bucket(bucket, location=settings.target_settings.location)
-    elif bucket.location.upper() != settings.target_settings.location.upper():
-        raise Needed(
-            f"bucket {bucket.name} stands in {bucket.location}",
-            f"a bucket in {settings.target_settings.location}, or another name in config.yaml",
-            f"gcloud storage rm --recursive gs://{bucket.name}")
+        bucket = cloud.storage.create_bucket(bucket, location=wanted)
+    elif bucket.location.upper() != wanted.upper():
+        raise wrong_location("bucket", f"gs://{bucket.name}", bucket.location, wanted)
     return bucket

@@ -1,6 +1,6 @@
 """The training pipeline: data_load -> train -> eval, and approval only of a model that passes.
 
-The interface of each step stands once, in its component.yaml; the image comes from
+The interface of each step is defined once, in its component.yaml; its image comes from
 lib/images.lock.json by digest. Steps pass artifacts by path, so that the same images run on
 Vertex AI Pipelines, in the local cloud, and by hand.
 """
@@ -9,21 +9,21 @@ from kfp import components, dsl
 from kfp.dsl.base_component import BaseComponent
 
 from lib import images
-from lib.config import ROOT, Settings
+from lib.config import Settings
+from lib.training import inputs, jobs
 
-COMPONENTS = ROOT / "lib" / "components"
-# CPU and memory of each step: 470,000 rows of 11 features need about 1 GB.
+# Step -> CPU and memory: 470,000 rows of 11 features need about 1 GB.
 RESOURCES = {"data_load": ("2", "4G"), "train": ("4", "8G"), "eval": ("2", "4G"),
              "approve": ("1", "2G")}
 
 
 def component(settings: Settings, name: str, file: str = "component.yaml") -> BaseComponent:
-    """A step of the pipeline: lib/components/<name>/<file>, with the locked image in it.
+    """A step of the pipeline: lib/components/<name>/<file>, with its pinned image.
 
     Raises:
         lib.errors.Needed: the target wants digests, and the image was not pushed yet.
     """
-    step = components.load_component_from_file(str(COMPONENTS / name / file))
+    step = components.load_component_from_file(str(inputs.COMPONENTS / name / file))
     step.component_spec.implementation.container.image = images.reference(
         settings, name, required=settings.target_settings.pinned_images)
     return step
@@ -36,7 +36,7 @@ def define(settings: Settings):
     evaluate = component(settings, "eval")
     approve = component(settings, "eval", "approve.yaml")
 
-    @dsl.pipeline(name=f"{settings.app}-{settings.env}-training",
+    @dsl.pipeline(name=jobs.display_name(settings),
                   description="theLook churn: load, train, evaluate, approve")
     def training(
         table: str, label_col: str, time_col: str, id_col: str, feature_cols: str,
@@ -56,21 +56,20 @@ def define(settings: Settings):
             input_model=trained.outputs["output_model"], label_col=label_col,
             min_roc_auc=min_roc_auc, max_roc_auc=max_roc_auc,
             positive_rate_low=positive_rate_low, positive_rate_high=positive_rate_high)
-        for name, step in (("data_load", loaded), ("train", trained), ("eval", scored)):
-            _place(step, name)
         # Below the gate nothing is approved, and only an approved model is ever registered.
         with dsl.If(scored.outputs["output_verdict"] == "pass", name="gate"):
             approved = approve(
                 input_model=trained.outputs["output_model"],
                 input_metrics=scored.outputs["output_metrics"])
-            _place(approved, "approve")
+        for name, task in zip(inputs.STEPS, (loaded, trained, scored, approved), strict=True):
+            _set_resources(task, name)
 
     return training
 
 
-def _place(step: dsl.PipelineTask, name: str) -> None:
-    """Resources, and caching on purpose: every step is a function of its inputs alone. The
-    table is named by its `build`, so that a rebuilt table is never taken from the cache."""
+def _set_resources(task: dsl.PipelineTask, name: str) -> None:
+    """Caching is on: each step depends on its inputs alone, and the table is identified by its
+    `build`, so that a rebuilt table is never taken from the cache."""
     cpu, memory = RESOURCES[name]
-    step.set_cpu_limit(cpu).set_memory_limit(memory).set_caching_options(True)
-    step.set_display_name(name)
+    task.set_cpu_limit(cpu).set_memory_limit(memory).set_caching_options(True)
+    task.set_display_name(name)

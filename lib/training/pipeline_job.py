@@ -13,32 +13,27 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
+from google.cloud.aiplatform_v1.types import PipelineTaskDetail
 
-from lib import cloud as clouds
-from lib import config, errors, waiting
-from lib.cloud import Cloud
+from lib import cli
+from lib.cloud import Cloud, connect
+from lib.config import Settings
 from lib.errors import Needed
-from lib.training import compile as compiling
-from lib.training import inputs
-
-ENDED = {PipelineState.PIPELINE_STATE_SUCCEEDED, PipelineState.PIPELINE_STATE_FAILED,
-         PipelineState.PIPELINE_STATE_CANCELLED}
-ENDED_TASK = {"SUCCEEDED", "SKIPPED", "NOT_TRIGGERED", "FAILED", "CANCELLED"}
-# Our steps, in their order; the service lists more (the pipeline itself, the condition).
-OWN_TASKS = ("data_load", "train", "eval", "approve")
+from lib.training import inputs, jobs
+from lib.training.compile import OUTPUT, compile_to
 
 
 def submit(cloud: Cloud, fingerprint: str, cache: bool = True):
     """Compile and submit; the running aiplatform.PipelineJob, labelled with `fingerprint`."""
     settings = cloud.settings
     with tempfile.TemporaryDirectory() as folder:
-        template, _ = compiling.compile_to(settings, Path(folder))
+        template, _ = compile_to(settings, Path(folder))
         job = cloud.aiplatform.PipelineJob(
-            display_name=f"{settings.app}-{settings.env}-training", template_path=str(template),
+            display_name=jobs.display_name(settings), template_path=str(template),
             pipeline_root=f"gs://{settings.names.bucket}/pipelines",
-            parameter_values=inputs.parameters(cloud), labels={**settings.labels, "training": fingerprint},
-            # None leaves each step's own setting; False turns every one off.
+            parameter_values=inputs.parameters(cloud),
+            labels=jobs.labels(settings, fingerprint),
+            # None leaves each step's own setting; False turns caching off for all.
             enable_caching=None if cache else False,
         )
         job.submit(service_account=settings.train.service_account)
@@ -47,73 +42,64 @@ def submit(cloud: Cloud, fingerprint: str, cache: bool = True):
 
 def find(cloud: Cloud, fingerprint: str):
     """A succeeded job with this fingerprint (aiplatform.PipelineJob), or None."""
-    jobs = cloud.aiplatform.PipelineJob.list(filter=f'labels.training="{fingerprint}"')
-    return next((job for job in jobs if job.state == PipelineState.PIPELINE_STATE_SUCCEEDED), None)
+    return next((job for job in _list(cloud, fingerprint) if jobs.state(job) == "SUCCEEDED"), None)
 
 
-def find_running(cloud: Cloud, fingerprint: str):
-    """A job with this fingerprint that is not over (aiplatform.PipelineJob), or None."""
-    jobs = cloud.aiplatform.PipelineJob.list(filter=f'labels.training="{fingerprint}"')
-    return next((job for job in jobs if job.state not in ENDED), None)
+def find_or_submit(cloud: Cloud, fingerprint: str):
+    """A job with this fingerprint (aiplatform.PipelineJob), and whether it is "reused", because
+    it has succeeded, or "started": running, or submitted now."""
+    if job := find(cloud, fingerprint):
+        return job, "reused"
+    running = (job for job in _list(cloud, fingerprint) if jobs.state(job) not in jobs.ENDED)
+    return next(running, None) or submit(cloud, fingerprint), "started"
+
+
+def _list(cloud: Cloud, fingerprint: str) -> list:
+    return cloud.aiplatform.PipelineJob.list(filter=jobs.label_filter(fingerprint))
 
 
 def wait(
     cloud: Cloud, job, say: Callable[[str], None] = print, running: bool = False
 ) -> None:
-    """Poll the job to its end; say when a task has ended (with `running`: when it starts, too).
+    """Poll the job until it has ended; print which tasks have (with `running`: have started, too).
 
     Raises:
-        Needed: the job failed or was cancelled (naming the step and its last line), or it is
-            not over after waits.training_seconds.
+        Needed: the job failed or was cancelled (naming the step and its last line), or has not
+            ended after waits.training_seconds.
     """
-    said: dict[str, str] = {}
+    printed: dict[str, str] = {}
+    words = {"SKIPPED": "reused from cache", "NOT_TRIGGERED": "not triggered"}
 
-    def look():
-        # One answer for both: asked for twice, the last step could end in between, unsaid.
-        job_state = job.state
-        for task in tasks(job):
-            state = PipelineTaskDetail.State(task.state).name
-            shown = state in ENDED_TASK or (running and state == "RUNNING")
-            if shown and said.get(task.task_name) != state:
-                said[task.task_name] = state
-                say(f"  {task.task_name}: {_word(state)}")
-        return job_state
+    def probe() -> str:
+        # One response for both: in a second one the last step could have ended unprinted.
+        state = jobs.state(job)
+        for step, reached in states(job).items():
+            shown = reached in jobs.ENDED or (running and reached == "RUNNING")
+            if shown and printed.get(step) != reached:
+                printed[step] = reached
+                say(f"  {step}: {words.get(reached, reached.lower())}")
+        return state
 
-    waiting.until(
-        cloud.settings, "training", look, ENDED.__contains__, cloud.settings.waits.training_seconds,
-        lambda state: PipelineState(state).name, job._dashboard_uri())
-    if job.state != PipelineState.PIPELINE_STATE_SUCCEEDED:
-        raise Needed(_why(job), "a step that succeeds; what was done is kept, and taken from the "
-                     "cache",
-                     f".venv/bin/python -m lib.training.pipeline_job --target {cloud.settings.target} "
-                     f"--env {cloud.settings.env}")
-
-
-def tasks(job) -> list[PipelineTaskDetail]:
-    """The details of our own steps, in the order of the pipeline, as last read by `job.state`."""
-    details = job.gca_resource.job_detail.task_details
-    found = {task.task_name: task for task in details}
-    return [found[name] for name in _names(found)]
-
-
-def _names(found: dict) -> list[str]:
-    """kfp names a task after its component, with "-" for "_"."""
-    return [n for step in OWN_TASKS for n in found if n.replace("-", "_") == step]
-
-
-def _word(state: str) -> str:
-    return {"SKIPPED": "reused from cache", "NOT_TRIGGERED": "not triggered"}.get(
-        state, state.lower())
+    if jobs.wait(cloud, "training", job, probe) != "SUCCEEDED":
+        raise Needed(_why(job), "a step that succeeds; finished steps are kept in the cache",
+                     cloud.settings.command("lib.training.pipeline_job"))
 
 
 def _why(job) -> str:
-    """Which step failed and what it said last."""
-    for task in tasks(job):
-        if task.error.code or task.state == PipelineTaskDetail.State.FAILED:
-            last = (task.error.message.strip() or "no message").splitlines()[-1]
-            return f"step {task.task_name} of {job.resource_name} failed: {last}"
-    message = job.gca_resource.error.message or PipelineState(job.state).name
+    """Which step failed, and the last line of its error."""
+    for step, task in tasks(job).items():
+        if task.error.code or jobs.state(task) == "FAILED":
+            return f"step {step} of {job.resource_name} failed: {jobs.last_line(task.error)}"
+    message = job.gca_resource.error.message or jobs.state(job)
     return f"pipeline job {job.resource_name}: {message}"
+
+
+def tasks(job) -> dict[str, PipelineTaskDetail]:
+    """Our steps, in their order, as last read by `job.state`. The service lists more tasks (the
+    pipeline itself, the condition), and kfp writes "-" for "_" in their names."""
+    found = {task.task_name.replace("-", "_"): task
+             for task in job.gca_resource.job_detail.task_details}
+    return {step: found[step] for step in inputs.STEPS if step in found}
 
 
 def name(job) -> str:
@@ -122,52 +108,36 @@ def name(job) -> str:
 
 
 def states(job) -> dict[str, str]:
-    """Step -> state, as the service tells it."""
-    return {task.task_name.replace("-", "_"): PipelineTaskDetail.State(task.state).name
-            for task in tasks(job)}
+    """Step -> state, as the service reports it."""
+    return {step: jobs.state(task) for step, task in tasks(job).items()}
 
 
 def artifacts(cloud: Cloud, job) -> dict[str, str]:
     """Step and output -> gs:// address, e.g. {"train.output_model": "gs://..."}."""
-    return {
-        f"{task.task_name.replace('-', '_')}.{name}": found.artifacts[0].uri
-        for task in tasks(job) for name, found in task.outputs.items() if found.artifacts
-    }
+    return {f"{step}.{output}": found.artifacts[0].uri for step, task in tasks(job).items()
+            for output, found in task.outputs.items() if found.artifacts}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lib.training.pipeline_job", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser("python -m lib.training.pipeline_job", __doc__)
     parser.add_argument("--compile-only", action="store_true",
                         help="write the spec, submit nothing")
-    parser.add_argument("--no-wait", action="store_true", help="submit and leave")
-    parser.add_argument("--no-cache", action="store_true", help="run every step anew")
-    parser.add_argument("--target", choices=["local", "gcp"])
-    parser.add_argument("--env", choices=["dev", "prod"])
-    options = parser.parse_args(arguments)
-    try:
-        settings = config.load(target=options.target, env=options.env)
-    except config.ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    try:
-        if options.compile_only:
-            print(*compiling.compile_to(settings, compiling.DEFAULT_OUTPUT), sep="\n")
-            return 0
-        cloud = clouds.connect(settings)
-        inputs.make_bucket(cloud)
-        job = submit(cloud, inputs.fingerprint(cloud), cache=not options.no_cache)
-        print(job.resource_name, job._dashboard_uri(), sep="\n")
-        if not options.no_wait:
-            wait(cloud, job, running=True)
-    except Exception as error:
-        told = errors.explain(error, "pipeline", "training", settings)
-        if told is None:
-            raise
-        print(told, file=sys.stderr)
-        return 1
-    return 0
+    parser.add_argument("--no-wait", action="store_true", help="submit, and do not wait")
+    parser.add_argument("--no-cache", action="store_true", help="run every step again")
+    return cli.run(parser.parse_args(arguments), "pipeline", "training", _run)
+
+
+def _run(settings: Settings, options: argparse.Namespace) -> None:
+    if options.compile_only:
+        print(*compile_to(settings, OUTPUT), sep="\n")
+        return
+    cloud = connect(settings)
+    inputs.make_bucket(cloud)
+    job = submit(cloud, inputs.fingerprint(cloud), cache=not options.no_cache)
+    print(job.resource_name, job._dashboard_uri(), sep="\n")
+    if not options.no_wait:
+        wait(cloud, job, running=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Train and evaluate: submit the pipeline (or CustomJobs), read what it left.
+"""Train and evaluate: submit the pipeline (or CustomJobs), read its results.
 
-The three components pass files. A training is known by a fingerprint of all it depends on
+The three components pass files. A training is identified by a fingerprint of all it depends on
 (data, code, settings); one that succeeded before is reused.
 """
 
@@ -17,11 +17,11 @@ from lib.training import custom_jobs, inputs, pipeline_job
 
 @dataclass(frozen=True)
 class Training:
-    """What a training left.
+    """The results of a training.
 
-    artifact_uri: gs:// folder of the approved model; None if the gate did not let it pass.
+    artifact_uri: gs:// folder of the approved model; None if it did not pass the gate.
     job: resource name of the pipeline job (of the train job, for CustomJobs).
-    states: step -> state, as the service tells it.
+    states: step -> state, as the service reports it.
     split, meta, metrics, curves: contents of the components' JSON files.
     """
 
@@ -35,10 +35,10 @@ class Training:
 
 
 def start(cloud: Cloud) -> Outcome:
-    """Submit the training without waiting, unless one like it has succeeded or is running.
+    """Submit the training without waiting, unless the same one has succeeded or is running.
 
     On Google its containers take minutes, in which the online store is made. CustomJobs are not
-    started early: each needs what the one before has left.
+    started early: each needs the output of the one before.
 
     Raises:
         Needed: train_dataset is not built.
@@ -46,17 +46,13 @@ def start(cloud: Cloud) -> Outcome:
     inputs.make_bucket(cloud)
     if cloud.settings.train.runner == "custom_job":
         return Outcome("done", figures={"runner": "custom_job, in notebook 05"})
-    mark = inputs.fingerprint(cloud)
-    job = pipeline_job.find(cloud, mark)
-    if job is not None:
-        return Outcome("reused", job.resource_name)
-    job = pipeline_job.find_running(cloud, mark)
-    return Outcome("started", (job or pipeline_job.submit(cloud, mark)).resource_name)
+    job, status = pipeline_job.find_or_submit(cloud, inputs.fingerprint(cloud))
+    return Outcome(status, job.resource_name)
 
 
 def train(cloud: Cloud) -> Outcome:
-    """Run the training, or reuse the one that succeeded with this data, code and settings; one
-    that is running is waited for.
+    """Run the training, or reuse the one that succeeded with this data, code and settings; wait
+    for one that is running.
 
     Returns:
         Outcome whose value is a Training.
@@ -65,16 +61,14 @@ def train(cloud: Cloud) -> Outcome:
         Needed: train_dataset is not built, or a step failed: it is named, with its last line.
     """
     runner = custom_jobs if cloud.settings.train.runner == "custom_job" else pipeline_job
-    mark = inputs.fingerprint(cloud)
+    fingerprint = inputs.fingerprint(cloud)
     inputs.make_bucket(cloud)
-    job, status = runner.find(cloud, mark), "reused"
-    if job is None:
-        job, status = runner.find_running(cloud, mark) or runner.submit(cloud, mark), "created"
-    runner.wait(cloud, job)  # one that is over only tells how its steps went
+    job, status = runner.find_or_submit(cloud, fingerprint)
+    runner.wait(cloud, job)  # of one that has ended: only lists its steps
     training = _read(cloud, runner.name(job), runner.states(job), runner.artifacts(cloud, job))
     keys = ("roc_auc", "pr_auc", "accuracy", "positive_rate")
     figures = {k: training.metrics[k] for k in keys}
-    return Outcome(status, training.job, figures, training)
+    return Outcome("reused" if status == "reused" else "created", training.job, figures, training)
 
 
 def _read(cloud: Cloud, job: str, states: dict[str, str], uris: dict[str, str]) -> Training:

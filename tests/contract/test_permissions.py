@@ -1,5 +1,6 @@
 """Each recorded request, with the permissions that Google documents for its method: the table in
-lib/operate/permissions.py must have them all, and nothing without a use.
+lib/operate/permissions.py must have them all, nothing without a use, and for each a role that
+grants it.
 
 aiplatform.*: Google's access-control page for Vertex AI. BigQuery, Cloud Storage, Resource
 Manager, Service Usage: the IAM sections of their references, from memory, not read again here.
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lib.operate.permissions import PERMISSIONS, WHEN
+from lib.operate.permissions import INCLUDES, PERMISSIONS, WHEN, by_role
 
 LIST = Path(__file__).with_name("requests.txt")
-PUBLIC = "bigquery-public-data"  # may be read by everybody: nothing of our project is asked
+PUBLIC = "bigquery-public-data"  # everybody may read it: no permission in our project is needed
 
 METHODS = {
     "bigquery.datasets.delete": "bigquery.datasets.delete bigquery.tables.delete",
@@ -94,6 +95,45 @@ BESIDE = {
 TABLE = {p.name for p in PERMISSIONS}
 
 
+def names(prefix: str) -> set[str]:
+    return {name for name in TABLE if name.startswith(prefix)}
+
+
+# Predefined roles, with those of our permissions that each has. aiplatform.*: Google's
+# access-control page for Vertex AI. The others: the role references of BigQuery, Cloud Storage,
+# Artifact Registry, Cloud Build, IAM, Resource Manager and Service Usage, from memory, not read
+# again here.
+READ = {"bigquery.readsessions.create", "bigquery.readsessions.getData"}
+LIST_TABLES = {"bigquery.datasets.get", "bigquery.tables.list"}
+REGISTRY = {"artifactregistry.repositories.get", "artifactregistry.dockerimages.get"}
+ROLES = {
+    "roles/aiplatform.user": names("aiplatform.") | {"resourcemanager.projects.get"},
+    "roles/aiplatform.featurestoreDataViewer": {"aiplatform.featureViews.fetchFeatureValues"},
+    "roles/bigquery.jobUser": {"bigquery.jobs.create"},
+    "roles/bigquery.readSessionUser": READ,
+    "roles/bigquery.user":
+        {"bigquery.jobs.create", "bigquery.datasets.create"} | READ | LIST_TABLES,
+    "roles/bigquery.metadataViewer": {"bigquery.tables.get"} | LIST_TABLES,
+    "roles/bigquery.dataViewer": {"bigquery.tables.get", "bigquery.tables.getData"} | LIST_TABLES,
+    "roles/bigquery.dataEditor":
+        {"bigquery.datasets.create"} | LIST_TABLES | names("bigquery.tables."),
+    "roles/bigquery.dataOwner": names("bigquery.datasets.") | names("bigquery.tables."),
+    "roles/storage.objectUser": names("storage.objects."),
+    # Can be granted on a bucket only: so it is named only where a bucket exists.
+    "roles/storage.legacyBucketReader": {"storage.buckets.get"},
+    "roles/storage.admin": names("storage."),
+    "roles/artifactregistry.reader": REGISTRY,
+    "roles/artifactregistry.writer":
+        {"artifactregistry.repositories.uploadArtifacts"} | REGISTRY,
+    "roles/cloudbuild.builds.editor": names("cloudbuild."),
+    "roles/cloudbuild.builds.viewer": {"cloudbuild.builds.get"},
+    "roles/iam.serviceAccountUser": {"iam.serviceAccounts.actAs"},
+    "roles/serviceusage.serviceUsageViewer": {"serviceusage.services.get"},
+    "roles/serviceusage.serviceUsageConsumer": names("serviceusage."),
+    "roles/browser": {"resourcemanager.projects.get"},
+}
+
+
 def recorded() -> list[tuple[str, str]]:
     """(method, request) of every line."""
     found, method = [], ""
@@ -115,5 +155,24 @@ def test_what_a_request_needs_is_in_the_table(method):
 def test_nothing_is_in_the_table_without_a_use():
     used = {name for names in [*METHODS.values(), *BESIDE.values()] for name in names.split()}
     assert TABLE - used == set()
-    assert {p.with_ for p in PERMISSIONS} - {""} == set(WHEN)
+    assert {p.when for p in PERMISSIONS} - {""} == set(WHEN)
     assert set(METHODS) == {method for method, _ in recorded()}
+
+
+@pytest.mark.parametrize("permission", PERMISSIONS, ids=lambda p: f"{p.step}: {p.name}")
+def test_the_named_role_has_the_permission_and_the_least_besides(permission):
+    assert permission.name in ROLES[permission.role]
+    fewest = min(len(has) for has in ROLES.values() if permission.name in has)
+    assert len(ROLES[permission.role]) == fewest
+
+
+def test_a_larger_role_replaces_only_roles_that_it_includes():
+    for larger, smaller in INCLUDES.items():
+        for role in smaller:
+            assert ROLES[role] < ROLES[larger], (larger, role)
+    for missing in ({p.name for p in PERMISSIONS}, *({name} for name in TABLE),
+                    names("bigquery."), names("storage."), names("serviceusage.")):
+        roles = by_role(missing)
+        assert {name for found in roles.values() for name in found} == missing
+        assert all(set(found) <= ROLES[role] for role, found in roles.items())
+        assert not any(ROLES[a] < ROLES[b] for a in roles for b in roles)

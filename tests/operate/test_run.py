@@ -4,19 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from lib import stages
+from lib import cloud, config, stages
 from lib.config import ROOT
-from lib.operate import run
+from lib.operate import run, teardown
 
 
 def command(*arguments, **variables):
     return subprocess.run(
-        [sys.executable, "-m", "lib.operate.run", *arguments], cwd=ROOT, text=True, capture_output=True,
-        timeout=60, env={**os.environ, **variables})
+        [sys.executable, "-m", "lib.operate.run", *arguments], cwd=ROOT, text=True,
+        capture_output=True, timeout=60, env={**os.environ, **variables})
 
 
 def test_help_names_every_option():
@@ -46,7 +47,7 @@ def test_a_bad_config_ends_with_status_2_and_names_the_key(tmp_path):
 def test_gcp_without_credentials_says_what_to_do(tmp_path):
     text = (ROOT / "config.yaml").read_text().replace("your-project-id", "some-project-1")
     (tmp_path / "mine.yaml").write_text(text)
-    # Nobody's home folder: no credentials of gcloud's, and no metadata server here.
+    # An empty home folder has no credentials of gcloud's; there is no metadata server either.
     done = command("--target", "gcp", "--config", str(tmp_path / "mine.yaml"),
                    HOME=str(tmp_path), CLOUDSDK_CONFIG=str(tmp_path), NO_GCE_CHECK="true",
                    CHURN_DEMO_RUNS=str(tmp_path / "runs"))
@@ -57,7 +58,7 @@ def test_gcp_without_credentials_says_what_to_do(tmp_path):
 
 @pytest.fixture
 def fake_notebooks(tmp_path, monkeypatch, settings):
-    """Two tiny notebooks instead of the seven, runs/ elsewhere, and no cloud at all."""
+    """Tiny notebooks instead of the seven, another folder for runs, and no cloud at all."""
     def write(name, *cells):
         book = nbformat.v4.new_notebook(cells=[
             nbformat.v4.new_code_cell("target = env = None\nrun_dir = ''",
@@ -65,19 +66,16 @@ def fake_notebooks(tmp_path, monkeypatch, settings):
             nbformat.v4.new_code_cell(
                 f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
                 "from lib import config, stages\n"
-                f"run = stages.open_stage({name!r}, config.load(target=target, env=env), run_dir)"),
+                f"run = stages.open_run({name!r}, config.load(target=target, env=env), run_dir)"),
             *map(nbformat.v4.new_code_cell, cells)])
         book.metadata["language_info"] = {"name": "python"}
         nbformat.write(book, tmp_path / f"{name}.ipynb")
         return tmp_path / f"{name}.ipynb"
 
-    class Fake:
-        note, started_local = "no cloud", False
-
-    monkeypatch.setattr(run, "_check", lambda cloud, folder: None)
-    monkeypatch.setattr(run.clouds, "connect", lambda settings: Fake)
+    monkeypatch.setattr(run, "check", lambda cloud, folder: None)
+    monkeypatch.setattr(cloud, "connect", lambda settings: SimpleNamespace(
+        settings=settings, note="no cloud", started_local=False))
     monkeypatch.setattr(stages, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(run, "_relative", str)
     return lambda *books: monkeypatch.setattr(run, "NOTEBOOKS", [write(*b) for b in books])
 
 
@@ -124,15 +122,32 @@ def test_a_bug_shows_its_traceback_and_ends_the_run(fake_notebooks, capsys):
     assert "ZeroDivisionError" in capsys.readouterr().out
 
 
-def test_a_refusal_in_a_cell_that_is_no_step_is_translated_too(fake_notebooks, capsys):
-    fake_notebooks(("04_feature_store",
-                    "from google.api_core.exceptions import Forbidden\n"
-                    "raise Forbidden(\"Permission 'bigquery.tables.getData' denied on x\")"))
+@pytest.mark.parametrize(("code", "cause", "need"), [
+    ("from lib.errors import Needed\nraise Needed('no customer fits', 'more orders', 'mend it')",
+     "cause:     no customer fits", ("needed:    more orders", "command:   mend it")),
+    ("from lib.source import SourceError\nraise SourceError('exports', ['orders.csv is empty'])",
+     "cause:     The export in exports cannot be used: 1 problem. (1) orders.csv is empty",
+     ("needed:    a folder with one file each",)),
+    ("from google.api_core.exceptions import Forbidden\n"
+     "raise Forbidden(\"Permission 'bigquery.tables.getData' denied on x\")",
+     "cause:     403 Permission 'bigquery.tables.getData'", ("add-iam-policy-binding",)),
+    ("from google.auth.exceptions import RefreshError\nraise RefreshError('expired', {'a': 1})",
+     "cause:     ('expired', {'a': 1})", ("gcloud auth application-default login",)),
+    ("import requests\nrequests.get('http://127.0.0.1:1', timeout=1)", "cause:     ",
+     ("needed:    a network", "--from 03")),
+], ids=["Needed", "SourceError", "Google", "credentials", "network"])
+def test_an_error_with_a_known_remedy_names_it_in_any_cell(
+        fake_notebooks, tmp_path, capsys, code, cause, need):
+    """Also outside run.step."""
+    fake_notebooks(("03_training_set", code), ("04_feature_store", "run.finish()"))
     assert run.main([]) == 1
     out = capsys.readouterr().out
-    assert "stage:     04_feature_store" in out and "attempted: cell" in out
-    assert "403 Permission 'bigquery.tables.getData'" in out and "add-iam-policy-binding" in out
-    assert "Traceback" not in out
+    for part in ("stage:     03_training_set", "attempted: cell 4", cause, *need):
+        assert part in out
+    assert "Traceback" not in out and "a fix in the code" not in out
+    assert "04_feature_store" not in out
+    summary = json.loads((tmp_path / "runs/latest/summary.json").read_text())
+    assert summary["stages"][0]["status"] == "failed"
 
 
 def test_the_lines_of_a_long_wait_are_shown_while_it_lasts(fake_notebooks, capsys):
@@ -151,24 +166,20 @@ def test_a_run_labels_what_it_makes_with_its_own_name(fake_notebooks, tmp_path, 
     assert f"  {name}\n" in capsys.readouterr().out
 
 
-def test_where_things_are_billed_the_end_says_what_still_stands(
+def test_where_things_are_billed_the_end_says_what_is_still_running(
         fake_notebooks, monkeypatch, capsys):
-    from lib import config
-    from lib.operate import teardown
+    load = config.load
 
-    loaded = config.load
-
-    def billed(**given):
-        settings = loaded(**given)
-        place = settings.target_settings.model_copy(update={"billed": True})
-        return settings.model_copy(update={"targets": {settings.target: place}})
+    def billed(**options):
+        settings = load(**options)
+        changed = settings.target_settings.model_copy(update={"billed": True})
+        return settings.model_copy(update={"targets": {settings.target: changed}})
 
     fake_notebooks(("01_data", "1 / 0"))
-    monkeypatch.setattr(run.config, "load", billed)
-    monkeypatch.setattr(teardown, "standing", lambda cloud: ["a store"])
-    monkeypatch.setattr(teardown, "told", lambda standing, settings: [f"still stands: {standing}"])
+    monkeypatch.setattr(config, "load", billed)
+    monkeypatch.setattr(teardown, "still_billed", lambda cloud: [f"still running: {cloud.note}"])
     assert run.main([]) == 1  # also after a run that failed
-    assert "still stands: ['a store']" in capsys.readouterr().out
+    assert "still running: no cloud" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("options", "stopped"), [([], 1), (["--keep-running"], 0)])

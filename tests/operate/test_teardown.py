@@ -1,6 +1,6 @@
-"""Teardown: what a run left goes, whatever it stopped at; everything else stays.
+"""Teardown deletes what a run made, wherever the run stopped, and nothing else.
 
-On a local cloud of its own, with 1,000 users of theLook: the other tests' must not be torn down.
+On a local cloud of its own, with 1,000 users of theLook: other tests need theirs.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from lib.errors import Needed
 from lib.localcloud import process
 from lib.operate import teardown
 from lib.proof import freshness, planted
-from lib.training import custom_jobs, inputs, pipeline_job, training
+from lib.training import custom_jobs, inputs, jobs, pipeline_job, training
 
 PROJECT = "local-demo"
 TINY = {
@@ -34,7 +34,7 @@ TINY = {
     "train": {"min_roc_auc": 0.0, "params": {
         "random_forest": {"n_estimators": 3, "max_depth": 3, "min_samples_leaf": 5}}},
 }
-SCRATCH = "_vertex_sync"  # a dataset that the stand-in itself keeps, as Google keeps its own
+SCRATCH = "_vertex_sync"  # a dataset of the stand-in itself
 LABELS = {"app": "churn", "env": "dev"}
 
 
@@ -43,8 +43,8 @@ def settings_of(env="dev", **changes):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """What a Cloud of this file needs, and its state folder; all is as before afterwards."""
+def emulator(tmp_path_factory):
+    """The local cloud's addresses and state folder; all global state is restored at the end."""
     from google.cloud.aiplatform import initializer
     from google.cloud.aiplatform.utils import resource_manager_utils
 
@@ -52,7 +52,7 @@ def place(tmp_path_factory):
     thelook = settings_of().thelook.model_dump(mode="json")
     running, _ = process.start(PROJECT, thelook, state=state)
     with pytest.MonkeyPatch.context() as patch:
-        # The SDK keeps its place in one global object, which the other tests' cloud has set.
+        # The SDK keeps project and address in a global object, which other tests have set.
         for key, value in vars(initializer.global_config).items():
             patch.setattr(initializer.global_config, key, value)
         patch.setattr(resource_manager_utils, "get_project_number",
@@ -65,16 +65,16 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def open_cloud(place):
-    """Makes a Cloud for settings; at the end everything in the project is gone."""
+def open_cloud(emulator):
+    """Makes a Cloud for settings; at the end everything in the project is deleted."""
     def opened(settings):
-        running = place.running
+        running = emulator.running
         return Cloud(settings, AnonymousCredentials(), running["vertex"], running["bigquery"],
                      running["bigquery_grpc"], running["platform"], "local cloud",
                      project_number=running["project_number"])
 
     yield opened
-    scour(opened(settings_of()))
+    delete_everything(opened(settings_of()))
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def cloud(open_cloud):
 # -- the flow, step by step ---------------------------------------------------------------------
 
 
-LEFT: dict = {}  # what the one real training left: a Training, and the bucket's objects
+LEFT: dict = {}  # results of the one real training: a Training, and the bucket's objects
 TRAINED: dict = {}  # env -> Training whose files are in that env's bucket
 
 
@@ -95,7 +95,7 @@ def submit(cloud):
 
 
 def train(cloud):
-    """The first time the pipeline, to its end; then only the files that it had left."""
+    """The first time the whole pipeline; then only copies of the files that it wrote."""
     bucket = cloud.settings.names.bucket
     if not LEFT:
         trained = training.train(cloud).value
@@ -126,7 +126,7 @@ STEPS = [
 
 
 def build(cloud, last, without=""):
-    """All steps up to `last`, as a run does them that is stopped there."""
+    """All steps up to `last`, as in a run that stopped there."""
     for name, step in STEPS:
         if name != without:
             step(cloud)
@@ -134,11 +134,11 @@ def build(cloud, last, without=""):
             return
 
 
-# -- what stands, asked without teardown's own code ---------------------------------------------
+# -- what exists, listed without teardown's own code --------------------------------------------
 
 
 def everything(cloud):
-    """The names of all that stands in the project, whoever made it."""
+    """The names of all resources in the project, ours or not."""
     parent = cloud.parent
     names = [e.name for e in cloud.endpoints.list_endpoints(parent=parent)]
     names += [f"{e.name} deployed {d.id}" for e in cloud.endpoints.list_endpoints(parent=parent)
@@ -161,8 +161,8 @@ def everything(cloud):
     return sorted(names)
 
 
-def scour(cloud):
-    """Delete all of it, whoever made it."""
+def delete_everything(cloud):
+    """Delete all resources in the project, ours or not."""
     for found in cloud.endpoints.list_endpoints(parent=cloud.parent):
         cloud.aiplatform.Endpoint(found.name).delete(force=True)
     for model in cloud.models.list_models(parent=cloud.parent):
@@ -172,7 +172,7 @@ def scour(cloud):
     for group in cloud.registry.list_feature_groups(parent=cloud.parent):
         cloud.registry.delete_feature_group(name=group.name, force=True).result()
     for job in cloud.aiplatform.PipelineJob.list():
-        if job.state not in pipeline_job.ENDED:
+        if jobs.state(job) not in jobs.ENDED:
             end(cloud, job)
         job.delete()
     for dataset in cloud.bigquery.list_datasets():
@@ -184,7 +184,7 @@ def scour(cloud):
 
 
 def end(cloud, job):
-    """Cancel a pipeline job, unless it is over by now, and wait until it is."""
+    """Cancel a pipeline job, unless it has ended, and wait until it has."""
     try:
         job.cancel()
     except BadRequest:
@@ -195,10 +195,10 @@ def end(cloud, job):
 
 def tear_down(cloud, delete=True):
     """teardown.run: its status and what it printed."""
-    said = io.StringIO()
-    with redirect_stdout(said):
+    printed = io.StringIO()
+    with redirect_stdout(printed):
         status = teardown.run(cloud, delete=delete)
-    return status, said.getvalue()
+    return status, printed.getvalue()
 
 
 @pytest.mark.parametrize("last", [name for name, _ in STEPS])
@@ -206,14 +206,14 @@ def test_nothing_is_left_of_a_run_that_stopped_at(last, cloud):
     build(cloud, last)
     before = everything(cloud)
     assert before
-    status, said = tear_down(cloud, delete=False)
-    assert status == 0, said
-    assert "not ours" not in said and teardown.command(cloud.settings) in said
+    status, printed = tear_down(cloud, delete=False)
+    assert status == 0, printed
+    assert "not ours" not in printed and cloud.settings.command(teardown.MODULE, "--yes") in printed
     assert set(everything(cloud)) >= set(before), "a listing deletes nothing"
-    status, said = tear_down(cloud)
-    assert status == 0, said
+    status, printed = tear_down(cloud)
+    assert status == 0, printed
     assert everything(cloud) == []
-    assert tear_down(cloud) == (0, said.splitlines()[0] + "\nnothing to delete\n")
+    assert tear_down(cloud) == (0, printed.splitlines()[0] + "\nnothing to delete\n")
 
 
 def test_a_half_finished_teardown_is_finished(cloud):
@@ -221,44 +221,44 @@ def test_a_half_finished_teardown_is_finished(cloud):
     cloud.online_admin.delete_feature_view(name=feature_store.view_name(cloud)).result()
     warehouse.create_dataset(cloud, cloud.settings.names.source_dataset)
     cloud.bigquery.delete_dataset(cloud.settings.dataset, delete_contents=True)
-    status, said = tear_down(cloud)
-    assert status == 0, said
+    status, printed = tear_down(cloud)
+    assert status == 0, printed
     assert everything(cloud) == []
 
 
 def test_the_copies_of_a_killed_run_are_deleted(cloud):
     build(cloud, "sync")
-    there = planted.copy(cloud, "planted", planted.choose(cloud, 20))
-    planted.build_features(there)
-    planted.serve(there)
+    copied = planted.copy(cloud, "planted", planted.choose(cloud, 20))
+    planted.build_features(copied)
+    planted.serve(copied)
     freshness.prepare(cloud)
     left = everything(cloud)
     for name in ("planted", "freshness"):
         assert f"dataset churn_dev_{name}" in left
         assert any(n.endswith(f"featureViews/churn_dev_customer_view_{name}") for n in left)
-    status, said = tear_down(cloud)
-    assert status == 0, said
+    status, printed = tear_down(cloud)
+    assert status == 0, printed
     assert everything(cloud) == []
 
 
 def test_a_custom_job_that_runs_is_cancelled_and_deleted(cloud):
     build(cloud, "04_build_train")
     inputs.make_bucket(cloud)
-    chain = custom_jobs.submit(cloud, "0123456789abcdef")
+    chain = custom_jobs.Chain("0123456789abcdef")
     folder = f"/gcs/{cloud.settings.names.bucket}/x"
     given = custom_jobs.arguments(inputs.parameters(cloud), folder)
-    custom_jobs._start(cloud, chain, "data_load", given["data_load"])
-    _, said = tear_down(cloud, delete=False)
-    assert "churn-dev-data_load, not over: is cancelled first" in said
-    status, said = tear_down(cloud)
-    assert status == 0, said
+    custom_jobs.start(cloud, chain, "data_load", given["data_load"])
+    _, printed = tear_down(cloud, delete=False)
+    assert "churn-dev-data_load, running: it is cancelled first" in printed
+    status, printed = tear_down(cloud)
+    assert status == 0, printed
     assert everything(cloud) == []
 
 
 # -- what is not ours ---------------------------------------------------------------------------
 
 
-def test_dev_goes_and_prod_another_app_and_strangers_stay(cloud, open_cloud):
+def test_dev_is_deleted_and_prod_another_app_and_foreign_resources_stay(cloud, open_cloud):
     prod, other = open_cloud(settings_of("prod")), open_cloud(settings_of(app="churn2"))
     build(prod, "deployment")
     for job in prod.aiplatform.PipelineJob.list():
@@ -271,15 +271,15 @@ def test_dev_goes_and_prod_another_app_and_strangers_stay(cloud, open_cloud):
     known = {n for n in everything(cloud) if n in before}
     assert known == set(before)
 
-    status, said = tear_down(cloud)
+    status, printed = tear_down(cloud)
 
-    assert status == 0, said
-    assert "not ours: labels differ (app other, env dev), left alone: endpoint" in said
-    assert "not ours: labels differ (app missing, env missing), left alone: dataset" in said
-    strange = "dataset churn_dev_source"
+    assert status == 0, printed
+    assert "not ours: labels differ (app other, env dev), left alone: endpoint" in printed
+    assert "not ours: labels differ (app missing, env missing), left alone: dataset" in printed
+    foreign = "dataset churn_dev_source"
     endpoints = cloud.endpoints.list_endpoints(parent=cloud.parent)
     kept = [e.name for e in endpoints if e.display_name == cloud.settings.names.endpoint]
-    assert everything(cloud) == sorted([*before, strange, *kept])
+    assert everything(cloud) == sorted([*before, foreign, *kept])
     assert len(kept) == 1
     customer = lookups.served_customers(prod, 1)[0]
     values, _ = feature_store.fetch(prod, customer)
@@ -309,28 +309,28 @@ def same_names(cloud):
     cloud.bigquery.create_dataset(f"{PROJECT}.{cloud.settings.names.source_dataset}")
 
 
-def test_what_holds_something_strange_stays_with_it(cloud):
+def test_what_holds_a_foreign_resource_stays_with_it(cloud):
     build(cloud, "view")
     mine = feature_store.view_name(cloud)
     view = cloud.online_admin.get_feature_view(name=mine)
-    stranger = vertex.FeatureView(
+    foreign = vertex.FeatureView(
         feature_registry_source=view.feature_registry_source, sync_config=view.sync_config,
         labels=LABELS)  # that is not enough: its name is not ours
     parent, group = feature_store.store_name(cloud), feature_store.group_name(cloud)
     cloud.online_admin.create_feature_view(
-        parent=parent, feature_view=stranger, feature_view_id="somebodys").result()
+        parent=parent, feature_view=foreign, feature_view_id="foreign").result()
     cloud.registry.create_feature(
-        parent=group, feature_id="somebodys",
+        parent=group, feature_id="foreign",
         feature=vertex.Feature(version_column_name="orders_30d")).result()
 
-    status, said = tear_down(cloud)
+    status, printed = tear_down(cloud)
 
     assert status == 1
-    assert "not ours: its name is none of config.yaml's, left alone: feature view" in said
-    assert f"NOT DELETED: online store {parent}: it holds {parent}/featureViews/somebodys" in said
-    assert f"NOT DELETED: feature group {group}: it holds {group}/features/somebodys" in said
+    assert "not ours: its name is none of config.yaml's, left alone: feature view" in printed
+    assert f"NOT DELETED: online store {parent}: it holds {parent}/featureViews/foreign" in printed
+    assert f"NOT DELETED: feature group {group}: it holds {group}/features/foreign" in printed
     left = everything(cloud)
-    assert f"{parent}/featureViews/somebodys" in left and f"{group}/features/orders_30d" in left
+    assert f"{parent}/featureViews/foreign" in left and f"{group}/features/orders_30d" in left
     assert mine not in left and "dataset churn_dev" not in left
 
 
@@ -344,9 +344,10 @@ def refuse(*_, **__):
 def test_a_kind_that_cannot_be_listed_stops_no_other(cloud, monkeypatch):
     build(cloud, "view")
     monkeypatch.setattr(cloud.models, "list_models", refuse)
-    status, said = tear_down(cloud)
+    status, printed = tear_down(cloud)
     assert status == 1
-    assert "NOT LISTED: models: 403 Permission denied" in said and "roles/aiplatform.user" in said
+    assert "NOT LISTED: models: 403 Permission denied" in printed
+    assert "roles/aiplatform.user" in printed
     assert everything_but_models(cloud) == []
 
 
@@ -354,32 +355,32 @@ def everything_but_models(cloud):
     return everything(dataclasses.replace(cloud))  # clients of its own, which nothing refuses
 
 
-def test_what_cannot_be_deleted_is_told_and_the_rest_goes(cloud, monkeypatch):
+def test_what_cannot_be_deleted_is_reported_and_the_rest_is_deleted(cloud, monkeypatch):
     build(cloud, "view")
     with monkeypatch.context() as patch:
         patch.setattr(cloud.online_admin, "delete_feature_view", refuse)
         patch.setattr(cloud.bigquery, "delete_dataset", refuse)
-        status, said = tear_down(cloud)
+        status, printed = tear_down(cloud)
     store, view = feature_store.store_name(cloud), feature_store.view_name(cloud)
     assert status == 1
-    assert f"NOT DELETED: feature view {view}: 403 Permission denied" in said
-    assert f"NOT DELETED: online store {store}: it holds {view}" in said
-    assert "roles/bigquery.dataOwner" in said
+    assert f"NOT DELETED: feature view {view}: 403 Permission denied" in printed
+    assert f"NOT DELETED: online store {store}: it holds {view}" in printed
+    assert "roles/bigquery.dataOwner" in printed
     assert everything(cloud)[0].startswith("dataset churn_dev")
     assert [n for n in everything(cloud) if n.startswith("projects/")] == [store, view]
     assert tear_down(cloud)[0] == 0
     assert everything(cloud) == []
 
 
-def command(place, *arguments, **variables):
+def command(emulator, *arguments, **variables):
     return subprocess.run(
         [sys.executable, "-m", "lib.operate.teardown", *arguments], cwd=ROOT, text=True,
         capture_output=True, timeout=120, env={
-            **os.environ, "LOCALCLOUD_STATE": str(place.state),
+            **os.environ, "LOCALCLOUD_STATE": str(emulator.state),
             config.SETTINGS_VARIABLE: json.dumps(TINY), **variables})
 
 
-def test_prod_is_deleted_only_if_the_command_line_says_so(place, open_cloud, tmp_path):
+def test_prod_is_deleted_only_if_the_command_line_says_so(emulator, open_cloud, tmp_path):
     prod, dev = open_cloud(settings_of("prod")), open_cloud(settings_of())
     warehouse.create_dataset(prod)
     warehouse.create_dataset(dev)
@@ -388,16 +389,16 @@ def test_prod_is_deleted_only_if_the_command_line_says_so(place, open_cloud, tmp
     assert text.count("\nenv: dev ") == 1
     file.write_text(text.replace("\nenv: dev ", "\nenv: prod "))
 
-    refused = command(place, "--yes", **{config.CONFIG_VARIABLE: str(file)})
+    refused = command(emulator, "--yes", **{config.CONFIG_VARIABLE: str(file)})
     assert refused.returncode == 2 and refused.stdout == ""
-    typed = f"{config.CONFIG_VARIABLE}={file} .venv/bin/python -m lib.operate.teardown " \
-        "--target local --env prod --yes"
+    typed = (".venv/bin/python -m lib.operate.teardown --target local --env prod "
+             f"--config {file} --yes")
     assert typed in refused.stderr
-    listed = command(place, **{config.CONFIG_VARIABLE: str(file)})
+    listed = command(emulator, **{config.CONFIG_VARIABLE: str(file)})
     assert listed.returncode == 0 and "dataset        local-demo.churn_prod |" in listed.stdout
     assert everything(dev) == ["dataset churn_dev", "dataset churn_prod"]
 
-    done = command(place, "--env", "prod", "--yes")
+    done = command(emulator, "--env", "prod", "--yes")
     assert done.returncode == 0, done.stderr
     assert "dataset local-demo.churn_prod: deleted in " in done.stdout
     assert everything(dev) == ["dataset churn_dev"]
@@ -416,11 +417,10 @@ def test_a_bad_command_line_ends_with_status_2(capsys):
 # -- what costs ---------------------------------------------------------------------------------
 
 
-def test_what_is_billed_by_the_hour_is_told_with_its_price(cloud, open_cloud):
+def test_what_is_billed_by_the_hour_is_listed_with_its_price(cloud, open_cloud):
     prices = {"usd_per_bigtable_node_hour": 1.0, "usd_per_serving_node_hour": 0.25}
     priced = open_cloud(billed_settings(**prices))
-    assert teardown.told(teardown.standing(priced), priced.settings) == [
-        "nothing stands that is billed by the hour"]
+    assert teardown.still_billed(priced) == ["nothing is running that is billed by the hour"]
     build(cloud, "deployment", without="job that runs")
     model = cloud.aiplatform.Model(model_registry.version_name(model_registry.find(cloud)))
     model.deploy(endpoint=cloud.aiplatform.Endpoint(endpoint.find(cloud).name),
@@ -428,24 +428,23 @@ def test_what_is_billed_by_the_hour_is_told_with_its_price(cloud, open_cloud):
                  machine_type="n1-standard-4")
 
     store = feature_store.store_name(cloud)
-    lines = teardown.told(teardown.standing(priced), priced.settings)
-    assert lines[0].startswith("still standing and billed by the hour: endpoint projects/")
+    lines = teardown.still_billed(priced)
+    assert lines[0].startswith("still running and billed by the hour: endpoint projects/")
     assert "n1-standard-2 x 1" in lines[0] and "n1-standard-4 x 2 to 3" in lines[0]
     assert f"online store {store} (1 Bigtable node)" in lines[0]
     assert lines[1:] == [
-        "while that stands it costs at least $1.75 an hour, $42.00 a day",
-        "remove: .venv/bin/python -m lib.operate.teardown --target local --env dev --yes"]
+        "until deleted it costs at least $1.75 an hour, $42.00 a day",
+        "delete: .venv/bin/python -m lib.operate.teardown --target local --env dev --yes"]
     unpriced = open_cloud(billed_settings())
-    lines = teardown.told(teardown.standing(unpriced), unpriced.settings)
-    assert teardown.PRICES in lines[1]
+    assert teardown.PRICES in teardown.still_billed(unpriced)[1]
 
-    _, said = tear_down(unpriced, delete=False)
-    assert "billed by the hour: n1-standard-2 x 1" in said and teardown.PRICES in said
+    _, printed = tear_down(unpriced, delete=False)
+    assert "billed by the hour: n1-standard-2 x 1" in printed and teardown.PRICES in printed
     assert ("gcloud artifacts repositories delete churn-dev --location us-central1 "
-            "--project local-demo") in said
-    assert "ML Metadata" in said and "job history" in said
-    status, said = tear_down(priced)  # two models share the traffic
-    assert status == 0 and "an hour" not in said, said
+            "--project local-demo") in printed
+    assert "ML Metadata" in printed and "job history" in printed
+    status, printed = tear_down(priced)  # two models share the traffic
+    assert status == 0 and "an hour" not in printed, printed
     assert everything(cloud) == []
 
 
@@ -457,23 +456,23 @@ def billed_settings(**costs):
 def test_the_end_of_a_run_survives_a_cloud_that_does_not_answer(cloud, monkeypatch):
     feature_store.create_online_store(cloud)
     monkeypatch.setattr(cloud.endpoints, "list_endpoints", refuse)
-    lines = teardown.told(teardown.standing(cloud), cloud.settings)
-    assert lines[0] == ("could not be looked up whether an endpoint still stands: "
+    lines = teardown.still_billed(cloud)
+    assert lines[0] == ("cannot list endpoints, which are billed by the hour: "
                         "403 Permission denied on the resource")
-    assert "online store" in lines[1] and lines[-1].startswith("remove: ")
+    assert "online store" in lines[1] and lines[-1].startswith("delete: ")
     monkeypatch.setattr(cloud.online_admin, "get_feature_online_store", lambda **_: 1 / 0)
-    lines = teardown.told(teardown.standing(cloud), cloud.settings)
-    assert "whether an online store still stands: division by zero" in lines[1]
-    assert lines[-1] == "look: .venv/bin/python -m lib.operate.teardown --target local --env dev"
+    lines = teardown.still_billed(cloud)
+    assert lines[1] == "cannot list online stores, which are billed by the hour: division by zero"
+    assert lines[-1] == "list: .venv/bin/python -m lib.operate.teardown --target local --env dev"
 
 
 def test_what_is_refused_says_what_is_needed():
     settings = settings_of()
     disabled = Forbidden("Vertex AI API has not been used in project before or it is disabled "
                          "aiplatform.googleapis.com")
-    assert "gcloud services enable" in teardown._reason(disabled, "model", settings)
+    assert "gcloud services enable" in teardown.explain(disabled, "model", settings)
     uncounted = Forbidden("Caller does not have required permission to use project local-demo.")
-    assert teardown._reason(uncounted, "bucket", settings).endswith(
+    assert teardown.explain(uncounted, "bucket", settings).endswith(
         "--role roles/serviceusage.serviceUsageConsumer)")
-    slow = Needed("operation 1 is not there after 5 s", "more time", "a look")
-    assert "more time (a look)" in teardown._reason(slow, "model", settings)
+    slow = Needed("operation 1 has not ended after 5 s", "more time", "the console")
+    assert "more time (the console)" in teardown.explain(slow, "model", settings)

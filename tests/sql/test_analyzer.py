@@ -94,7 +94,7 @@ def empty(columns):
 
 def send_everything(cloud):
     """Call every function of lib that sends SQL, but for the other services."""
-    preflight.CHECKS["cost"](cloud, "cost")
+    list(preflight.CHECKS["cost"](cloud))
     for file in warehouse.BUILDS:
         warehouse.build(cloud, file)
     warehouse.run_checks(cloud)

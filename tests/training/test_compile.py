@@ -11,8 +11,8 @@ import yaml
 from lib import config, images
 from lib.config import ROOT
 from lib.errors import Needed
-from lib.training import compile as compiling
 from lib.training import custom_jobs
+from lib.training.compile import compile_to
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -33,7 +33,7 @@ def lock(tmp_path, monkeypatch):
 
 
 def spec(settings, folder):
-    path, _ = compiling.compile_to(settings, folder)
+    path, _ = compile_to(settings, folder)
     return json.loads(path.read_text())
 
 
@@ -42,8 +42,8 @@ def executors(compiled):
 
 
 def test_json_and_yaml_hold_the_same_and_a_second_compile_the_same_bytes(settings, tmp_path):
-    first = [p.read_bytes() for p in compiling.compile_to(settings, tmp_path / "a")]
-    second = [p.read_bytes() for p in compiling.compile_to(settings, tmp_path / "b")]
+    first = [p.read_bytes() for p in compile_to(settings, tmp_path / "a")]
+    second = [p.read_bytes() for p in compile_to(settings, tmp_path / "b")]
     assert first == second
     assert json.loads(first[0]) == yaml.safe_load(first[1])
 
@@ -99,7 +99,7 @@ def test_the_custom_jobs_get_the_arguments_that_the_pipeline_gives(settings, tmp
         step = executor.removeprefix("exec-").replace("-", "_")
         text = json.dumps(container["args"])
         flags = {f for f in text.replace('\\"', '"').split('"') if f.startswith("--")}
-        # The programs' defaults suit both; dates would stand instead of ratios.
+        # The defaults of the programs suit both; dates are an alternative to ratios.
         unused = {"--split", "--n_jobs", "--valid_from", "--test_from"}
         assert {f"--{name}" for name in given[step]} == flags - unused, step
 

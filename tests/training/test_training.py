@@ -16,11 +16,11 @@ from tests.conftest import SMALL
 def built(cloud):
     """A Cloud of an app of its own, with its tables built."""
     settings = config.load(target="local", env="dev", overrides={**SMALL, "app": "trainer"})
-    there = dataclasses.replace(cloud, settings=settings)
-    warehouse.create_dataset(there)
+    own = dataclasses.replace(cloud, settings=settings)
+    warehouse.create_dataset(own)
     for file in ("01_prepare_bq", "02_build_features", "03_build_labels_churn", "04_build_train"):
-        warehouse.build(there, file)
-    return there
+        warehouse.build(own, file)
+    return own
 
 
 def having(cloud, **train):
@@ -68,12 +68,12 @@ def test_a_failing_step_is_named_with_its_last_line_and_a_rerun_resumes(built, c
 
 def test_the_command_exits_non_zero_and_names_the_step(built, monkeypatch, capsys):
     broken = having(built, params={"random_forest": {"nonsense": 1}})
-    monkeypatch.setattr(pipeline_job.config, "load", lambda **_: broken.settings)
-    monkeypatch.setattr(pipeline_job.clouds, "connect", lambda _: broken)
+    monkeypatch.setattr(config, "load", lambda **_: broken.settings)
+    monkeypatch.setattr(pipeline_job, "connect", lambda _: broken)
     assert pipeline_job.main([]) == 1
-    told = capsys.readouterr()
-    assert "step train" in told.err and "nonsense" in told.err
-    assert "console.cloud.google.com" in told.out  # the address of the job
+    printed = capsys.readouterr()
+    assert "step train" in printed.err and "nonsense" in printed.err
+    assert "console.cloud.google.com" in printed.out  # the address of the job
 
 
 def test_no_cache_runs_every_step_anew(built):
@@ -84,18 +84,18 @@ def test_no_cache_runs_every_step_anew(built):
 
 
 @pytest.mark.parametrize("ended_at_first", [0, 1, 2, 3])
-def test_every_step_is_said_though_the_service_moves_on_between_answers(
+def test_every_step_is_printed_though_the_service_moves_on_between_responses(
         built, monkeypatch, ended_at_first):
-    """Each answer of this service is one step further than the last; none may be skipped over."""
+    """Each response of this service is one step further than the last; none may be skipped."""
     training.train(built)
     job = pipeline_job.find(built, inputs.fingerprint(built))
-    over, asked = job.gca_resource, itertools.count(ended_at_first)
-    names = [task.task_name for task in over.job_detail.task_details
-             if task.task_name in pipeline_job.OWN_TASKS]
+    ended, responses = job.gca_resource, itertools.count(ended_at_first)
+    names = [task.task_name for task in ended.job_detail.task_details
+             if task.task_name in inputs.STEPS]
     assert len(names) == 4
 
     def answer(resource_name, **_):
-        seen, further = type(over)(over), next(asked)
+        seen, further = type(ended)(ended), next(responses)
         details = seen.job_detail.task_details
         ours = {task.task_name: task for task in details}
         for name in names[further:]:
@@ -105,9 +105,9 @@ def test_every_step_is_said_though_the_service_moves_on_between_answers(
         return seen
 
     monkeypatch.setattr(job, "_get_gca_resource", answer)
-    said = []
-    pipeline_job.wait(built, job, say=said.append)
-    assert said == [f"  {name}: succeeded" for name in names]
+    printed = []
+    pipeline_job.wait(built, job, say=printed.append)
+    assert printed == [f"  {name}: succeeded" for name in names]
 
 
 def test_custom_jobs_give_the_same_metrics(built):
@@ -126,24 +126,24 @@ def test_a_failing_custom_job_is_named_with_its_last_line(built):
         training.train(broken)
 
 
-def test_a_training_started_early_is_waited_for_and_not_run_twice(built):
+def test_a_training_that_was_started_early_is_not_run_twice(built):
     robot = "robot@trainer.iam.gserviceaccount.com"
-    there = having(built, seed=11, service_account=robot)
-    early = training.start(there)
+    changed = having(built, seed=11, service_account=robot)
+    early = training.start(changed)
     assert early.status == "started"
-    assert training.start(there).resource == early.resource  # still running, or over by now
-    outcome = training.train(there)
+    assert training.start(changed).resource == early.resource  # still running, or just ended
+    outcome = training.train(changed)
     assert outcome.resource == early.resource
     assert set(outcome.value.states.values()) <= {"SUCCEEDED", "SKIPPED"}
-    jobs = there.aiplatform.PipelineJob.list(
-        filter=f'labels.training="{inputs.fingerprint(there)}"')
+    jobs = changed.aiplatform.PipelineJob.list(
+        filter=f'labels.training="{inputs.fingerprint(changed)}"')
     assert [job.resource_name for job in jobs] == [early.resource]
     assert jobs[0].gca_resource.service_account == robot
-    assert training.start(there).status == "reused"
+    assert training.start(changed).status == "reused"
 
 
 def test_custom_jobs_are_not_started_early(built):
-    there = having(built, runner="custom_job", seed=12)
-    assert training.start(there).status == "done"
-    assert list(there.aiplatform.CustomJob.list(
-        filter=f'labels.training="{inputs.fingerprint(there)}"')) == []
+    changed = having(built, runner="custom_job", seed=12)
+    assert training.start(changed).status == "done"
+    assert list(changed.aiplatform.CustomJob.list(
+        filter=f'labels.training="{inputs.fingerprint(changed)}"')) == []

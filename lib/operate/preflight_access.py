@@ -1,0 +1,238 @@
+"""Checks of preflight: credentials, project, APIs, permissions, and other accounts' roles."""
+
+from collections.abc import Iterator
+
+from google.api_core import exceptions as google_errors
+from google.auth.transport.requests import Request
+from google.cloud.service_usage_v1 import State
+
+from lib import images
+from lib.cloud import Cloud
+from lib.errors import Needed, grant_command
+from lib.operate import finding
+from lib.operate.finding import Finding
+from lib.operate.permissions import INCLUDES, PERMISSIONS, by_role
+from lib.operate.preflight_resources import find_bucket, find_dataset
+
+BUILD_API = "cloudbuild.googleapis.com"
+# What the training's containers do: read train_dataset, write artifacts, report to the pipeline.
+TRAINING_ROLES = ("roles/bigquery.dataViewer", "roles/bigquery.user", "roles/storage.objectUser",
+                  "roles/aiplatform.user")
+# A run must be able to delete what is billed by the hour before it creates it; permission to
+# delete the rest can follow.
+CAN_WAIT = {p.name for p in PERMISSIONS
+            if p.step == "teardown" and not p.name.startswith("aiplatform.")}
+
+
+def credentials(cloud: Cloud) -> Iterator[Finding]:
+    """They are valid."""
+    if not cloud.credentials.valid:
+        cloud.credentials.refresh(Request())
+    known = finding.member(cloud)
+    whose = "they do not name their account" if known == finding.UNKNOWN else f"those of {known}"
+    yield Finding("ok", f"{type(cloud.credentials).__name__}: {whose}")
+
+
+def project(cloud: Cloud) -> Iterator[Finding]:
+    """It exists, and we may see it."""
+    wanted = cloud.settings.project
+    try:
+        found = cloud.projects.get_project(name=f"projects/{wanted}")
+        yield Finding("ok", f"{found.project_id}, number {found.name.split('/')[1]}")
+    except google_errors.Forbidden as error:
+        if finding.disabled_api(error) or finding.about_quota_project(error):
+            raise
+        yield Finding(
+            "blocker", f"{wanted} does not exist, or these credentials may not see it",
+            "the right project id in config.yaml, and an account that is a member of it",
+            "gcloud projects list")
+
+
+def apis(cloud: Cloud) -> Iterator[Finding]:
+    """The APIs that the flow calls are enabled."""
+    wanted = [*cloud.settings.apis, *([BUILD_API] if _uses_cloud_build(cloud) else [])]
+    parent = f"projects/{cloud.settings.project}"
+    response = cloud.services.batch_get_services(request={
+        "parent": parent, "names": [f"{parent}/services/{api}" for api in wanted]})
+    enabled = {s.config.name or s.name.rsplit("/", 1)[1] for s in response.services
+               if s.state == State.ENABLED}
+    if missing := [api for api in wanted if api not in enabled]:
+        yield Finding(
+            "blocker", f"not enabled: {', '.join(missing)}",
+            "these APIs; enabling takes effect after some minutes",
+            f"gcloud services enable {' '.join(missing)} --project {cloud.settings.project}")
+    else:
+        yield Finding("ok", f"all {len(wanted)} are enabled")
+
+
+def _uses_cloud_build(cloud: Cloud) -> bool:
+    """Will Cloud Build build images in this run?"""
+    try:
+        return bool(images.missing(cloud.settings)) and images.engine(cloud.settings) == "gcloud"
+    except Needed:  # a damaged lock file: the check of the images reports it
+        return False
+
+
+# -- permissions ----------------------------------------------------------------------------------
+
+
+def permissions(cloud: Cloud) -> Iterator[Finding]:
+    """We have those that the flow needs: by the project, the bucket, or the dataset."""
+    conditions = _conditions(cloud)
+    wanted = {p.name for p in PERMISSIONS if not p.when or conditions[p.when]}
+    granted, unknown = _granted(cloud, sorted(wanted))
+    missing = wanted - granted - unknown
+    on_new_bucket, on_own_dataset = set(), set()
+    if conditions["bucket"]:
+        missing -= _granted_on_bucket(cloud, missing)
+    elif "storage.buckets.create" in granted:
+        on_new_bucket = {p for p in missing if p.startswith("storage.objects.")}
+    if conditions["dataset"]:
+        granted_there, on_own_dataset = _granted_on_dataset(cloud, missing)
+        missing -= granted_there
+    missing -= on_new_bucket | on_own_dataset
+
+    needed = by_role(missing - CAN_WAIT)
+    for role, names in needed.items():
+        where, command = _grant(cloud, role, conditions["bucket"])
+        yield Finding("blocker", f"missing {', '.join(names)}", f"{role} on {where}", command)
+    included = {*needed, *(smaller for role in needed for smaller in INCLUDES.get(role, ()))}
+    for uncertain, why, need in (
+            (missing & CAN_WAIT, "missing ", "nothing for the run; for lib.operate.teardown "),
+            (on_new_bucket, "not granted by the project, not even to its owners and editors: ",
+             "nothing for owners and editors: they get them on a bucket that they create; for "
+             "others "),
+            (on_own_dataset, "not granted by the project, and a dataset cannot be tested: ",
+             "nothing for the account that created the dataset; for others "),
+            (unknown, "Google does not allow a test of these: ",
+             "perhaps nothing; they are in ")):
+        for role, names in by_role(uncertain).items():
+            if role not in included:
+                yield Finding("warning", why + ", ".join(names), need + role,
+                              _grant(cloud, role, conditions["bucket"])[1])
+    if not (missing or unknown or on_new_bucket or on_own_dataset):
+        yield Finding("ok", f"all {len(wanted)} that the flow needs")
+
+
+def _conditions(cloud: Cloud) -> dict[str, bool]:
+    """Which of permissions.WHEN are true. A bucket or dataset that we may not see exists too:
+    the checks of those two report it."""
+    exists = {}
+    for thing, find in (("bucket", find_bucket), ("dataset", find_dataset)):
+        try:
+            exists[thing] = find(cloud) is not None
+        except google_errors.Forbidden as error:
+            exists[thing] = not finding.disabled_api(error)
+    own_view = cloud.settings.feature_view.service_agent == "view"
+    return {**exists, "new bucket": not exists["bucket"],
+            "new dataset": not exists["dataset"] or _creates_another_dataset(cloud),
+            "own view": exists["dataset"] and own_view, "Cloud Build": _uses_cloud_build(cloud),
+            "quota project": bool(getattr(cloud.credentials, "quota_project_id", None))}
+
+
+def _creates_another_dataset(cloud: Cloud) -> bool:
+    """The copies of lib/proof, new in each run, or the one that a source folder is loaded into."""
+    settings = cloud.settings
+    if settings.target_settings.planted_faults or settings.target_settings.freshness:
+        return True
+    source = f"{settings.project}.{settings.names.source_dataset}"
+    return settings.source_is_folder and find_dataset(cloud, source) is None
+
+
+def _granted(cloud: Cloud, names: list[str]) -> tuple[set[str], set[str]]:
+    """Which of these we have on the project, and which cannot be tested there. Google refuses the
+    whole call for one name that it does not know: then each is tested alone."""
+    try:
+        response = cloud.projects.test_iam_permissions(
+            resource=f"projects/{cloud.settings.project}", permissions=names)
+        return set(response.permissions), set()
+    except google_errors.BadRequest:
+        if len(names) == 1:
+            return set(), set(names)
+    granted, unknown = zip(*(_granted(cloud, [name]) for name in names), strict=True)
+    return set().union(*granted), set().union(*unknown)
+
+
+def _granted_on_bucket(cloud: Cloud, missing: set[str]) -> set[str]:
+    names = sorted(p for p in missing if p.startswith("storage."))
+    if not names:
+        return set()
+    try:
+        return set(cloud.storage.bucket(cloud.settings.names.bucket).test_iam_permissions(names))
+    except google_errors.Forbidden:  # another project's bucket, or nothing is granted on it
+        return set()
+
+
+def _granted_on_dataset(cloud: Cloud, missing: set[str]) -> tuple[set[str], set[str]]:
+    """Which of the missing ones the dataset grants, and which only its creator is sure to have.
+
+    A dataset has no testIamPermissions (BigQuery's API v2): get and list are tried, and a table
+    is tested. Who may write to a table is taken to be allowed to create others, since a data
+    editor may do both. Who created the dataset owns it, so without a table nothing more is known
+    to be missing.
+    """
+    names = {p for p in missing if p.startswith(("bigquery.datasets.", "bigquery.tables."))}
+    names -= {"bigquery.datasets.create"}
+    if not names:
+        return set(), set()
+    try:
+        cloud.bigquery.get_dataset(cloud.settings.dataset)
+        tables = cloud.bigquery.list_tables(cloud.settings.dataset, max_results=1)
+        table = next(iter(tables), None)
+    except google_errors.Forbidden:  # not ours: its creator may do both
+        return set(), set()
+    granted = names & {"bigquery.datasets.get", "bigquery.tables.list"}
+    if table is None:
+        return granted, names - granted
+    on_table = {p for p in names if p.startswith("bigquery.tables.")} - {
+        "bigquery.tables.create", "bigquery.tables.list"} | {"bigquery.tables.updateData"}
+    response = cloud.bigquery.test_iam_permissions(table.reference, sorted(on_table))
+    granted |= names & set(response.get("permissions", []))
+    if "bigquery.tables.updateData" in response.get("permissions", []):
+        granted |= names & {"bigquery.tables.create"}
+    return granted, {p for p in names - granted if p.startswith("bigquery.datasets.")}
+
+
+def _grant(cloud: Cloud, role: str, bucket_exists: bool) -> tuple[str, str]:
+    """Where we need this role, and the command that grants it."""
+    settings = cloud.settings
+    if bucket_exists and role.startswith("roles/storage."):
+        return f"gs://{settings.names.bucket}", finding.grant_on_bucket(cloud, role)
+    return (f"project {settings.project}",
+            grant_command(settings.project, role, finding.member(cloud)))
+
+
+# -- other accounts -------------------------------------------------------------------------------
+
+
+def service_agent(cloud: Cloud) -> Iterator[Finding]:
+    """Which account reads BigQuery for a sync: Google's guide to feature views."""
+    if cloud.settings.feature_view.service_agent == "project":
+        yield Finding("ok", "the project's Vertex AI agent reads BigQuery; it may in its project")
+        return
+    yield Finding(
+        "warning", "the view gets an account of its own, which the run allows to read "
+        f"{cloud.settings.dataset}; the grant takes effect after 2 to 10 minutes",
+        f"patience: a refused sync is retried for {cloud.settings.waits.iam_seconds} s")
+
+
+def training_account(cloud: Cloud) -> Iterator[Finding]:
+    """The pipeline's containers read BigQuery and write to the bucket as another account than
+    ours. A new project's default account may have no role at all (Google's organization policies
+    since 2024, from memory); only who may read the project's policy could check that."""
+    settings = cloud.settings
+    if not settings.target_settings.pinned_images:
+        yield Finding("ok", "steps run as processes of the local cloud")
+        return
+    account = settings.train.service_account or compute_account(cloud)
+    yield Finding(
+        "warning", f"the training's containers run as {account}; its roles cannot be checked from "
+        "here", f"{', '.join(TRAINING_ROLES)} for it",
+        "; ".join(grant_command(settings.project, role, f"serviceAccount:{account}")
+                  for role in TRAINING_ROLES))
+
+
+def compute_account(cloud: Cloud) -> str:
+    """Compute Engine's default account of the project."""
+    found = cloud.projects.get_project(name=f"projects/{cloud.settings.project}")
+    return f"{found.name.split('/')[1]}-compute@developer.gserviceaccount.com"

@@ -1,0 +1,91 @@
+"""Checks of preflight: the images are in the registry, or a build of them would succeed."""
+
+import re
+from collections.abc import Iterator
+
+from google.api_core import exceptions as google_errors
+
+from lib import images
+from lib.cloud import Cloud
+from lib.errors import grant_command
+from lib.operate.finding import Finding
+from lib.operate.preflight_access import compute_account
+
+# What Cloud Build's account does: read the source, write its log, push. Google's guide to that
+# account, from memory, not read again here.
+BUILD_ROLE = "roles/cloudbuild.builds.builder"
+BUILDERS = {"docker": "docker", "gcloud": "Cloud Build"}  # as images.engine names them
+
+
+def check(cloud: Cloud) -> Iterator[Finding]:
+    """Every image is in the registry, by the digest of lib/images.lock.json; else what a build
+    would meet, which goes on behind the run and fails late."""
+    settings = cloud.settings
+    if not settings.target_settings.pinned_images:
+        yield Finding("ok", "run from their folders: nothing to build")
+        return
+    repository, wanted = settings.serve.image_repository, images.names()
+    digests = images.read_lock().get(repository, {})
+    unpinned = [image for image in wanted if image not in digests]
+    engine = images.engine(settings)
+    command = " ".join(images.build_command(settings, engine))
+    google = re.fullmatch(r"([^/]+)-docker\.pkg\.dev/([^/]+)/([^/]+)", repository)
+    if not google:
+        if unpinned:
+            yield from _build(cloud, engine, command, unpinned)
+        else:
+            yield Finding("warning", f"{repository} is not in Artifact Registry: not checked",
+                          "the images there, by the digests of lib/images.lock.json", command)
+        return
+    location, project, folder = google.groups()
+    parent = f"projects/{project}/locations/{location}/repositories/{folder}"
+    try:
+        cloud.artifacts.get_repository(name=parent)
+    except google_errors.NotFound:
+        yield Finding("blocker", f"there is no repository {repository}", "a repository for images",
+                      f"gcloud artifacts repositories create {folder} --repository-format docker "
+                      f"--location {location} --project {project}")
+        yield from _build(cloud, engine, command, unpinned)
+        return
+    gone = [image for image, digest in digests.items()
+            if image in wanted and not _in_registry(cloud, parent, image, digest)]
+    if gone:  # the run builds what is not pinned, and does not check what is
+        yield Finding(
+            "blocker", f"in lib/images.lock.json, but not in {repository}: {', '.join(gone)}",
+            "these images, and their new digests in the lock", command)
+    if gone or unpinned:
+        yield from _build(cloud, engine, command, unpinned)
+    else:
+        yield Finding("ok", f"all {len(wanted)} in {repository}, by digest")
+
+
+def _build(cloud: Cloud, engine: str, command: str, unpinned: list[str]) -> Iterator[Finding]:
+    """What a build of the images would meet."""
+    host, project = cloud.settings.serve.image_repository.split("/")[0], cloud.settings.project
+    if unpinned:
+        yield Finding(
+            "warning" if engine else "blocker", f"not built yet: {', '.join(unpinned)}",
+            f"nothing: they are built at the start of the run, by {BUILDERS[engine]}" if engine
+            else "these images, built where docker runs or gcloud is installed", command)
+    if refused := images.source_refused():
+        dirty = f"; or {command} --allow-dirty" if "--allow-dirty" in refused.need else ""
+        yield Finding("blocker", f"they cannot be built: {refused.cause}", refused.need,
+                      refused.command + dirty)
+    if engine == "docker" and host.endswith("-docker.pkg.dev") and not images.logged_in(host):
+        yield Finding("warning", f"docker's configuration names no credentials for {host}",
+                      "docker to log in there with your Google account, to push",
+                      f"gcloud auth configure-docker {host}")
+    if engine == "gcloud":
+        account = compute_account(cloud)
+        yield Finding(
+            "warning", f"Cloud Build runs as {account}, unless the project says otherwise; its "
+            "roles cannot be checked from here", f"{BUILD_ROLE} for it",
+            grant_command(project, BUILD_ROLE, f"serviceAccount:{account}"))
+
+
+def _in_registry(cloud: Cloud, parent: str, image: str, digest: str) -> bool:
+    try:
+        cloud.artifacts.get_docker_image(name=f"{parent}/dockerImages/{image}@{digest}")
+        return True
+    except google_errors.NotFound:
+        return False

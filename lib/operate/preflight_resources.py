@@ -1,0 +1,156 @@
+"""Checks of preflight: region, dataset, source, bucket, quotas, and what a run costs."""
+
+from collections.abc import Iterator
+
+from google.api_core import exceptions as google_errors
+from google.cloud.bigquery import Dataset
+
+from lib import warehouse
+from lib.cloud import Cloud
+from lib.errors import wrong_location
+from lib.operate import finding
+from lib.operate.finding import Finding
+
+STORES, VIEWS = 10, 30  # quotas of a project and region: Google's "Agent Platform quotas" page
+NEAR = 0.9  # of a quota: from here on there is a warning
+COPY = "_freshness"  # lib/proof creates its copies one at a time: one view beside the run's own
+PRICE_READ = "2026-09-28"  # when costs.usd_per_tib_scanned of config.yaml was read
+# Cities that are in Europe, but not in BigQuery's multi-region EU: London and Zurich, by
+# cloud.google.com/bigquery/docs/locations (from memory, not read again here).
+NOT_IN_EU = ("europe-west2", "europe-west6")
+
+
+def region(cloud: Cloud) -> Iterator[Finding]:
+    """BigQuery's location contains Vertex AI's region, which offers the Feature Store: config.load
+    has refused every other region, and named the nearest one that does."""
+    settings = cloud.settings
+    location = settings.target_settings.location
+    if _contains(location, settings.region):
+        yield Finding("ok", f"{settings.region} offers the Feature Store, and is in {location}")
+        return
+    yield Finding(
+        "blocker", f"location {location} does not contain the region {settings.region}: a feature "
+        "view syncs only from BigQuery data in its own region, or in a multi-region around it",
+        f"targets.{settings.target}.region and .location that belong together", "edit config.yaml")
+
+
+def _contains(location: str, region: str) -> bool:
+    if location == "EU":
+        return region.startswith("europe-") and region not in NOT_IN_EU
+    return region.startswith("us-") if location == "US" else location == region
+
+
+def find_dataset(cloud: Cloud, name: str = "") -> Dataset | None:
+    """The app's dataset (or another); None if it does not exist."""
+    try:
+        return cloud.bigquery.get_dataset(name or cloud.settings.dataset)
+    except google_errors.NotFound:
+        return None
+
+
+def find_bucket(cloud: Cloud):
+    """The app's bucket (storage.Bucket); None if it does not exist."""
+    return cloud.storage.lookup_bucket(cloud.settings.names.bucket)
+
+
+def dataset(cloud: Cloud) -> Iterator[Finding]:
+    """The app's dataset does not exist, or exists in the right location."""
+    yield _place(cloud, "dataset", cloud.settings.dataset, find_dataset(cloud))
+
+
+def bucket(cloud: Cloud) -> Iterator[Finding]:
+    """The app's bucket does not exist, or is ours and in the right location."""
+    name = f"gs://{cloud.settings.names.bucket}"
+    try:
+        yield _place(cloud, "bucket", name, find_bucket(cloud))
+    except google_errors.Forbidden as error:
+        if finding.disabled_api(error) or finding.about_quota_project(error):
+            raise
+        yield Finding(
+            "blocker", f"{name} exists, and we may not see it: it may belong to another project, "
+            "since names are unique in the world",
+            "another names.bucket in config.yaml; or, if it is yours, access to it",
+            finding.grant_on_bucket(cloud, "roles/storage.legacyBucketReader"))
+
+
+def _place(cloud: Cloud, kind: str, name: str, found) -> Finding:
+    wanted = cloud.settings.target_settings.location
+    if found is not None and found.location.upper() != wanted.upper():
+        error = wrong_location(kind, name, found.location, wanted)
+        return Finding("blocker", error.cause, error.need, error.command)
+    return Finding("ok", f"{name} {'exists' if found else 'will be created'} in {wanted}")
+
+
+def source(cloud: Cloud) -> Iterator[Finding]:
+    """A row can be read, and the source is in the location of our tables."""
+    settings = cloud.settings
+    if settings.source_is_folder:
+        if settings.source_folder.is_dir():
+            yield Finding("ok", f"a folder: {settings.source}")
+        else:
+            yield Finding("blocker", f"there is no folder {settings.source_folder}",
+                          "an exported copy of theLook there, or another `source`",
+                          "edit config.yaml")
+        return
+    orders = cloud.bigquery.get_table(f"{settings.source_dataset}.orders")
+    list(cloud.bigquery.list_rows(orders, max_results=1))
+    location = orders.location or cloud.bigquery.get_dataset(settings.source_dataset).location
+    wanted = settings.target_settings.location
+    if location.upper() == wanted.upper():
+        yield Finding("ok", f"{settings.source} can be read, in {location}")
+        return
+    yield Finding(
+        "blocker", f"{settings.source} is in {location}, and our tables are to be in {wanted}: "
+        "BigQuery cannot query across locations",
+        f"targets.{settings.target}.location: {location}, and a region inside it",
+        "edit config.yaml")
+
+
+def quotas(cloud: Cloud) -> Iterator[Finding]:
+    """There is room for the online store and the views that the run will create."""
+    names, target = cloud.settings.names, cloud.settings.target_settings
+    stores = list(cloud.online_admin.list_feature_online_stores(parent=cloud.parent))
+    views = [v for store in stores
+             for v in cloud.online_admin.list_feature_views(parent=store.name)]
+    # Without the project, which Google gives by its number: store, "featureViews", view.
+    existing = {tuple(v.name.split("/")[-3:]) for v in views}
+    wanted = {names.feature_view}
+    if target.planted_faults or target.freshness:
+        wanted.add(names.feature_view + COPY)
+    new_views = sum((names.online_store, "featureViews", view) not in existing for view in wanted)
+    new_stores = int(names.online_store not in {s.name.rsplit("/", 1)[1] for s in stores})
+    yield _room(cloud, "online stores", len(stores), new_stores, STORES)
+    yield _room(cloud, "feature views", len(views), new_views, VIEWS)
+
+
+def _room(cloud: Cloud, kind: str, count: int, new: int, limit: int) -> Finding:
+    """Is there room for `new` more beside `count`?"""
+    settings = cloud.settings
+    found = f"{count} of {limit} {kind} exist in {settings.region}, {new} more to be created"
+    page = f"https://console.cloud.google.com/iam-admin/quotas?project={settings.project}"
+    if new and count + new > limit:
+        need = f"room for {new} more: delete one, or ask for more quota"
+        return Finding("blocker", found, need, page)
+    if count + new >= NEAR * limit:
+        return Finding("warning", found, "nothing yet: the limit is near", page)
+    return Finding("ok", found)
+
+
+def cost(cloud: Cloud) -> Iterator[Finding]:
+    """What sql/01 would scan, by a dry run of its queries without the table that they create."""
+    settings = cloud.settings
+    scans = "a folder is loaded without a charge"
+    if not settings.source_is_folder:  # a folder is loaded in the run: there is no table yet
+        queries = [statement.split("\nas\n", 1)[1]
+                   for statement in warehouse.render("01_prepare_bq", settings)]
+        scanned = sum(warehouse.estimate(cloud, query) for query in queries)
+        scans = (f"sql/01 scans {scanned / 1e9:.2f} GB of the source, at most "
+                 f"${warehouse.dollars(settings, scanned):.4f} "
+                 f"(${settings.costs.usd_per_tib_scanned}/TiB, price of {PRICE_READ}; the first "
+                 "TiB a month is free)")
+    if not settings.target_settings.billed:
+        yield Finding("ok", "nothing is billed here")
+        return
+    yield Finding(
+        "ok", f"{scans}; by the hour until deleted: {settings.online_store.min_node_count} "
+        f"Bigtable node, {settings.serve.min_replica_count} {settings.serve.machine_type}")
