@@ -181,7 +181,8 @@ def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object
     number = stage[:2] if stage[:2].isdigit() and stage[:2] != "00" else ""
     return {
         "project": settings.project, "region": settings.region, "target": settings.target,
-        "env": settings.env, "options": settings.options, "location": settings.target_settings.location,
+        "env": settings.env, "options": settings.options,
+        "location": settings.target_settings.location,
         "repository": settings.serve.image_repository, "attempts": settings.retries.attempts,
         "permission": f"{permission[1]}, as in " if permission else "",
         "roles": " and ".join(roles), "role": roles[0], "consumer": CONSUMER,

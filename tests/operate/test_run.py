@@ -66,7 +66,7 @@ def fake_notebooks(tmp_path, monkeypatch, settings):
             nbformat.v4.new_code_cell(
                 f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
                 "from lib import config, stages\n"
-                f"run = stages.open_run({name!r}, config.load(target=target, env=env), run_dir)"),
+                f"run = stages.open_stage({name!r}, config.load(target=target, env=env), run_dir)"),
             *map(nbformat.v4.new_code_cell, cells)])
         book.metadata["language_info"] = {"name": "python"}
         nbformat.write(book, tmp_path / f"{name}.ipynb")
