@@ -21,6 +21,10 @@ CONFIG_VARIABLE = "CHURN_DEMO_CONFIG"  # a path: another file than config.yaml
 SETTINGS_VARIABLE = "CHURN_DEMO_SET"  # JSON laid over the file: how run_all.sh passes --source
 RUN_VARIABLE = "CHURN_DEMO_RUN_ID"  # how run_all.sh tells the notebooks which run they are
 
+# Columns of features_customer; the files in sql/ name them literally. A feature group calls them
+# the entity id column and the time series' timestamp column.
+ENTITY, TIMESTAMP = "customer_id", "feature_timestamp"
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Days = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -113,11 +117,6 @@ class Checks(Part):
     leakage_sample_percent: Annotated[int, Field(ge=1, le=100)]
     latency_callers: Annotated[int, Field(ge=2, le=64)]
     latency_sql_requests: Count
-
-
-class Entity(Part):
-    column: str
-    timestamp: str
 
 
 class Feature(Part):
@@ -239,7 +238,6 @@ class Settings(Part):
     snapshots: Snapshots
     label: Label
     checks: Checks
-    entity: Entity
     features: Annotated[list[Feature], Field(min_length=1)]
     online_store: OnlineStore
     feature_view: FeatureView
