@@ -43,13 +43,13 @@ class ConfigError(ValueError):
     """config.yaml cannot be used; the message names the key, the value and what is allowed."""
 
 
-class Part(BaseModel):
+class Block(BaseModel):
     """A block of config.yaml: unknown keys are refused, values cannot change later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Target(Part):
+class Target(Block):
     project: str
     region: str
     location: str
@@ -59,13 +59,13 @@ class Target(Part):
     freshness: bool
 
 
-class TheLook(Part):
+class TheLook(Block):
     users: Annotated[int, Field(ge=1000)]
     seed: int
     as_of: datetime
 
 
-class Names(Part):
+class Names(Block):
     dataset: str
     source_dataset: str
     bucket: str
@@ -76,7 +76,7 @@ class Names(Part):
     endpoint: str
 
 
-class Tables(Part):
+class Tables(Block):
     raw_users: str
     raw_orders: str
     raw_order_items: str
@@ -88,13 +88,13 @@ class Tables(Part):
     train_naive: str
 
 
-class Snapshots(Part):
+class Snapshots(Block):
     step_days: Annotated[int, Field(ge=1, le=31)]
     history_days: Annotated[int, Field(ge=28, le=1460)]
     sample_percent: Annotated[int, Field(ge=1, le=100)]
 
 
-class Label(Part):
+class Label(Block):
     horizon_days: Literal[60, 90]
     active_days: Days
     positive_rate_band: tuple[Share, Share]
@@ -105,7 +105,7 @@ class Label(Part):
         return f"label_churn_{self.horizon_days}d"
 
 
-class Checks(Part):
+class Checks(Block):
     min_join_coverage: Share
     max_null_rate: Share
     max_honest_roc_auc: Share
@@ -119,7 +119,7 @@ class Checks(Part):
     latency_sql_requests: Count
 
 
-class Feature(Part):
+class Feature(Block):
     name: str
     type: Literal["INT64", "FLOAT64", "STRING", "BOOL"]
     unit: str
@@ -127,7 +127,7 @@ class Feature(Part):
     nullable: bool = False
 
 
-class OnlineStore(Part):
+class OnlineStore(Block):
     min_node_count: Count
     max_node_count: Count
     cpu_utilization_target: Annotated[int, Field(ge=10, le=80)]
@@ -140,13 +140,13 @@ class OnlineStore(Part):
         return self
 
 
-class FeatureView(Part):
+class FeatureView(Block):
     sync_cron: str
     dense: bool
     service_agent: Literal["project", "view"]
 
 
-class Train(Part):
+class Train(Block):
     model_type: Literal["random_forest", "logistic_regression"]
     params: dict[Literal["random_forest", "logistic_regression"], dict]
     split_ratios: tuple[Share, Share, Share]
@@ -157,7 +157,7 @@ class Train(Part):
     service_account: str | None
 
 
-class Serve(Part):
+class Serve(Block):
     image: str
     image_repository: str
     machine_type: str
@@ -165,13 +165,13 @@ class Serve(Part):
     max_replica_count: Count
 
 
-class Predict(Part):
+class Predict(Block):
     customers: Annotated[int, Field(ge=10)]
     latency_requests: Count
     fetch_timeout_seconds: Annotated[float, Field(gt=0)]
 
 
-class Waits(Part):
+class Waits(Block):
     """Seconds, all of them."""
 
     online_store_seconds: Count
@@ -186,13 +186,13 @@ class Waits(Part):
     progress_seconds: Seconds
 
 
-class Retries(Part):
+class Retries(Block):
     attempts: Annotated[int, Field(ge=1, le=20)]
     first_pause_seconds: Seconds
     longest_pause_seconds: Seconds
 
 
-class PlannedStep(Part):
+class PlannedStep(Block):
     """A step of a run on Google, as planned: see `plan` in config.yaml, and critical_path.py.
 
     after: steps above it in the list that it waits for, besides the one before it.
@@ -209,11 +209,11 @@ class PlannedStep(Part):
     every_run: bool = False
 
 
-class Retention(Part):
+class Retention(Block):
     table_expiration_days: Annotated[int, Field(ge=1)] | None
 
 
-class Costs(Part):
+class Costs(Block):
     usd_per_tib_scanned: Annotated[float, Field(ge=0)]
     max_bytes_billed: Annotated[int, Field(ge=10_000_000)]
     # Not in config.yaml: Google publishes no copy of these prices that could be read.
@@ -221,7 +221,7 @@ class Costs(Part):
     usd_per_serving_node_hour: Annotated[float, Field(ge=0)] | None = None
 
 
-class Settings(Part):
+class Settings(Block):
     """Everything a run needs to know. Built by `load`, never by hand."""
 
     app: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,15}$")]
@@ -275,13 +275,12 @@ class Settings(Part):
         return {"app": self.app, "env": self.env, "owner": self.owner, "run_id": self.run_id}
 
     def owns(self, labels: Mapping[str, str] | None) -> bool:
-        """True if the labels of a resource say that this app made it in this env."""
+        """Do the labels of a resource say that this app made it in this environment?"""
         given = labels or {}
         return (given.get("app"), given.get("env")) == (self.app, self.env)
 
-    def filter(self, display_name: str) -> str:
-        """What a list of models or endpoints is asked for: that name, and our labels. A
-        display name alone may be anybody's."""
+    def list_filter(self, display_name: str) -> str:
+        """List filter for models and endpoints: a display name (not unique) and our labels."""
         return (f'display_name="{display_name}" AND labels.app="{self.app}" '
                 f'AND labels.env="{self.env}"')
 
@@ -311,10 +310,6 @@ class Settings(Part):
         if self.source_is_folder:
             return f"{self.project}.{self.names.source_dataset}"
         return self.source
-
-    @property
-    def serving_image(self) -> str:
-        return f"{self.serve.image_repository}/{self.serve.image}"
 
     def table(self, key: str) -> str:
         """Full name, project.dataset.table, of one of `tables`."""

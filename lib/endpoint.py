@@ -17,7 +17,7 @@ class NotDeployed(Needed):
 def find(cloud: Cloud):
     """The app's endpoint (aiplatform.Endpoint), or None."""
     endpoints = cloud.aiplatform.Endpoint.list(
-        filter=cloud.settings.filter(cloud.settings.names.endpoint))
+        filter=cloud.settings.list_filter(cloud.settings.names.endpoint))
     return endpoints[0] if endpoints else None
 
 

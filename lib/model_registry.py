@@ -18,7 +18,7 @@ PREDICT_ROUTE, HEALTH_ROUTE, PORT = "/predict", "/health", 8080
 def find(cloud: Cloud):
     """The default version of the app's model (aiplatform.Model), or None."""
     models = cloud.aiplatform.Model.list(
-        filter=cloud.settings.filter(cloud.settings.names.model))
+        filter=cloud.settings.list_filter(cloud.settings.names.model))
     return models[0] if models else None
 
 
