@@ -209,7 +209,7 @@ def python_files(*folders):
 def test_every_sql_string_in_python_is_covered(analyzed):
     found = {(str(path), function) for path, text in python_files("lib")
              for function, _ in sql_in(text)}
-    assert len(found) >= 9
+    assert len(found) >= 3
     missing = found - analyzed.callers
     assert not missing, f"call these in send_everything(): {missing}"
 
