@@ -21,7 +21,7 @@ from google.cloud.bigquery import Dataset
 from google.cloud.service_usage_v1 import State
 
 from lib import cloud as clouds
-from lib import config, errors, images, warehouse
+from lib import config, errors, features, images, warehouse
 from lib.cloud import Cloud
 from lib.errors import Needed
 from lib.operate.permissions import PERMISSIONS, ROLES, permission_table, smallest_roles
@@ -574,6 +574,13 @@ def _in_registry(cloud: Cloud, parent: str, image: str, digest: str) -> bool:
         return False
 
 
+def _features(cloud: Cloud, name: str) -> list[Finding]:
+    """Do config.yaml and sql/ name the same features?"""
+    problems = features.missing_features(cloud.settings)
+    return [Finding(name, "blocker", p.cause, p.need, p.command) for p in problems] or [
+        Finding(name, "ok", f"{len(cloud.settings.features)}, the same in config.yaml and sql/")]
+
+
 def _cost(cloud: Cloud, name: str) -> list[Finding]:
     """What sql/01 would scan, by a dry run of its queries without the table that they make."""
     settings = cloud.settings
@@ -598,7 +605,7 @@ CHECKS: dict[str, Callable[[Cloud, str], list[Finding]]] = {
     "permissions": _permissions, "region": _region, "dataset": _dataset, "source": _source,
     "bucket": _bucket, "quotas": _quotas, "service agent": _service_agent,
     "training account": _training_account, "images": _images,
-    "cost": _cost,
+    "features": _features, "cost": _cost,
 }
 
 
