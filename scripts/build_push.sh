@@ -130,6 +130,6 @@ fi
 if [ -z "$digest" ]; then
     fail "digest of $name" "the registry's answer holds none" "the image in the registry"
 fi
-"$python" -m lib.images lock "$repository/$name@$digest"
+"$python" scripts/pin.py "$repository/$name@$digest"
 echo "$name: pushed and pinned in $((SECONDS - began)) s"
 echo "$repository/$name@$digest"

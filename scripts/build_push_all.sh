@@ -5,6 +5,7 @@
 #   --changed-since REV  only components whose folder differs, in content, between that commit
 #                        and the working tree; 0, no commit, stands for all of them
 #   --list, --list-json  only print the names that would be built: one a line, or a JSON list
+#   --check              only check that a build would not be refused for uncommitted changes
 #   --dry-run            print what would be done; needs no engine, changes nothing
 #
 # and those of build_push.sh, for each: --target, --env, --registry, --version, --allow-dirty,
@@ -22,6 +23,7 @@ while [ $# -gt 0 ]; do
         --changed-since) since=$(value_of "$@"); shift 2 ;;
         --list) list=lines; shift ;;
         --list-json) list=json; shift ;;
+        --check) list=check; shift ;;
         --target | --env | --registry | --version) pass+=("$1" "$(value_of "$@")"); shift 2 ;;
         --allow-dirty) allow_dirty=true; pass+=("$1"); shift ;;
         --cloud-build) pass+=("$1"); shift ;;
@@ -57,6 +59,7 @@ fi
 for name in "${names[@]}"; do
     source_tag "$name" "$allow_dirty" >/dev/null
 done
+[ "$list" != check ] || exit 0
 echo "to build: ${names[*]}"
 for name in "${names[@]}"; do
     scripts/build_push.sh "$name" "${pass[@]+"${pass[@]}"}"

@@ -146,7 +146,7 @@ def test_the_digest_travels_from_push_to_the_pull_request(project, tmp_path):
     (tools / "gh").chmod(stat.S_IRWXU)
     sha = project.git("rev-parse", "HEAD")
     github = {"RUNNER_TEMP": str(temp), "GITHUB_SHA": sha, "GITHUB_REF_NAME": "main"}
-    lock = command("lock", "lib.images lock")
+    lock = command("lock", "scripts/pin.py")
     done = run_step(project, lock, **github)
     assert done.returncode == 0, done.stderr
     branch = f"images/{sha[:12]}"
