@@ -74,15 +74,15 @@ def build_command(settings: Settings, by: str) -> list[str]:
 
 
 def source_refused() -> Needed | None:
-    """Why the scripts would build nothing: no commit, or uncommitted changes; None if they would.
-    """
+    """Why the scripts would refuse to build: no commit, or uncommitted changes; else None."""
     checked = subprocess.run(["scripts/build_push_all.sh", "--check"], cwd=ROOT, text=True,
                              capture_output=True, stdin=subprocess.DEVNULL)
     if checked.returncode == 0:
         return None
     found = dict(re.findall(r"^(\w+): +(.*?)\s*(?=^\w+: |\Z)", checked.stderr, re.M | re.S))
     return Needed(" ".join(found.get("cause", checked.stderr).split()),
-                  found.get("needed", "scripts/build_push_all.sh --check to succeed"), found.get("command", ""))
+                  found.get("needed", "scripts/build_push_all.sh --check to succeed"),
+                  found.get("command", ""))
 
 
 def logged_in(host: str) -> bool:
