@@ -69,7 +69,7 @@ def test_counts_the_rows(program, dataset, tmp_path):
 
 def test_refuses_a_folder_without_data(program, tmp_path):
     done = program("$name", "--input_dataset", tmp_path, "--output_dataset", tmp_path / "output")
-    assert (done.returncode, done.stderr) == (1, f"$name: {tmp_path} holds no .parquet file\n")
+    assert (done.returncode, done.stderr) == (1, f"$name: {tmp_path} has no .parquet file\n")
     assert not (tmp_path / "output").exists()
 
 

@@ -183,7 +183,7 @@ def test_unusable_models(evaluate, arguments, refusal, model, tmp_path):
         return line
 
     assert "model_meta.json does not exist" in told(tmp_path / "absent")
-    assert "vouches" in told(changed_model(model, tmp_path / "a", sha256="0" * 64))
+    assert "does not have the sha256" in told(changed_model(model, tmp_path / "a", sha256="0" * 64))
     other = changed_model(model, tmp_path / "b", versions={"scikit-learn": "0.1"})
     assert "trained with scikit-learn 0.1" in told(other)
     assert "not what train writes" in told(changed_model(model, tmp_path / "c", versions=None))
@@ -197,7 +197,7 @@ def test_unusable_models(evaluate, arguments, refusal, model, tmp_path):
 @pytest.mark.parametrize("change, reason", [
     (lambda rows: rows.drop(columns="tenure_days"), "has no column tenure_days"),
     (lambda rows: rows[:0], "has no rows"),
-    (lambda rows: rows.assign(**{LABEL: 0}), "must hold both 0 and 1"),
+    (lambda rows: rows.assign(**{LABEL: 0}), "must have both 0 and 1"),
 ])
 def test_unusable_datasets(evaluate, arguments, refusal, dataset, tmp_path, change, reason):
     for split in ("valid", "test"):

@@ -137,8 +137,8 @@ def test_without_split_json_and_valid(train, train_arguments, dataset, tmp_path)
 @pytest.mark.parametrize("change, reason", [
     (lambda rows: rows.drop(columns="tenure_days"), "has no column tenure_days"),
     (lambda rows: rows[:0], "has no rows"),
-    (lambda rows: rows.assign(**{LABEL: 1}), "must hold both 0 and 1"),
-    (lambda rows: rows.assign(**{LABEL: np.arange(len(rows)) % 3}), "must hold both 0 and 1"),
+    (lambda rows: rows.assign(**{LABEL: 1}), "must have both 0 and 1"),
+    (lambda rows: rows.assign(**{LABEL: np.arange(len(rows)) % 3}), "must have both 0 and 1"),
     (lambda rows: rows.assign(**{LABEL: np.where(rows.index == 3, np.nan, rows[LABEL])}), "nan"),
     (lambda rows: rows.assign(tenure_days=np.inf), "infinite values in tenure_days"),
     (lambda rows: rows.assign(tenure_days="long"), "cannot be used"),

@@ -244,7 +244,7 @@ def test_models_that_are_refused(serving, model, tmp_path, capsys, monkeypatch):
         assert line.count("\n") == 1
         return line
 
-    assert "vouches" in told(changed(model, tmp_path / "a", sha256="0" * 64))
+    assert "does not have the sha256" in told(changed(model, tmp_path / "a", sha256="0" * 64))
     turned = told(changed(model, tmp_path / "b", features=FEATURES[::-1]))
     assert "the model takes ['orders_90d'" in turned and "says ['tenure_days'" in turned
     assert "not what train writes" in told(changed(model, tmp_path / "c", versions=[]))
