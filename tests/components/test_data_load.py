@@ -153,7 +153,7 @@ def test_dates_instead_of_ratios(data_load, here, tables, tmp_path):
     ("good", {"valid_from": "2025-06-02", "test_from": "2035-06-09"}, "--test_from 2035-06-09"),
     ("good", {"sample_percent": 0.000001}, "split train is empty"),
 ])
-def test_unusable_tables_are_told_in_one_line(
+def test_unusable_tables_are_reported_in_one_line(
     data_load, here, refusal, tables, tmp_path, table, changes, reason
 ):
     name = tables.get(table, "demo-project.churn.absent")
@@ -181,7 +181,7 @@ def test_unusable_tables_are_told_in_one_line(
     ({"feature_cols": "a,label_churn_60d"}, "more than once: label_churn_60d"),
     ({"nonsense": "1"}, "unrecognized"),
 ])
-def test_bad_command_lines_are_told_in_one_line(data_load, refusal, tmp_path, changes, reason):
+def test_bad_command_lines_are_reported_in_one_line(data_load, refusal, tmp_path, changes, reason):
     status, line = refusal(data_load, *arguments("p.d.t", tmp_path / "out", **changes))
     assert status == 2 and reason in line
 

@@ -99,7 +99,7 @@ def test_model_picks_columns_by_name(model, dataset):
 
 @pytest.mark.parametrize("model_type", ["random_forest", "logistic_regression"])
 def test_missing_values(train, train_arguments, tmp_path, model_type):
-    """A NULL is told apart from the median, and no NULL breaks a prediction."""
+    """A NULL is distinguished from the median, and no NULL breaks a prediction."""
     assert train.main(train_arguments(tmp_path, model_type=model_type, params="{}")) == 0
     pipeline = unpickle(tmp_path)
     vector = pipeline[0]

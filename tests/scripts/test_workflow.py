@@ -1,4 +1,4 @@
-"""images.yml: its own commands, run here with stand-ins, and what it may do."""
+"""images.yml: its commands, run here with fakes, and its permissions."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_a_change_in_one_component_chooses_only_it(project, tmp_path):
 
 
 def test_a_pull_request_is_compared_with_its_base(project, tmp_path):
-    # GitHub checks out the merge: its first parent is the base, whatever happened there.
+    # GitHub checks out the merge: its first parent is the base, with all its commits.
     project.git("switch", "--quiet", "--create", "work")
     project.touch("eval")
     project.commit()
