@@ -1,7 +1,7 @@
 """config.yaml -> validated Settings: the one place for names, URIs, regions and thresholds.
 
-`load()` reads the file, lays the block of the chosen environment over it, expands the naming
-rule, and checks everything before any service is asked for anything.
+`load()` reads the file, merges the block of the chosen environment into it, fills in the naming
+rule, and checks everything before any service is called.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,21 +18,23 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG_VARIABLE = "CHURN_DEMO_CONFIG"  # a path: another file than config.yaml
-SETTINGS_VARIABLE = "CHURN_DEMO_SET"  # JSON laid over the file: how run_all.sh passes --source
-RUN_VARIABLE = "CHURN_DEMO_RUN_ID"  # how run_all.sh tells the notebooks which run they are
+CONFIG_VARIABLE = "CHURN_DEMO_CONFIG"  # path of another file than config.yaml
+SETTINGS_VARIABLE = "CHURN_DEMO_SET"  # JSON merged into the file: how run_all.sh passes --source
+RUN_VARIABLE = "CHURN_DEMO_RUN_ID"  # how run_all.sh passes the id of its run to the notebooks
+
+# Columns of features_customer; the files in sql/ name them literally.
+ENTITY, TIMESTAMP = "customer_id", "feature_timestamp"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Days = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
-
+# BigQuery datasets and tables: letters, digits, "_". Buckets: 3-63 of lower case, digits, "-".
+BigQueryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,1024}$")]
+BucketId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
 # Feature Store ids: lower case, digits and "_", at most 60 characters (feature online stores and
 # views; groups may be longer). aiplatform_v1/types/feature_online_store_admin_service.py
-FEATURE_STORE_ID = re.compile(r"[a-z][a-z0-9_]{0,59}")
-# BigQuery datasets: letters, digits, "_". Buckets: 3-63 of lower case, digits, "-".
-DATASET_ID = re.compile(r"[A-Za-z0-9_]{1,1024}")
-BUCKET_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+FeatureStoreId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 PROJECT_ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
 
 
@@ -40,13 +42,13 @@ class ConfigError(ValueError):
     """config.yaml cannot be used; the message names the key, the value and what is allowed."""
 
 
-class Part(BaseModel):
+class Block(BaseModel):
     """A block of config.yaml: unknown keys are refused, values cannot change later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Target(Part):
+class Target(Block):
     project: str
     region: str
     location: str
@@ -56,42 +58,42 @@ class Target(Part):
     freshness: bool
 
 
-class TheLook(Part):
+class TheLook(Block):
     users: Annotated[int, Field(ge=1000)]
     seed: int
     as_of: datetime
 
 
-class Names(Part):
-    dataset: str
-    source_dataset: str
-    bucket: str
-    feature_group: str
-    online_store: str
-    feature_view: str
-    model: str
-    endpoint: str
+class Names(Block):
+    dataset: BigQueryId
+    source_dataset: BigQueryId
+    bucket: BucketId
+    feature_group: FeatureStoreId
+    online_store: FeatureStoreId
+    feature_view: FeatureStoreId
+    model: FeatureStoreId
+    endpoint: FeatureStoreId
 
 
-class Tables(Part):
-    raw_users: str
-    raw_orders: str
-    raw_order_items: str
-    raw_products: str
-    source_counts: str
-    features: str
-    labels: str
-    train: str
-    train_naive: str
+class Tables(Block):
+    raw_users: BigQueryId
+    raw_orders: BigQueryId
+    raw_order_items: BigQueryId
+    raw_products: BigQueryId
+    source_counts: BigQueryId
+    features: BigQueryId
+    labels: BigQueryId
+    train: BigQueryId
+    train_naive: BigQueryId
 
 
-class Snapshots(Part):
+class Snapshots(Block):
     step_days: Annotated[int, Field(ge=1, le=31)]
     history_days: Annotated[int, Field(ge=28, le=1460)]
     sample_percent: Annotated[int, Field(ge=1, le=100)]
 
 
-class Label(Part):
+class Label(Block):
     horizon_days: Literal[60, 90]
     active_days: Days
     positive_rate_band: tuple[Share, Share]
@@ -102,7 +104,7 @@ class Label(Part):
         return f"label_churn_{self.horizon_days}d"
 
 
-class Checks(Part):
+class Checks(Block):
     min_join_coverage: Share
     max_null_rate: Share
     max_honest_roc_auc: Share
@@ -116,20 +118,15 @@ class Checks(Part):
     latency_sql_requests: Count
 
 
-class Entity(Part):
-    column: str
-    timestamp: str
-
-
-class Feature(Part):
-    name: str
+class Feature(Block):
+    name: FeatureStoreId
     type: Literal["INT64", "FLOAT64", "STRING", "BOOL"]
     unit: str
     description: str
     nullable: bool = False
 
 
-class OnlineStore(Part):
+class OnlineStore(Block):
     min_node_count: Count
     max_node_count: Count
     cpu_utilization_target: Annotated[int, Field(ge=10, le=80)]
@@ -142,13 +139,13 @@ class OnlineStore(Part):
         return self
 
 
-class FeatureView(Part):
+class FeatureView(Block):
     sync_cron: str
     dense: bool
     service_agent: Literal["project", "view"]
 
 
-class Train(Part):
+class Train(Block):
     model_type: Literal["random_forest", "logistic_regression"]
     params: dict[Literal["random_forest", "logistic_regression"], dict]
     split_ratios: tuple[Share, Share, Share]
@@ -159,7 +156,7 @@ class Train(Part):
     service_account: str | None
 
 
-class Serve(Part):
+class Serve(Block):
     image: str
     image_repository: str
     machine_type: str
@@ -167,13 +164,13 @@ class Serve(Part):
     max_replica_count: Count
 
 
-class Predict(Part):
+class Predict(Block):
     customers: Annotated[int, Field(ge=10)]
     latency_requests: Count
     fetch_timeout_seconds: Annotated[float, Field(gt=0)]
 
 
-class Waits(Part):
+class Waits(Block):
     """Seconds, all of them."""
 
     online_store_seconds: Count
@@ -188,18 +185,18 @@ class Waits(Part):
     progress_seconds: Seconds
 
 
-class Retries(Part):
+class Retries(Block):
     attempts: Annotated[int, Field(ge=1, le=20)]
     first_pause_seconds: Seconds
     longest_pause_seconds: Seconds
 
 
-class PlannedStep(Part):
-    """A step of a run on Google, as planned: see `plan` in config.yaml, and critical_path.py.
+class PlannedStep(Block):
+    """A step of a run on Google, as planned: see `plan` in config.yaml, and lib/report/plan.py.
 
     after: steps above it in the list that it waits for, besides the one before it.
     background: once started it runs beside the steps below it, until one names it in `after`.
-    every_run: done again in each run; all else is reused while it stands.
+    every_run: repeated in each run; the result of any other step is reused.
     """
 
     name: str
@@ -211,11 +208,11 @@ class PlannedStep(Part):
     every_run: bool = False
 
 
-class Retention(Part):
+class Retention(Block):
     table_expiration_days: Annotated[int, Field(ge=1)] | None
 
 
-class Costs(Part):
+class Costs(Block):
     usd_per_tib_scanned: Annotated[float, Field(ge=0)]
     max_bytes_billed: Annotated[int, Field(ge=10_000_000)]
     # Not in config.yaml: Google publishes no copy of these prices that could be read.
@@ -223,8 +220,8 @@ class Costs(Part):
     usd_per_serving_node_hour: Annotated[float, Field(ge=0)] | None = None
 
 
-class Settings(Part):
-    """Everything a run needs to know. Built by `load`, never by hand."""
+class Settings(Block):
+    """Everything a run needs to know. Made by `load`."""
 
     app: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,15}$")]
     owner: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,63}$")]
@@ -233,6 +230,7 @@ class Settings(Part):
     source: str
     targets: dict[Literal["local", "gcp"], Target]
     feature_store_regions: list[str]
+    nearest_regions: dict[str, str]
     apis: list[str]
     thelook: TheLook
     names: Names
@@ -240,7 +238,6 @@ class Settings(Part):
     snapshots: Snapshots
     label: Label
     checks: Checks
-    entity: Entity
     features: Annotated[list[Feature], Field(min_length=1)]
     online_store: OnlineStore
     feature_view: FeatureView
@@ -274,17 +271,16 @@ class Settings(Part):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels for every job and resource: whose it is, and which run made it."""
+        """Labels of every job and resource: its owner, and the run that made it."""
         return {"app": self.app, "env": self.env, "owner": self.owner, "run_id": self.run_id}
 
     def owns(self, labels: Mapping[str, str] | None) -> bool:
-        """True if the labels of a resource say that this app made it in this env."""
+        """Do the labels of a resource say that this app made it in this environment?"""
         given = labels or {}
         return (given.get("app"), given.get("env")) == (self.app, self.env)
 
-    def filter(self, display_name: str) -> str:
-        """What a list of models or endpoints is asked for: that name, and our labels. A
-        display name alone may be anybody's."""
+    def list_filter(self, display_name: str) -> str:
+        """List filter for models and endpoints: a display name (not unique) and our labels."""
         return (f'display_name="{display_name}" AND labels.app="{self.app}" '
                 f'AND labels.env="{self.env}"')
 
@@ -311,12 +307,12 @@ class Settings(Part):
 
     @property
     def source_is_folder(self) -> bool:
-        """True when `source` is an export on disk rather than a BigQuery dataset."""
+        """Is `source` an export on disk, not a BigQuery dataset?"""
         return not re.fullmatch(r"[a-z][a-z0-9-]+\.[A-Za-z0-9_]+", self.source)
 
     @property
     def source_folder(self) -> Path:
-        """The export's folder; a relative path starts at the repository's root."""
+        """The export's folder; a relative path is relative to the repository."""
         return (ROOT / Path(self.source).expanduser()).resolve()
 
     @property
@@ -326,16 +322,12 @@ class Settings(Part):
             return f"{self.project}.{self.names.source_dataset}"
         return self.source
 
-    @property
-    def serving_image(self) -> str:
-        return f"{self.serve.image_repository}/{self.serve.image}"
-
     def table(self, key: str) -> str:
         """Full name, project.dataset.table, of one of `tables`."""
         return f"{self.dataset}.{getattr(self.tables, key)}"
 
     def fingerprint(self, *parts: object) -> str:
-        """Sixteen hex digits that change whenever one of `parts` does (for create-or-reuse)."""
+        """Sixteen hex digits that change when one of `parts` does (for create-or-reuse)."""
         text = json.dumps(parts, default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -349,9 +341,9 @@ def load(
     """Read, merge, expand and check the configuration.
 
     Args:
-        path: the YAML file; by default $CHURN_DEMO_CONFIG, else config.yaml at the root.
+        path: the YAML file; by default $CHURN_DEMO_CONFIG, else the repository's config.yaml.
         target, env: instead of the file's own.
-        overrides: nested keys laid over the file last; by default the JSON in $CHURN_DEMO_SET.
+        overrides: nested keys, merged last; by default the JSON in $CHURN_DEMO_SET.
 
     Raises:
         ConfigError: naming each bad key, its value, and what is allowed.
@@ -373,7 +365,10 @@ def load(
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(path.name, error)) from None
-    _check(path.name, settings)
+    problems = [problem for rule in RULES for problem in rule(settings)]
+    if problems:
+        raise ConfigError("\n".join(
+            f"{path.name}: {key} = {value!r}: {allowed}" for key, value, allowed in problems))
     return settings
 
 
@@ -390,7 +385,7 @@ def _read(path: Path) -> dict:
 
 
 def _merge(base: dict, over: dict) -> dict:
-    """`over` laid on `base`, block by block; neither is changed."""
+    """A copy of `base` with the keys of `over`, block by block."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -399,9 +394,9 @@ def _merge(base: dict, over: dict) -> dict:
 
 
 def _expand(tree: dict) -> None:
-    """Fill {app}, {env}, {project} and {region} into the names, in place."""
-    place = (tree.get("targets") or {}).get(tree.get("target")) or {}
-    known = {"app": tree.get("app"), "env": tree.get("env"), **place}
+    """Fill {app}, {env}, {project} and {region} into `names` and `serve`, in place."""
+    target = (tree.get("targets") or {}).get(tree.get("target")) or {}
+    known = {"app": tree.get("app"), "env": tree.get("env"), **target}
 
     def fill(key: str, text: object) -> object:
         try:
@@ -411,111 +406,93 @@ def _expand(tree: dict) -> None:
                 f"{key} = {text!r}: only {{app}}, {{env}}, {{project}} and {{region}} are known"
             ) from None
 
-    if isinstance(tree.get("names"), dict):
-        tree["names"] = {k: fill(f"names.{k}", v) for k, v in tree["names"].items()}
-    if isinstance(tree.get("serve"), dict) and "image_repository" in tree["serve"]:
-        repository = fill("serve.image_repository", tree["serve"]["image_repository"])
-        tree["serve"] = {**tree["serve"], "image_repository": repository}
+    for block in ("names", "serve"):
+        if isinstance(tree.get(block), dict):
+            tree[block] = {key: fill(f"{block}.{key}", text) for key, text in tree[block].items()}
 
 
 def _explain(file: str, error: ValidationError) -> str:
+    """One line for each problem that pydantic found."""
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "settings"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{file}: {key}: unknown key")
-        elif problem["type"] == "missing":
-            lines.append(f"{file}: {key}: missing")
-        else:
-            lines.append(f"{file}: {key} = {problem['input']!r}: {problem['msg']}")
+        short = {"extra_forbidden": "unknown key", "missing": "missing"}.get(problem["type"])
+        lines.append(f"{file}: {key}: {short}" if short else
+                     f"{file}: {key} = {problem['input']!r}: {problem['msg']}")
     return "\n".join(lines)
 
 
-# For each region of Vertex AI without the Feature Store: the nearest that has it, as the crow flies
-# between the cities of Google's "locations" page. Osaka and Milan are passed over: there the API
-# alone offers it, not the console.
-NEAREST = {
-    "asia-east1": "asia-northeast1",            # Taiwan -> Tokyo
-    "asia-east2": "asia-southeast1",            # Hong Kong -> Singapore
-    "asia-northeast3": "asia-northeast1",       # Seoul -> Tokyo
-    "asia-south1": "me-central1",               # Mumbai -> Doha
-    "asia-south2": "me-central1",               # Delhi -> Doha
-    "asia-southeast2": "asia-southeast1",       # Jakarta -> Singapore
-    "australia-southeast1": "asia-southeast1",  # Sydney -> Singapore
-    "australia-southeast2": "asia-southeast1",  # Melbourne -> Singapore
-    "europe-central2": "europe-west3",          # Warsaw -> Frankfurt
-    "europe-north1": "europe-west4",            # Finland -> Netherlands
-    "europe-north2": "europe-west4",            # Stockholm -> Netherlands
-    "europe-west1": "europe-west2",             # Belgium -> London
-    "europe-west6": "europe-west12",            # Zurich -> Turin
-    "europe-west9": "europe-west2",             # Paris -> London
-    "me-west1": "me-central2",                  # Tel Aviv -> Dammam
-    "northamerica-northeast1": "us-east4",      # Montreal -> Virginia
-    "northamerica-northeast2": "us-east5",      # Toronto -> Ohio
-    "southamerica-east1": "us-east1",           # Sao Paulo -> South Carolina
-    "southamerica-west1": "us-east1",           # Santiago -> South Carolina
-    "us-west4": "us-west2",                     # Las Vegas -> Los Angeles
-}
+# --- rules over more than one key: each yields (key, value, what is allowed) per violation -------
+
+Problems = Iterator[tuple[str, object, str]]
 
 
-def _nearest(region: str, offered: list[str]) -> str:
-    """Where to go instead. A region that is not in the table: the same continent, with which
-    the region's name begins."""
-    near = (NEAREST.get(region), *(name for name in offered
-                                   if name.split("-")[0] == region.split("-")[0]))
+def _names(settings: Settings) -> Problems:
+    for key, name in settings.names.model_dump().items():
+        if key == "bucket":
+            wanted = f"{settings.app}-{settings.env}"
+            if wanted not in name:
+                yield "names.bucket", name, f"must contain {wanted}"
+        else:
+            wanted = f"{settings.app}_{settings.env}"
+            if not f"{name}_".startswith(f"{wanted}_"):
+                yield f"names.{key}", name, f"must start with {wanted}"
+
+
+def _target(settings: Settings) -> Problems:
+    key, target = f"targets.{settings.target}", settings.target_settings
+    if not PROJECT_ID.fullmatch(target.project) or target.project == "your-project-id":
+        yield (f"{key}.project", target.project,
+               "your Google Cloud project id: 6 to 30 of a-z, 0-9 and '-'")
+    offered = settings.feature_store_regions
+    if target.region not in offered:
+        yield (f"{key}.region", target.region,
+               "the Feature Store is not offered there; the nearest region that has it is "
+               f"{_nearest(settings)}, all are {', '.join(offered)}")
+    if target.location not in ("US", "EU", target.region):
+        yield (f"{key}.location", target.location,
+               f"the region itself ({target.region}) or the multi-region that contains it")
+
+
+def _nearest(settings: Settings) -> str:
+    """The nearest region with a Feature Store; for a region that is not in the table, one of the
+    same continent, with which the region's name begins."""
+    region, offered = settings.region, settings.feature_store_regions
+    continent = [name for name in offered if name.split("-")[0] == region.split("-")[0]]
+    near = [settings.nearest_regions.get(region), *continent]
     return next((name for name in near if name in offered), offered[0])
 
 
-def _check(file: str, settings: Settings) -> None:
-    """Rules that span keys, or that need a list of what is allowed."""
-    problems = []
+def _features(settings: Settings) -> Problems:
+    names = settings.feature_names
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield "features.name", name, "given more than once"
+    for name in (ENTITY, TIMESTAMP):
+        if name in names:
+            yield "features.name", name, "names the customer or the time of a row, not a feature"
 
-    def want(good: bool, key: str, value: object, allowed: str) -> None:
-        if not good:
-            problems.append(f"{file}: {key} = {value!r}: {allowed}")
 
-    names, place = settings.names, settings.target_settings
-    prefix = f"{settings.app}_{settings.env}"
-    for key, name in names.model_dump().items():
-        if key == "bucket":
-            good = bool(BUCKET_ID.fullmatch(name)) and f"{settings.app}-{settings.env}" in name
-            want(good, "names.bucket", name,
-                 f"3 to 63 of a-z, 0-9 and '-', holding {settings.app}-{settings.env}")
-            continue
-        pattern = DATASET_ID if key.endswith("dataset") else FEATURE_STORE_ID
-        good = bool(pattern.fullmatch(name)) and (name + "_").startswith(prefix + "_")
-        want(good, f"names.{key}", name,
-             f"must start with {prefix} and hold only a-z, 0-9 and '_' (60 characters at most)")
-    for key, name in settings.tables.model_dump().items():
-        want(bool(DATASET_ID.fullmatch(name)), f"tables.{key}", name, "letters, digits and '_'")
-    want(bool(PROJECT_ID.fullmatch(place.project)) and place.project != "your-project-id",
-         f"targets.{settings.target}.project", place.project,
-         "your Google Cloud project id: 6 to 30 of a-z, 0-9 and '-'")
-    want(place.region in settings.feature_store_regions,
-         f"targets.{settings.target}.region", place.region,
-         f"the Feature Store is not offered there; the nearest region that has it is "
-         f"{_nearest(place.region, settings.feature_store_regions)}, all are "
-         + ", ".join(settings.feature_store_regions))
-    want(place.location in ("US", "EU", place.region), f"targets.{settings.target}.location",
-         place.location, f"the region itself ({place.region}) or the multi-region that holds it")
-    seen = settings.feature_names
-    for feature in settings.features:
-        want(bool(FEATURE_STORE_ID.fullmatch(feature.name)), "features.name", feature.name,
-             "a-z, 0-9 and '_', first a letter, 60 characters at most")
-        want(seen.count(feature.name) == 1, "features.name", feature.name, "given more than once")
-    low, high = settings.label.positive_rate_band
-    want(low < high, "label.positive_rate_band", [low, high], "the lower bound comes first")
-    want(abs(sum(settings.train.split_ratios) - 1) < 1e-9, "train.split_ratios",
-         list(settings.train.split_ratios), "must add up to 1")
-    want(settings.train.model_type in settings.train.params, "train.params",
-         sorted(settings.train.params), f"needs a block {settings.train.model_type}")
+def _training(settings: Settings) -> Problems:
+    band, train = settings.label.positive_rate_band, settings.train
+    if not band[0] < band[1]:
+        yield "label.positive_rate_band", list(band), "the lower bound comes first"
+    if abs(sum(train.split_ratios) - 1) > 1e-9:
+        yield "train.split_ratios", list(train.split_ratios), "must add up to 1"
+    if train.model_type not in train.params:
+        yield "train.params", sorted(train.params), f"needs a block {train.model_type}"
+
+
+def _plan(settings: Settings) -> Problems:
     planned = [step.name for step in settings.plan]
     for row, step in enumerate(settings.plan):
-        want(planned.count(step.name) == 1, "plan.name", step.name, "given more than once")
+        if planned.count(step.name) > 1:
+            yield "plan.name", step.name, "given more than once"
         for name in step.after:
-            want(name in planned, f"plan.{step.name}.after", name, "no step has that name")
-            # Steps above it only: so no step can wait for itself, on whatever detour.
-            want(name not in planned[row:], f"plan.{step.name}.after", name,
-                 "must stand above it in the list, or steps wait for each other in a cycle")
-    if problems:
-        raise ConfigError("\n".join(problems))
+            if name not in planned:
+                yield f"plan.{step.name}.after", name, "no step has that name"
+            elif name in planned[row:]:
+                yield (f"plan.{step.name}.after", name,
+                       "must be above it in the list, or steps wait for each other in a cycle")
+
+
+RULES = (_names, _target, _features, _training, _plan)

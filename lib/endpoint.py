@@ -16,7 +16,7 @@ class NotDeployed(Needed):
 def find(cloud: Cloud) -> vertex.Endpoint | None:
     """The app's endpoint, or None."""
     request = vertex.ListEndpointsRequest(
-        parent=cloud.parent, filter=cloud.settings.filter(cloud.settings.names.endpoint))
+        parent=cloud.parent, filter=cloud.settings.list_filter(cloud.settings.names.endpoint))
     return next(iter(cloud.endpoints.list_endpoints(request=request)), None)
 
 

@@ -19,6 +19,7 @@ from google.rpc import code_pb2
 
 from lib import waiting
 from lib.cloud import Cloud
+from lib.config import ENTITY, TIMESTAMP
 from lib.errors import TRANSIENT, Needed
 from lib.stages import Outcome, short
 
@@ -54,9 +55,9 @@ def group_message(cloud: Cloud) -> vertex.FeatureGroup:
     return vertex.FeatureGroup(
         big_query=vertex.FeatureGroup.BigQuery(
             big_query_source=vertex.BigQuerySource(input_uri=f"bq://{settings.table('features')}"),
-            entity_id_columns=[settings.entity.column],
+            entity_id_columns=[ENTITY],
             time_series=vertex.FeatureGroup.BigQuery.TimeSeries(
-                timestamp_column=settings.entity.timestamp),
+                timestamp_column=TIMESTAMP),
             # true: online serves the newest row, as training sees it. The default serves the
             # newest non-null value per column: a NULL average would come back as an old one.
             dense=settings.feature_view.dense,
@@ -382,7 +383,7 @@ def fetch(cloud: Cloud, customer_id: str) -> tuple[dict[str, object], datetime |
         raise EntityNotServed(_why_not_served(cloud, str(customer_id))) from error
     pairs = vertex.FetchFeatureValuesResponse.pb(reply).key_values.features
     values = {pair.name: _plain(pair) for pair in pairs}
-    stamp = values.get(cloud.settings.entity.timestamp)
+    stamp = values.get(TIMESTAMP)
     taken_at = datetime.fromtimestamp(stamp / 1e6, UTC) if stamp is not None else None
     return {name: values.get(name) for name in cloud.settings.feature_names}, taken_at
 

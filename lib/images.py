@@ -1,18 +1,14 @@
-"""Image references: repository/name@sha256:..., from lib/images.lock.json.
+"""Images by digest, repository/name@sha256:..., from lib/images.lock.json; building missing ones.
 
-Never a tag and a digest together: Vertex AI refuses that, and a tag can move. The scripts that
-push an image pin its digest here with
-    python -m lib.images lock REPOSITORY/NAME@sha256:... [more of them]
+Never a tag and a digest together: Vertex AI refuses that, and a tag can move. The scripts in
+scripts/ build, push and write the lock file; this module reads it and starts them.
 """
 
-import argparse
-import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -22,18 +18,16 @@ from lib.errors import Needed
 from lib.stages import Outcome
 
 BUILD = ROOT / "scripts" / "build_push_all.sh"
-DOCKER_SECONDS = 5  # a daemon that is up tells of itself in well under a second
+DOCKER_SECONDS = 5  # a running daemon answers in well under a second
 LOCK = ROOT / "lib" / "images.lock.json"
-TRAINING = ("data_load", "train", "eval")  # what the pipeline needs; the build ends with serving
-REFERENCE = re.compile(r"(?P<repository>[^@\s]+)/(?P<name>[a-z][a-z0-9_]*)"
-                       r"@(?P<digest>sha256:[0-9a-f]{64})")
+TRAINING = ("data_load", "train", "eval")  # what the pipeline runs; serving is built last
 
 
 def reference(settings: Settings, name: str, required: bool = True) -> str:
-    """repository/name@sha256:... of one of our images; without a digest if not `required`.
+    """repository/name@sha256:... of one of our images; if not `required`, perhaps no digest.
 
     Raises:
-        Needed: `required`, and the image was not pushed to this repository yet.
+        Needed: `required`, and the image has not been pushed to this repository.
     """
     repository = settings.serve.image_repository
     digest = read_lock().get(repository, {}).get(name)
@@ -47,13 +41,13 @@ def reference(settings: Settings, name: str, required: bool = True) -> str:
 
 
 def names() -> list[str]:
-    """Every image of ours: a folder with a Dockerfile under lib/components, and lib/serving."""
+    """The names of our images: the folders in lib/ that have a Dockerfile."""
     folders = [f.parent for f in sorted((ROOT / "lib").glob("**/Dockerfile"))]
     return [folder.name for folder in folders if not folder.name.startswith("_")]
 
 
 def missing(settings: Settings) -> list[str]:
-    """Images that lib/images.lock.json does not hold; none where folders are run instead."""
+    """Images that are not in lib/images.lock.json; none where folders are run instead."""
     if not settings.target_settings.pinned_images:
         return []
     return [name for name in names()
@@ -61,8 +55,8 @@ def missing(settings: Settings) -> list[str]:
 
 
 def engine(settings: Settings) -> str:
-    """Who builds the images: "docker", if its daemon answers, as scripts/images.sh asks it;
-    "gcloud" for Cloud Build, which pushes to Artifact Registry only; "" for nobody."""
+    """What can build the images: "docker", if its daemon answers; else "gcloud" for Cloud Build,
+    which pushes to Artifact Registry only; "" if there is neither."""
     try:
         subprocess.run(["docker", "info"], timeout=DOCKER_SECONDS, check=True,
                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -74,23 +68,25 @@ def engine(settings: Settings) -> str:
 
 
 def build_command(settings: Settings, by: str) -> list[str]:
-    """What builds and pushes every image. by: whom `engine` found."""
+    """The command that builds and pushes every image. by: a result of `engine`."""
     command = ["scripts/build_push_all.sh", "--target", settings.target, "--env", settings.env]
     return command + (["--cloud-build"] if by == "gcloud" else [])
 
 
 def source_refused() -> Needed | None:
-    """What the scripts want before they build: a commit, with nothing changed since. Their own
-    rule is asked: source_tag in scripts/images.sh."""
-    script = '. scripts/images.sh; for name; do source_tag "$name" false >/dev/null; done'
-    told = subprocess.run(["bash", "-c", script, "bash", *names()], cwd=ROOT, text=True,
-                          stdin=subprocess.DEVNULL, capture_output=True).stderr
-    found = re.search(r"^cause: +(.*)^needed: +(.*?)\n(?:command: +(.*))?", told, re.M | re.S)
-    return Needed(" ".join(found[1].split()), found[2], (found[3] or "").strip()) if found else None
+    """Why the scripts would refuse to build: no commit, or uncommitted changes; else None."""
+    checked = subprocess.run(["scripts/build_push_all.sh", "--check"], cwd=ROOT, text=True,
+                             capture_output=True, stdin=subprocess.DEVNULL)
+    if checked.returncode == 0:
+        return None
+    found = dict(re.findall(r"^(\w+): +(.*?)\s*(?=^\w+: |\Z)", checked.stderr, re.M | re.S))
+    return Needed(" ".join(found.get("cause", checked.stderr).split()),
+                  found.get("needed", "scripts/build_push_all.sh --check to succeed"),
+                  found.get("command", ""))
 
 
 def logged_in(host: str) -> bool:
-    """Does docker's configuration name credentials for this registry?"""
+    """Does docker's configuration have credentials for this registry?"""
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     try:
         known = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -101,10 +97,10 @@ def logged_in(host: str) -> bool:
 
 
 def start_build(settings: Settings, folder: Path) -> Outcome:
-    """Have the missing images built and pushed, without waiting: training needs them later.
+    """Start to build and push the images, if one is missing, without waiting.
 
     Args:
-        folder: of the run; images.log, and images.status when it is over, are written there.
+        folder: of the run; gets images.log, and at the end of the build images.status.
     """
     wanted = missing(settings)
     if not wanted:
@@ -113,7 +109,7 @@ def start_build(settings: Settings, folder: Path) -> Outcome:
     command = [str(BUILD), *build_command(settings, engine(settings))[1:]]
     with (folder / "images.log").open("w") as log:
         subprocess.Popen(
-            # The notebook that starts it ends long before it does: the status stays in a file.
+            # The notebook that starts the build ends before it: the status goes to a file.
             ["bash", "-c", '"$@"; echo $? >"$0"', str(folder / "images.status"), *command],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True)
@@ -129,28 +125,27 @@ def _nothing_to_build(settings: Settings) -> Outcome:
 def wait_build(
     settings: Settings, folder: Path, wanted: Collection[str] | None = None
 ) -> Outcome:
-    """Wait until every image is there, or only those wanted; starts the build if this run has
-    not.
+    """Wait until all images, or those wanted, are pushed; start the build if that is not done.
 
     Raises:
         Needed: the build failed (with the end of its log), or took too long.
     """
-    def lacking() -> set[str]:
+    def unbuilt() -> set[str]:
         return {name for name in missing(settings) if wanted is None or name in wanted}
 
-    if not lacking():
+    if not unbuilt():
         return _nothing_to_build(settings)
     log, status = folder / "images.log", folder / "images.status"
     if not log.exists() or (status.exists() and status.read_text().strip() != "0"):
         start_build(settings, folder)
     code = waiting.until(
         settings, "images", lambda: status.exists() and status.read_text().strip(),
-        lambda code: code or not lacking(), settings.waits.image_build_seconds,
+        lambda code: code or not unbuilt(), settings.waits.image_build_seconds,
         lambda _: _last_line(log))
-    if lacking():
+    if unbuilt():
         raise Needed(
             f"building the images ended with status {code}: {_last_line(log, 6)}",
-            "the four images in the registry",
+            f"{', '.join(sorted(unbuilt()))} in the registry",
             " ".join(build_command(settings, engine(settings))))
     return Outcome("created", settings.serve.image_repository)
 
@@ -160,10 +155,10 @@ def _last_line(log: Path, lines: int = 1) -> str:
 
 
 def read_lock() -> dict[str, dict[str, str]]:
-    """Repository -> name -> digest; empty if nothing was pushed yet.
+    """Repository -> name -> digest; empty if nothing has been pushed.
 
     Raises:
-        Needed: the file is damaged, as after a merge gone wrong.
+        Needed: the file is damaged, as by a merge conflict.
     """
     try:
         return json.loads(LOCK.read_text(encoding="utf-8"))
@@ -172,50 +167,3 @@ def read_lock() -> dict[str, dict[str, str]]:
     except ValueError as error:
         raise Needed(f"lib/images.lock.json is not JSON: {error}", "the file as it was committed",
                      "git checkout -- lib/images.lock.json") from None
-
-
-def lock(references: list[str]) -> None:
-    """Pin these images, repository/name@sha256:...; every other entry stays.
-
-    Raises:
-        ValueError: not such a reference; nothing is written then.
-    """
-    matches = [REFERENCE.fullmatch(text) for text in references]
-    for text, match in zip(references, matches, strict=True):
-        if not match:
-            raise ValueError(f"{text!r} is not REPOSITORY/NAME@sha256:<64 hex digits>")
-    folder = os.open(LOCK.parent, os.O_RDONLY)
-    try:
-        # Two builds may end at once; the folder serves as lock, and leaves no file behind.
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        pinned = read_lock()
-        for match in matches:
-            pinned.setdefault(match["repository"], {})[match["name"]] = match["digest"]
-        draft = LOCK.with_name(f"{LOCK.name}.{os.getpid()}")
-        draft.write_text(json.dumps(pinned, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        draft.replace(LOCK)
-    finally:
-        os.close(folder)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="lib.images", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    pin = commands.add_parser("lock", help="write digests into lib/images.lock.json")
-    pin.add_argument("reference", nargs="+", metavar="REPOSITORY/NAME@sha256:...")
-    options = parser.parse_args(argv)
-    try:
-        lock(options.reference)
-    except ValueError as error:
-        parser.error(str(error))
-    except Needed as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

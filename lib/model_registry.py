@@ -24,7 +24,7 @@ PREDICT_ROUTE, HEALTH_ROUTE, PORT = "/predict", "/health", 8080
 def find(cloud: Cloud) -> vertex.Model | None:
     """The default version of the app's model, or None."""
     request = vertex.ListModelsRequest(
-        parent=cloud.parent, filter=cloud.settings.filter(cloud.settings.names.model))
+        parent=cloud.parent, filter=cloud.settings.list_filter(cloud.settings.names.model))
     return next(iter(cloud.models.list_models(request=request)), None)
 
 

@@ -1,8 +1,7 @@
-"""Read somebody's export of theLook: a folder with one file per table.
+"""Read an exported copy of theLook: a folder with one file per table.
 
-For those who have the data as files (a download, or an export of the public dataset) and no
-access to BigQuery. All columns that the demo needs are read and checked, every problem is
-reported at once, and nothing is returned unless everything fits.
+For users who have the data as files and no access to BigQuery. Reads and checks the columns that
+the demo needs; reports all problems together.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 from lib.errors import Needed
 
-# Table -> column -> BigQuery type: what the demo needs, of an export that may have more.
+# Table -> column -> BigQuery type: the columns that the demo needs; an export may have more.
 NEEDED: dict[str, dict[str, str]] = {
     "users": {"id": "INT64", "created_at": "TIMESTAMP"},
     "orders": {"order_id": "INT64", "user_id": "INT64", "created_at": "TIMESTAMP"},
@@ -32,7 +31,7 @@ NEEDED: dict[str, dict[str, str]] = {
     "products": {"id": "INT64", "category": "STRING"},
 }
 
-# A row without these belongs to nobody or to no time. The first one must also be unique.
+# Columns that may not be NULL. The first one must also be unique.
 KEYS = {
     "users": ("id", "created_at"),
     "orders": ("order_id", "user_id", "created_at"),
@@ -51,7 +50,7 @@ ARROW_TYPES = {
 
 
 class SourceError(Needed):
-    """An export cannot be used. The message is one paragraph; `problems` has them singly."""
+    """An export cannot be used. The message has all `problems`, numbered, in one paragraph."""
 
     def __init__(self, folder: Path, problems: list[str]):
         self.problems = problems
@@ -68,16 +67,16 @@ def read_export(folder: Path) -> dict[str, pa.Table]:
     """Read the tables that the demo needs from a folder with an export of theLook.
 
     Args:
-        folder: holds users, orders, order_items and products, each as .csv, .csv.gz or
+        folder: with users, orders, order_items and products, each as .csv, .csv.gz or
             .parquet. Other files and columns are ignored.
 
     Returns:
         Table name -> rows, with the columns of NEEDED in that order. INT64 is int64, FLOAT64
         is double, STRING is string, TIMESTAMP is timestamp[us, UTC]. A time without a zone is
-        taken as UTC, and digits below a microsecond are cut off.
+        read as UTC; digits below a microsecond are dropped.
 
     Raises:
-        SourceError: with all problems of all tables, not only the first.
+        SourceError: with the problems of all tables.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -92,14 +91,14 @@ def read_export(folder: Path) -> dict[str, pa.Table]:
 
 
 def _read_table(folder: Path, name: str) -> tuple[pa.Table | None, list[str]]:
-    """Find, read, cast and check one table; return it, or None and its problems."""
+    """Find, read, cast and check one table: (table or None, problems)."""
     path, problems = _find(folder, name)
     if problems:
         return None, problems
     try:
         rows, problems = _read_file(path, name)
     except (pa.ArrowException, OSError) as error:
-        # Arrow's message goes on with the raw content of the row; its first line says enough.
+        # The further lines of Arrow's message are the content of the row.
         reason = str(error).splitlines()[0]
         return None, [f"{path.name} cannot be read: {reason}"]
     if problems:
@@ -111,7 +110,7 @@ def _read_table(folder: Path, name: str) -> tuple[pa.Table | None, list[str]]:
 
 
 def _find(folder: Path, name: str) -> tuple[Path | None, list[str]]:
-    """Return the one file of a table, or the problem: there is none, or more than one."""
+    """The one file of a table, or the problem: no file, or more than one."""
     accepted = [name + ending for ending in ENDINGS]
     found = [folder / file for file in accepted if (folder / file).is_file()]
     if not found:
@@ -123,13 +122,13 @@ def _find(folder: Path, name: str) -> tuple[Path | None, list[str]]:
 
 
 def _read_file(path: Path, name: str) -> tuple[pa.Table | None, list[str]]:
-    """Read the needed columns of a file as they stand (CSV: as text), or name those missing."""
+    """Read the needed columns of a file without a cast (CSV: as text), or report missing ones."""
     is_parquet = path.suffix == ".parquet"
     found = pq.read_schema(path).names if is_parquet else _csv_header(path)
     problems = _column_problems(found, name)
     if problems:
         return None, problems
-    # ParquetFile, since read_table would take parts of the path for columns (a=b/).
+    # ParquetFile, because read_table reads parts of the path as columns (a=b/).
     if is_parquet:
         with pq.ParquetFile(path) as file:
             return file.read(columns=list(NEEDED[name])), []
@@ -137,7 +136,7 @@ def _read_file(path: Path, name: str) -> tuple[pa.Table | None, list[str]]:
 
 
 def _column_problems(found: list[str], name: str) -> list[str]:
-    """Say which needed columns a file lacks, or has twice."""
+    """Report needed columns that a file does not have, or has twice."""
     missing = [column for column in NEEDED[name] if column not in found]
     twice = [column for column in NEEDED[name] if found.count(column) > 1]
     problems = []
@@ -150,16 +149,16 @@ def _column_problems(found: list[str], name: str) -> list[str]:
 
 
 def _columns(names: list[str]) -> str:
-    """Return 'column a' or 'columns a, b'."""
+    """'column a' or 'columns a, b'."""
     return f"{'column' if len(names) == 1 else 'columns'} {', '.join(names)}"
 
 
-# A quoted line break is legal inside a value, for instance in an address.
+# A value may have a quoted line break, for instance in an address.
 _PARSE = pa_csv.ParseOptions(newlines_in_values=True)
 
 
 def _csv_header(path: Path) -> list[str]:
-    """Return the column names of a CSV file."""
+    """The column names of a CSV file."""
     with pa_csv.open_csv(path, parse_options=_PARSE) as reader:
         return reader.schema.names
 
@@ -167,8 +166,8 @@ def _csv_header(path: Path) -> list[str]:
 def _read_csv(path: Path, columns: list[str]) -> pa.Table:
     """Read columns of a CSV file as text, with an empty field as null.
 
-    Text first, because Arrow's own guess of a column's type is made on the first block of
-    the file and fails on the first row that differs, without saying which.
+    As text, because Arrow infers a column's type from the first block of the file and fails at
+    the first row that differs without reporting which.
     """
     options = pa_csv.ConvertOptions(
         include_columns=columns,
@@ -183,7 +182,7 @@ def _read_csv(path: Path, columns: list[str]) -> pa.Table:
 
 
 def _cast(rows: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
-    """Cast all columns to the needed types; one that cannot be is left out and reported."""
+    """Cast all columns to the needed types; leave out and report those that cannot be cast."""
     columns, problems = {}, []
     for column, kind in NEEDED[name].items():
         values = _plain(rows[column])
@@ -200,7 +199,7 @@ def _cast(rows: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
 
 
 def _plain(values: pa.ChunkedArray) -> pa.Array:
-    """Return one array without dictionary coding, and with NaN (a null of pandas) as null."""
+    """One array without dictionary encoding, and with NaN (null in pandas) as null."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_floating(values.type):
@@ -209,7 +208,7 @@ def _plain(values: pa.ChunkedArray) -> pa.Array:
 
 
 def _convert(values: pa.Array, kind: str) -> pa.Array:
-    """Cast values to a BigQuery type's arrow type; raise an ArrowException if one will not go."""
+    """Cast values to the arrow type of a BigQuery type; raise an ArrowException if that fails."""
     if values.null_count == len(values):
         return pa.nulls(len(values), ARROW_TYPES[kind])
     casts = {"INT64": _integers, "FLOAT64": _floats, "STRING": _strings, "TIMESTAMP": _times}
@@ -217,7 +216,7 @@ def _convert(values: pa.Array, kind: str) -> pa.Array:
 
 
 def _first_bad_row(values: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> int:
-    """Return the first row that `convert` refuses, by halving: arrow does not tell."""
+    """The first row that `convert` cannot cast, by bisection: Arrow does not report it."""
     start, length = 0, len(values)
     while length > 1:
         half = length // 2
@@ -236,7 +235,7 @@ def _is_text(values: pa.Array) -> bool:
 def _refuse(values: pa.Array, accepted: tuple[Callable[[pa.DataType], bool], ...]) -> None:
     """Raise ArrowTypeError unless the values' type passes one of the tests.
 
-    Arrow would take an integer for a time and a truth value for a number.
+    Arrow itself casts an integer to a time and a Boolean to a number.
     """
     if not any(test(values.type) for test in accepted):
         raise pa.ArrowTypeError(f"unexpected type {values.type}")
@@ -246,7 +245,7 @@ _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 
 
 def _integers(values: pa.Array) -> pa.Array:
-    """Cast text or numbers to integers; '12.0' is fine, since pandas writes it beside nulls."""
+    """Cast text or numbers to integers; '12.0' is one, as pandas writes a column with nulls."""
     if _is_text(values):
         trimmed = pc.utf8_trim_whitespace(values)
         return pc.replace_substring_regex(trimmed, r"\.0+$", "").cast(pa.int64())
@@ -257,7 +256,7 @@ def _integers(values: pa.Array) -> pa.Array:
 def _floats(values: pa.Array) -> pa.Array:
     """Cast text or numbers to finite floats."""
     if pa.types.is_decimal(values.type):
-        values = values.cast(pa.string())  # Arrow's own cast makes 19.990000000000002 of 19.99
+        values = values.cast(pa.string())  # a direct cast makes 19.990000000000002 of 19.99
     if _is_text(values):
         values = pc.utf8_trim_whitespace(values)
     else:
@@ -269,7 +268,7 @@ def _floats(values: pa.Array) -> pa.Array:
 
 
 def _strings(values: pa.Array) -> pa.Array:
-    """Cast text, or numbers that happen to stand in a text column, to strings."""
+    """Cast text, or the numbers of a text column with only numbers, to strings."""
     _refuse(values, (pa.types.is_string, pa.types.is_large_string, *_NUMBERS))
     return values.cast(pa.string())
 
@@ -279,7 +278,7 @@ def _times(values: pa.Array) -> pa.Array:
     if _is_text(values):
         return _parse_times(values)
     _refuse(values, (pa.types.is_timestamp,))
-    return values.cast(ARROW_TYPES["TIMESTAMP"], safe=False)  # unsafe cuts nanoseconds off
+    return values.cast(ARROW_TYPES["TIMESTAMP"], safe=False)  # safe refuses nanoseconds
 
 
 def _parse_times(text: pa.Array) -> pa.Array:
@@ -295,7 +294,7 @@ def _parse_times(text: pa.Array) -> pa.Array:
 
 
 def _key_problems(table: pa.Table, name: str) -> list[str]:
-    """Say which key columns hold nulls, and whether the id repeats."""
+    """Report key columns with nulls, and ids that repeat."""
     keys = [column for column in KEYS[name] if column in table.column_names]
     problems = [_nulls(table[column], name, column) for column in keys]
     if KEYS[name][0] in keys:
@@ -304,7 +303,7 @@ def _key_problems(table: pa.Table, name: str) -> list[str]:
 
 
 def _nulls(values: pa.ChunkedArray, name: str, column: str) -> str | None:
-    """Say how many values of a key column are null, and where the first is."""
+    """The number of nulls in a key column and the first row with one; None without nulls."""
     if values.null_count == 0:
         return None
     row = pc.index(values.is_null(), True).as_py() + 1
@@ -312,7 +311,7 @@ def _nulls(values: pa.ChunkedArray, name: str, column: str) -> str | None:
 
 
 def _repeats(ids: pa.ChunkedArray, name: str) -> str | None:
-    """Say how many ids are used twice or more, and the smallest of them."""
+    """The number of ids that repeat, and the smallest of them; None if all are unique."""
     counts = ids.drop_null().value_counts()
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(repeated) == 0:

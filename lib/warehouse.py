@@ -52,7 +52,7 @@ def render(file: str, settings: Settings) -> list[str]:
     tables = {key: settings.table(key) for key in settings.tables.model_dump()}
     rendered = environment.from_string(text).render(
         tables=tables, source=settings.source_dataset, label_column=settings.label.column,
-        features=settings.features, entity=settings.entity,
+        features=settings.features,
     )
     return [part.strip() for part in rendered.split(";\n") if part.strip()]
 

@@ -3,16 +3,16 @@
 #   scripts/build_push.sh COMPONENT [options]
 # COMPONENT is a folder's name under lib/components, or serving.
 #
-#   --target gcp|local   whose serve.image_repository of config.yaml is pushed to (default gcp)
-#   --env dev|prod       as above (default: the one config.yaml names)
-#   --registry HOST/PATH push there instead
-#   --version 1.2.3      push this release tag as well
-#   --allow-dirty        build uncommitted changes, with "-dirty" behind the tag
+#   --target gcp|local   push to serve.image_repository of config.yaml for it (default gcp)
+#   --env dev|prod       and for this environment (default: config.yaml's)
+#   --registry HOST/PATH push to this repository instead
+#   --version 1.2.3      also push this release tag
+#   --allow-dirty        build uncommitted changes, with "-dirty" at the end of the tag
 #   --cloud-build        build with Cloud Build: no local engine needed
-#   --dry-run            print what would be done; needs no engine, changes nothing
+#   --dry-run            only print what would be done; needs no engine
 #
 # The tag is the commit's first 12 digits. BASE_IMAGE=... in the environment replaces
-# python:3.11-slim. The last line printed is repository/name@sha256:..., as the registry gave it.
+# python:3.11-slim. The last line of the output is repository/name@sha256:..., from the registry.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/images.sh
@@ -39,10 +39,10 @@ if [ -n "$version" ] && ! [[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)
     misused "--version $version is not like 1.2.3"
 fi
 if [ -n "$version" ] && $allow_dirty; then
-    misused "a release (--version) is of a commit: it cannot be --allow-dirty"
+    misused "--version needs a commit: it cannot be combined with --allow-dirty"
 fi
 
-# Cloud Build takes the same arguments as a local build; `--tag` alone would leave out the labels.
+# The same arguments as for a local build; gcloud's `--tag` alone would leave out the labels.
 write_cloud_build() {
     local reference
     echo "steps:"
@@ -72,20 +72,21 @@ build_in_cloud() {
     fi
     if ! attempt "${command[@]}"; then
         fail "build of $name" "Cloud Build failed:
-$(last_lines)" "the Cloud Build API, roles/cloudbuild.builds.editor on $project, and a Dockerfile that builds" \
-            "gcloud services enable cloudbuild.googleapis.com artifactregistry.googleapis.com --project $project"
+$(last_lines)" "the Cloud Build API, roles/cloudbuild.builds.editor on $project, and a Dockerfile \
+that builds" "gcloud services enable cloudbuild.googleapis.com artifactregistry.googleapis.com \
+--project $project"
     fi
     command=(gcloud artifacts docker images describe "$reference" --project "$project"
         --format 'value(image_summary.digest)')
     if ! attempt "${command[@]}"; then
-        fail "digest of $name" "Artifact Registry does not tell it: $(tail -n 1 "$work/log")" \
+        fail "digest of $name" "Artifact Registry did not return it: $(tail -n 1 "$work/log")" \
             "roles/artifactregistry.reader on $project" "${command[*]}"
     fi
     $dry_run || digest=$(grep -x 'sha256:[0-9a-f]\{64\}' "$work/log" || true)
 }
 
 build_here() {
-    # What Vertex AI runs; a laptop with another processor would build for itself.
+    # The platform of Vertex AI; a laptop with another processor would build for its own.
     build_options=(--platform linux/amd64)
     build_image "$name" "$revision" "${version:-$tag}" "${references[@]}"
     $dry_run || echo "$name: built in $((SECONDS - began)) s, $(megabytes "$reference") MB"
@@ -116,7 +117,8 @@ else
     work=$(mktemp -d "${TMPDIR:-/tmp}/churn-images.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     if $cloud_build; then
-        command -v gcloud >/dev/null || fail engine "there is no gcloud command" "the Google Cloud CLI"
+        command -v gcloud >/dev/null ||
+            fail engine "there is no gcloud command" "the Google Cloud CLI"
     else
         require_engine "a running Docker engine, or --cloud-build"
     fi
@@ -128,8 +130,8 @@ if $dry_run; then
     exit 0
 fi
 if [ -z "$digest" ]; then
-    fail "digest of $name" "the registry's answer holds none" "the image in the registry"
+    fail "digest of $name" "the registry's answer has none" "the image in the registry"
 fi
-"$python" -m lib.images lock "$repository/$name@$digest"
+"$python" scripts/pin.py "$repository/$name@$digest"
 echo "$name: pushed and pinned in $((SECONDS - began)) s"
 echo "$repository/$name@$digest"

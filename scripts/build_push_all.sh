@@ -2,13 +2,14 @@
 # Build and push every image, or only what changed, and pin the digests in lib/images.lock.json.
 #   scripts/build_push_all.sh [options]
 #
-#   --changed-since REV  only components whose folder differs, in content, between that commit
-#                        and the working tree; 0, no commit, stands for all of them
+#   --changed-since REV  only components whose folder's content differs between that commit and
+#                        the working tree; 0 means all components
 #   --list, --list-json  only print the names that would be built: one a line, or a JSON list
-#   --dry-run            print what would be done; needs no engine, changes nothing
+#   --check              only check that a build would not be refused for uncommitted changes
+#   --dry-run            only print what would be done; needs no engine
 #
-# and those of build_push.sh, for each: --target, --env, --registry, --version, --allow-dirty,
-# --cloud-build. Stops at the first that fails; what was pushed until then stays pinned.
+# and options of build_push.sh: --target, --env, --registry, --version, --allow-dirty,
+# --cloud-build. Stops at the first failure; the images pushed before it stay pinned.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/images.sh
@@ -22,6 +23,7 @@ while [ $# -gt 0 ]; do
         --changed-since) since=$(value_of "$@"); shift 2 ;;
         --list) list=lines; shift ;;
         --list-json) list=json; shift ;;
+        --check) list=check; shift ;;
         --target | --env | --registry | --version) pass+=("$1" "$(value_of "$@")"); shift 2 ;;
         --allow-dirty) allow_dirty=true; pass+=("$1"); shift ;;
         --cloud-build) pass+=("$1"); shift ;;
@@ -53,10 +55,11 @@ if [ ${#names[@]} = 0 ]; then
     exit 0
 fi
 
-# All of them before the first is built: half a set of images is worth little.
+# Check all before the first is built: half a set of images is of little use.
 for name in "${names[@]}"; do
     source_tag "$name" "$allow_dirty" >/dev/null
 done
+[ "$list" != check ] || exit 0
 echo "to build: ${names[*]}"
 for name in "${names[@]}"; do
     scripts/build_push.sh "$name" "${pass[@]+"${pass[@]}"}"

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# What the image scripts share. To be sourced from the repository's root. Kept to bash 3.2, macOS's.
+# Functions that the image scripts share, sourced from the repository's root. For bash 3.2 (macOS).
 
 dry_run=false       # true: `attempt` prints instead of running
-work=''             # a temporary folder, which who sources this makes and removes
-build_options=()    # more options of docker build
+work=''             # a temporary folder; the script makes and removes it
+build_options=()    # further options of docker build
 python=.venv/bin/python
 export PYTHONDONTWRITEBYTECODE=1
-# With its default attestations buildx pushes an index, and the digest would not be the image's.
+# With its default attestations buildx pushes an index, whose digest is not the image's.
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1
 
-# fail STAGE CAUSE NEEDED [COMMAND]: say what went wrong and what helps, and end with status 1.
+# fail STAGE CAUSE NEEDED [COMMAND]: print what went wrong and what is needed; exit status 1.
 fail() {
     {
         echo "stage:     $1"
@@ -20,7 +20,7 @@ fail() {
     exit 1
 }
 
-# misused MESSAGE: a bad command line ends with status 2.
+# misused MESSAGE: a bad command line; exit status 2.
 misused() {
     echo "$(basename "$0"): $1 (see --help)" >&2
     exit 2
@@ -31,7 +31,7 @@ show_help() {
     awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
 }
 
-# value_of OPTION [VALUE]: the value, or a refusal; for `name=$(value_of "$@") && shift 2`.
+# value_of OPTION [VALUE]: print the value, or fail if there is none.
 value_of() {
     if [ $# -lt 2 ] || [ -z "$2" ]; then
         misused "$1 needs a value"
@@ -39,7 +39,7 @@ value_of() {
     echo "$2"
 }
 
-# attempt COMMAND...: run it with its output in $work/log; on a dry run only print it.
+# attempt COMMAND...: run it, output to $work/log; in a dry run only print it.
 attempt() {
     if $dry_run; then
         printf '  would run:'
@@ -50,7 +50,7 @@ attempt() {
     fi
 }
 
-# The last lines that `attempt` caught, for a cause.
+# last_lines [N]: the end of what `attempt` logged.
 last_lines() {
     tail -n "${1:-12}" "$work/log" | sed 's/^/    /'
 }
@@ -71,16 +71,16 @@ folder_of() {
 
 require_component() {
     if ! components | grep -xF -- "$1" >/dev/null; then
-        misused "'$1' is not a component; there are $(components | paste -s -d " " -)"
+        misused "'$1' is not a component; the components are $(components | paste -s -d " " -)"
     fi
 }
 
-# changed_since REV NAME: true if the folder's content differs from that commit's. New files
-# count, ignored ones do not; a commit that was taken back since does not either.
+# changed_since REV NAME: true if the folder's content differs from its content in that commit.
+# New files count; ignored files do not, nor does a change that was reverted since.
 changed_since() {
     local folder status=0
     folder=$(folder_of "$2")
-    if [[ $1 =~ ^0+$ ]]; then   # what GitHub calls the commit before the first one
+    if [[ $1 =~ ^0+$ ]]; then   # GitHub's name of the commit before the first one
         return 0
     fi
     git diff --quiet "$1" -- "$folder" || status=$?
@@ -93,17 +93,17 @@ changed_since() {
 require_commit() {
     if ! [[ $1 =~ ^0+$ ]] && ! git rev-parse --quiet --verify "$1^{commit}" >/dev/null; then
         fail "what changed" "$1 is not a commit of this clone" \
-            "a revision that git knows; a shallow clone lacks the older ones" "git fetch --unshallow"
+            "a commit that git has; a shallow clone lacks the older ones" "git fetch --unshallow"
     fi
 }
 
-# source_tag NAME ALLOW_DIRTY: the commit's first 12 digits, with -dirty if the folder or the
-# scripts hold more than the commit. Without ALLOW_DIRTY=true that is refused: the tag would lie.
+# source_tag NAME ALLOW_DIRTY: the commit's first 12 digits, with -dirty if the folder or scripts/
+# have uncommitted changes, which is an error unless ALLOW_DIRTY=true.
 source_tag() {
     local sha dirty
     if ! sha=$(git rev-parse --short=12 --verify --quiet HEAD); then
         fail "tag of $1" "this is not a git clone with a commit" \
-            "a commit: the tag of an image names its source" \
+            "a commit: it is the tag of the image" \
             "git init && git add --all && git commit --message 'The demo as it came'"
     fi
     dirty=$(git status --porcelain --untracked-files=all -- "$(folder_of "$1")" scripts)
@@ -120,7 +120,7 @@ $dirty" "a commit, or --allow-dirty for an image tagged $sha-dirty" \
 
 # --- engine and registry ----------------------------------------------------------------------
 
-# require_engine NEEDED: what to ask for when there is none.
+# require_engine NEEDED: fail with this need if no engine answers.
 require_engine() {
     if ! command -v docker >/dev/null; then
         fail engine "there is no docker command" "$1"
@@ -136,7 +136,7 @@ require_python() {
     fi
 }
 
-# image_repository TARGET ENV REGISTRY: HOST/PATH of the images; REGISTRY, if given, is it.
+# image_repository TARGET ENV REGISTRY: HOST/PATH of the images: REGISTRY, or config.yaml's.
 image_repository() {
     local repository=$3
     if [ -z "$repository" ]; then
@@ -152,7 +152,7 @@ except config.ConfigError as error:
                 "edit config.yaml"
         fi
         if [ "$1" = local ] && is_google "$repository"; then
-            fail registry "--target local has no registry: it runs the images' folders" \
+            fail registry "--target local has no registry: it runs the folders of the images" \
                 "--target gcp, or --registry HOST/PATH"
         fi
     fi
@@ -187,33 +187,29 @@ megabytes() {
     echo $(($(docker image inspect --format '{{.Size}}' "$1") / 1000000))
 }
 
-# explain_push REFERENCE: end with what the registry's refusal, in $work/log, calls for.
+# explain_push REFERENCE: fail with what is needed after the registry's refusal in $work/log.
 explain_push() {
-    local repository=${1%/*} host=${1%%/*} region project path
-    local stage="push of ${1##*/}" cause
+    local repository=${1%/*} host=${1%%/*} stage="push of ${1##*/}" cause
+    local login="docker to be logged in" login_command="docker login $host"
+    local missing="a repository $repository" right="the right to push to $repository" create=''
     cause="$host refused: $(tail -n 1 "$work/log")"
-    region=${host%-docker.pkg.dev}
-    project=${repository#*/}; path=${project#*/}; project=${project%%/*}
+    if is_google "$1"; then
+        local region=${host%-docker.pkg.dev} project=${repository#*/} path
+        path=${project#*/}; project=${project%%/*}
+        login="docker to log in with your Google account"
+        login_command="gcloud auth configure-docker $host"
+        missing="the repository $path in project $project, $region"
+        right="roles/artifactregistry.writer on the repository $path, and that it exists"
+        create="gcloud artifacts repositories create $path --repository-format docker"
+        create+=" --location $region --project $project"
+    fi
     case $(cat "$work/log") in
         *[Uu]nauthenticated* | *"no basic auth"* | *unauthorized* | *"uthentication required"*)
-            if is_google "$1"; then
-                fail "$stage" "$cause" "docker to log in with your Google account" \
-                    "gcloud auth configure-docker $host"
-            fi
-            fail "$stage" "$cause" "docker to be logged in" "docker login $host" ;;
+            fail "$stage" "$cause" "$login" "$login_command" ;;
         *"name unknown"* | *NAME_UNKNOWN* | *"not found"*)
-            if is_google "$1"; then
-                fail "$stage" "$cause" "the repository $path in project $project, $region" \
-                    "gcloud artifacts repositories create $path --repository-format docker --location $region --project $project"
-            fi
-            fail "$stage" "$cause" "a repository $repository" ;;
+            fail "$stage" "$cause" "$missing" "$create" ;;
         *denied* | *[Ff]orbidden*)
-            if is_google "$1"; then
-                fail "$stage" "$cause" \
-                    "roles/artifactregistry.writer on the repository $path, and that it exists" \
-                    "gcloud artifacts repositories create $path --repository-format docker --location $region --project $project"
-            fi
-            fail "$stage" "$cause" "the right to push to $repository" ;;
+            fail "$stage" "$cause" "$right" "$create" ;;
         *) fail "$stage" "docker push failed:
 $(last_lines 5)" "a registry that answers at $host" "docker push $1" ;;
     esac
@@ -225,8 +221,8 @@ push_image() {
     fi
 }
 
-# registry_digest REFERENCE: asked of the registry, by a pull, which any client can do with any
-# log-in; nothing is transferred, since the layers are here. The image must be the one pushed.
+# registry_digest REFERENCE: the digest in the registry, read by a pull, which works with every
+# registry and log-in; the layers are here already. The image must be the one just pushed.
 registry_digest() {
     local before after digest
     if $dry_run; then
@@ -236,13 +232,13 @@ registry_digest() {
     before=$(docker image inspect --format '{{.Id}}' "$1")
     if ! attempt docker pull "${build_options[@]}" "$1"; then
         fail "digest of ${1##*/}" "docker pull failed: $(tail -n 1 "$work/log")" \
-            "the registry to answer with what was just pushed" "docker pull $1"
+            "the registry to return the image that was just pushed" "docker pull $1"
     fi
     after=$(docker image inspect --format '{{.Id}}' "$1")
     digest=$(sed -n 's/^Digest: \(sha256:[0-9a-f]\{64\}\)$/\1/p' "$work/log")
     if [ -z "$digest" ] || [ "$before" != "$after" ]; then
-        fail "digest of ${1##*/}" "the registry holds another image under this tag than was pushed" \
-            "nobody else to push this tag meanwhile" "run this again"
+        fail "digest of ${1##*/}" "the registry has another image under this tag" \
+            "no other push of this tag at the same time" "run this again"
     fi
     echo "$digest"
 }

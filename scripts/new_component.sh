@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Make a working component, with its test, from lib/components/_template.
+# Make a working component and its test from lib/components/_template.
 #   scripts/new_component.sh NAME [--dry-run]
-# NAME is of a-z, 0-9 and "_". Written are lib/components/NAME and tests/components/test_NAME.py;
-# nothing that exists is overwritten.
+# NAME consists of a-z, 0-9 and "_". Writes lib/components/NAME and tests/components/test_NAME.py;
+# overwrites nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/images.sh
@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 [ -n "$name" ] || misused "which name?"
-# Image names take no "__" and no "_" at an end.
+# Image names allow no "__", and no "_" at the start or end.
 if ! [[ $name =~ ^[a-z][a-z0-9]*(_[a-z0-9]+)*$ ]] || [ ${#name} -gt 40 ]; then
     misused "'$name' is not a name of a-z, 0-9 and single '_', at most 40 characters"
 fi
@@ -39,8 +39,10 @@ trap 'rm -rf "$draft"' EXIT
 cp -R lib/components/_template "$draft"
 find "$draft" -name __pycache__ -prune -exec rm -rf {} +
 for file in src/main.py component.yaml Dockerfile; do
-    # -i.bak: the one form of -i that GNU and BSD sed both take
-    sed -i.bak "s/template/$name/g; s/^# The smallest component: .*/# $name: rows of each split of a dataset -> row_counts.json./" "$draft/$file"
+    # -i.bak: the one form of -i that both GNU and BSD sed accept
+    sed -i.bak -e "s/template/$name/g" \
+        -e "s/^# The smallest component: .*/# $name: rows of each split of a dataset./" \
+        "$draft/$file"
     rm "$draft/$file.bak"
 done
 cat >"$draft/README.md" <<README
@@ -52,7 +54,7 @@ Rows of each split of a dataset -> \`row_counts.json\`.
 README
 mv "$draft" "$folder"
 cat >"$test" <<TEST
-"""$name: what it writes, and what it refuses."""
+"""$name: what it writes, and which input it refuses."""
 
 import json
 
@@ -67,7 +69,7 @@ def test_counts_the_rows(program, dataset, tmp_path):
 
 def test_refuses_a_folder_without_data(program, tmp_path):
     done = program("$name", "--input_dataset", tmp_path, "--output_dataset", tmp_path / "output")
-    assert (done.returncode, done.stderr) == (1, f"$name: {tmp_path} holds no .parquet file\n")
+    assert (done.returncode, done.stderr) == (1, f"$name: {tmp_path} has no .parquet file\n")
     assert not (tmp_path / "output").exists()
 
 
@@ -75,7 +77,7 @@ def test_help(program):
     assert program("$name", "--help").returncode == 0
 TEST
 echo "made $folder and $test"
-echo "next: put your work in the place of count_rows in $folder/src/main.py, then"
+echo "next: replace count_rows in $folder/src/main.py by your work, then"
 echo "  scripts/test.sh $test tests/components/test_images.py"
 echo "  scripts/smoke_test.sh $name"
 echo "  scripts/build_push.sh $name"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv and install requirements.txt into it, once: a later call with the same file does
-# nothing. PYTHON=/path/to/python3.11 chooses the interpreter (3.11 or newer).
+# Make .venv and install requirements.txt into it. A later call with the same file does nothing.
+# PYTHON=/path/to/python3.11 chooses the interpreter (3.11 or newer).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,7 +15,7 @@ find_python() {
     done
     echo "stage:     set-up" >&2
     echo "cause:     no Python 3.11 or newer found" >&2
-    echo "needed:    Python 3.11, or PYTHON=/path/to/python3.11 in front of the command" >&2
+    echo "needed:    Python 3.11, or PYTHON=/path/to/python3.11 before the command" >&2
     return 1
 }
 

@@ -1,8 +1,8 @@
-"""What smoke_test.sh needs beside an engine: tiny inputs, command lines, checks.
+"""The parts of smoke_test.sh that need Python: tiny inputs, command lines, checks.
 
-An interface file (component.yaml) is taken at its word: the container gets the arguments that it
-describes, and must write every output that it names. File names in an output's description
-("model.pkl, model_meta.json") are promises too: the files in that folder, or the file itself.
+The container gets the arguments that its interface file (component.yaml) describes, and must
+write every output that it names. File names in an output's description ("model.pkl,
+model_meta.json") are checked too: the files in that folder, or the file itself.
 
 Exit status: 0 done, 1 with the reason in one line, 2 a bad command line.
 """
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = "smoke-project.smoke.train_dataset"
 FEATURES = ["orders_90d", "avg_order_value_90d", "tenure_days"]
 INPUTS, OUTPUTS = "/tmp/smoke/in", "/tmp/smoke-out"  # in the container; it may write in /tmp
-# Values for parameters of these names that have no default.
+# Values of parameters that have no default, by name.
 VALUES = {
     "table": TABLE, "id_col": "customer_id", "time_col": "label_timestamp", "label_col": "churned",
     "feature_cols": ",".join(FEATURES), "gap_days": "14", "model_type": "random_forest",
@@ -40,14 +40,14 @@ FILE_NAME = re.compile(r"[\w-]+\.(?:parquet|json|pkl|csv|txt|html|png)\b")
 
 
 class Broken(Exception):
-    """The component does not do what it promises; the message is one line."""
+    """The component does not do what its interface file says; the message is one line."""
 
 
 # --- inputs -----------------------------------------------------------------------------------
 
 
 def customers(weeks: int, each: int, seed: int) -> pd.DataFrame:
-    """`each` customers a week; churn falls with orders_90d."""
+    """`each` customers in each week; more orders_90d, less churn."""
     rng = np.random.default_rng(seed)
     rows = weeks * each
     orders = rng.integers(0, 4, rows)
@@ -88,7 +88,7 @@ def serve_table(ready: Path) -> None:
 async def _serve_table(ready: Path) -> None:
     import duckdb_extensions
 
-    duckdb_extensions.import_extension("spatial")  # else the emulator would download it
+    duckdb_extensions.import_extension("spatial")  # else the emulator downloads it
     from bqemulator.config import LogLevel, Settings
     from bqemulator.server import EmulatorServer
 
@@ -140,10 +140,10 @@ def read_interface(path: Path) -> dict:
 
 
 def arguments(path: Path, given: dict[str, str]) -> list[str]:
-    """The container's arguments by its interface file; `given` values come first.
+    """The container's arguments by its interface file; values in `given` take precedence.
 
     Raises:
-        Broken: a required parameter without a value, or a placeholder that is not known.
+        Broken: a required parameter has no value, or a placeholder is not known.
     """
     interface = read_interface(path)
     values = {**VALUES, **given}
@@ -155,7 +155,7 @@ def arguments(path: Path, given: dict[str, str]) -> list[str]:
             value = f"{INPUTS}/dataset"
         elif entry["type"] == "Model":
             value = f"{INPUTS}/model"
-        elif name.startswith("input_"):  # what an earlier interface of this image wrote
+        elif name.startswith("input_"):  # written by an earlier interface of this image
             value = f"{INPUTS}/{name.replace('input_', 'output_', 1)}"
         if value is not None:
             known[name] = str(value)
@@ -185,10 +185,10 @@ def arguments(path: Path, given: dict[str, str]) -> list[str]:
 
 
 def check(path: Path, folder: Path) -> list[str]:
-    """Every output that the interface names lies in `folder`; returns a line about each file.
+    """Check that `folder` has every output that the interface names; return a line per file.
 
     Raises:
-        Broken: the first one that is missing, empty, or not of the kind its name says.
+        Broken: the first one that is missing, empty, or not of the type its name says.
     """
     found = []
     for output in read_interface(path).get("outputs", []):
@@ -210,7 +210,7 @@ def check(path: Path, folder: Path) -> list[str]:
 
 
 def check_file(file: Path, kind: str, output: str) -> str:
-    """What is in it, in two words; raises Broken."""
+    """Size or number of rows, for the report; raises Broken."""
     if not file.is_file():
         raise Broken(f"{output}: {file.name} was not written")
     if not file.stat().st_size:
@@ -242,7 +242,7 @@ def call(url: str, body: object = None) -> tuple[int, dict]:
 
 
 def check_serving(url: str, seconds: float) -> list[str]:
-    """/health, a prediction, a refusal; raises Broken."""
+    """Call /health, /predict, and /predict with a malformed instance; raises Broken."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Build one image and try it: --help, a run on a tiny data set made for the purpose, the files
-# that component.yaml promises. The image, the containers and the files are removed again; the
-# engine's build cache stays.
+# Build one image and test it: --help, a run on a tiny generated data set, and the files that
+# component.yaml promises. The image, the containers and the files are removed at the end; the
+# engine's build cache is kept.
 #   scripts/smoke_test.sh COMPONENT [options]
-# COMPONENT is a folder's name under lib/components, or serving, which is started and asked for
-# its health, a prediction, and a prediction that it must refuse.
+# COMPONENT is a folder's name under lib/components, or serving: that one is started, then called
+# for its health, a prediction, and a prediction that it must refuse.
 #
 #   --set NAME=VALUE     value of an input of component.yaml that has no default (repeatable)
-#   --seconds N          how long one run may take (default 120)
-#   --dry-run            print what would be done; needs no engine, changes nothing
+#   --seconds N          time limit of one run (default 120)
+#   --dry-run            only print what would be done; needs no engine
 #
-# Components run with no network, but for one that reads a `table`: it is given a small BigQuery
-# on loopback. BASE_IMAGE=... in the environment replaces python:3.11-slim.
+# Components run without network, except one that reads a `table`: it gets a small BigQuery on
+# loopback. BASE_IMAGE=... in the environment replaces python:3.11-slim.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/images.sh
@@ -34,8 +34,8 @@ done
 require_component "$name"
 [[ $seconds =~ ^[0-9]+$ ]] || misused "--seconds $seconds is not a number"
 
-# Interface files: component.yaml, then what else the folder holds (eval's approve.yaml), which
-# finds what the first one wrote among its inputs.
+# Interface files: component.yaml, then others in the folder (eval's approve.yaml), whose inputs
+# include what the first one wrote.
 interfaces=()
 for file in "$(folder_of "$name")/component.yaml" "$(folder_of "$name")"/*.yaml; do
     if [ -f "$file" ] && [ "$file" != "${interfaces[0]:-}" ]; then
@@ -53,14 +53,15 @@ if $dry_run; then
         echo "  would run: the container with the arguments of $file, on a tiny data set"
         echo "  would check: the files that its outputs promise"
     done
-    [ "$name" != serving ] || echo "  would ask: /health, /predict, /predict with a malformed instance"
+    [ "$name" != serving ] ||
+        echo "  would call: /health, /predict, /predict with a malformed instance"
     attempt docker image rm --force --no-prune "$image"
     exit 0
 fi
 
 clean_up() {
     [ -z "$container" ] || docker rm --force "$container" >/dev/null 2>&1 || true
-    # The layers below stay, as the cache of the next build.
+    # The layers below are kept, as the cache of the next build.
     docker image rm --force --no-prune "$image" >/dev/null 2>&1 || true
     if [ -n "$table_server" ]; then
         kill "$table_server" 2>/dev/null || true
@@ -80,22 +81,23 @@ build() {
     local user
     user=$(docker image inspect --format '{{.Config.User}}' "$image")
     case $user in
-        '' | 0 | 0:* | root | root:*) wrong build "the image runs as root" "USER with a number in the Dockerfile" ;;
+        '' | 0 | 0:* | root | root:*)
+            wrong build "the image runs as root" "USER with a number in the Dockerfile" ;;
     esac
 }
 
 ask_for_help() {
     if ! attempt docker run --rm --network none "$image" --help; then
         wrong --help "--help ended with an error:
-$(last_lines)" "a program that explains itself and ends with status 0"
+$(last_lines)" "a program that prints its help and exits with status 0"
     fi
     if attempt docker run --rm --network none "$image" --no_such_option; then
         wrong "bad command line" "an unknown option was accepted: status 0" "a status other than 0"
     fi
-    echo "smoke $name: --help answers, an unknown option is refused"
+    echo "smoke $name: --help works, an unknown option is refused"
 }
 
-# What a container that reads a table needs, into `network`.
+# Start a BigQuery for a container that reads a table; set `network` to the options it needs.
 start_table_server() {
     local variable
     "$python" scripts/smoke.py table "$work/table" >"$work/table.log" 2>&1 &
@@ -106,9 +108,10 @@ start_table_server() {
         sleep 0.2
     done
     if ! [ -f "$work/table" ]; then
-        wrong "its BigQuery" "it did not start: $(tail -n 1 "$work/table.log")" "the project's environment"
+        wrong "its BigQuery" "it did not start: $(tail -n 1 "$work/table.log")" \
+            "the project's environment"
     fi
-    # The container is to reach the loopback of this machine; Docker Desktop has a name for it.
+    # The container must reach the loopback of this machine; Docker Desktop has a name for it.
     network=(--network host)
     if [[ $(docker info --format '{{.OperatingSystem}}') == *Desktop* ]]; then
         sed -i.bak 's/127\.0\.0\.1/host.docker.internal/' "$work/table"
@@ -119,8 +122,8 @@ start_table_server() {
     done <"$work/table"
 }
 
-# start_container DOCKER-OPTIONS... -- ARGUMENTS...: with the inputs copied in. Copies, since a
-# mounted folder would ask for the same user inside and outside, and for an engine on this machine.
+# start_container DOCKER-OPTIONS... -- ARGUMENTS...: with copies of the inputs, because a mounted
+# folder needs the same user inside and outside, and an engine on this machine.
 start_container() {
     local options=()
     while [ "$1" != -- ]; do
@@ -128,8 +131,10 @@ start_container() {
     done
     shift
     container=$(docker create "${options[@]}" "$image" "$@")
-    attempt docker cp "$work/smoke" "$container:/tmp/" || wrong run "$(last_lines 3)" "a folder /tmp in the image"
-    attempt docker start "$container" || wrong run "it did not start: $(last_lines 3)" "an ENTRYPOINT that exists"
+    attempt docker cp "$work/smoke" "$container:/tmp/" ||
+        wrong run "$(last_lines 3)" "a folder /tmp in the image"
+    attempt docker start "$container" ||
+        wrong run "it did not start: $(last_lines 3)" "an ENTRYPOINT that exists"
 }
 
 running() {
@@ -142,14 +147,15 @@ run_interface() {
     shift
     if ! "$python" scripts/smoke.py arguments "$interface" "${settings[@]+"${settings[@]}"}" \
         >"$work/arguments" 2>"$work/log"; then
-        wrong "command line" "$(tail -n 1 "$work/log")" "an interface file that tells how to run it"
+        wrong "command line" "$(tail -n 1 "$work/log")" "an interface file that says how to run it"
     fi
     while IFS= read -r argument; do
         arguments+=("$argument")
     done <"$work/arguments"
     start_container "$@" -- "${arguments[@]}"
     while running; do
-        [ $SECONDS -lt $deadline ] || wrong run "still running after $seconds s" "a run that ends, or --seconds"
+        [ $SECONDS -lt $deadline ] ||
+            wrong run "still running after $seconds s" "a run that ends, or --seconds"
         sleep 0.2
     done
     status=$(docker inspect --format '{{.State.ExitCode}}' "$container")
@@ -158,7 +164,7 @@ run_interface() {
         wrong run "it ended with status $status:
 $(last_lines 5)" "a run on a small data set that ends with status 0"
     fi
-    # A component that writes nothing leaves no folder to copy: the check says so.
+    # If the component wrote nothing there is no folder to copy: the check below reports that.
     rm -rf "$work/smoke-out"; mkdir "$work/smoke-out"
     docker cp "$container:/tmp/smoke-out" "$work/" >/dev/null 2>&1 || true
     docker rm "$container" >/dev/null
@@ -210,13 +216,14 @@ ask_for_help
 
 mkdir "$work/smoke"
 model=()
-if [ "$name" = serving ] || sed '/^outputs:/,$d' "${interfaces[0]:-/dev/null}" | grep 'type: Model' >/dev/null; then
+if [ "$name" = serving ] ||
+    sed '/^outputs:/,$d' "${interfaces[0]:-/dev/null}" | grep 'type: Model' >/dev/null; then
     model=(--model)
 fi
 if ! attempt "$python" scripts/smoke.py inputs "$work/smoke/in" "${model[@]+"${model[@]}"}"; then
     wrong "its inputs" "$(tail -n 1 "$work/log")" "the project's environment"
 fi
-chmod -R a+rX "$work/smoke"   # the container's user is another
+chmod -R a+rX "$work/smoke"   # the container runs as another user
 if [ "$name" = serving ]; then
     run_serving
 else

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The one test command: unit, contract and data tests, then the notebooks' outputs (nbval).
+# Run all tests: unit, contract and data tests, then the notebooks' outputs (nbval).
 #   scripts/test.sh             everything
 #   scripts/test.sh --quick     without the notebooks
-#   scripts/test.sh --gcp       a run and its teardown in the project of config.yaml, under names
-#                               of the tests' own; it costs money, and needs credentials
-#   scripts/test.sh ARGUMENTS   pytest with these arguments instead
+#   scripts/test.sh --gcp       a run and its teardown in the project of config.yaml, under test
+#                               names; costs money and needs credentials
+#   scripts/test.sh ARGUMENTS   only pytest with these arguments
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
@@ -18,7 +18,7 @@ case "${1:-}" in
 esac
 .venv/bin/python -m pytest -q tests
 if [ "${1:-}" != --quick ]; then
-    # A local cloud of the test's own, made anew: the outputs compared are those of a first run.
+    # A new local cloud for the test: the outputs to compare are those of a first run.
     LOCALCLOUD_STATE=$(mktemp -d)
     export LOCALCLOUD_STATE
     trap '.venv/bin/python -m lib.localcloud stop >/dev/null; rm -rf "$LOCALCLOUD_STATE"' EXIT

@@ -1,9 +1,9 @@
 -- One snapshot of theLook: the columns that the demo needs, in a dataset of our own.
 --
--- Why copy at all: the public dataset is rewritten from scratch every day, and every id
--- changes with it. Features built today and labels built tomorrow would not belong together.
+-- Why a copy: the public dataset is generated anew every day, with new ids. Features built
+-- today and labels built tomorrow would not match.
 -- Why `customer_id` is a STRING: the feature store's entity id is one.
--- Why final `status` is not copied: it is only known later, so no feature may use it.
+-- Why `status` is not copied: its final value is only known later, so no feature may use it.
 
 -- grain: one row per sign-up
 create or replace table `{{ tables.raw_users }}`
@@ -27,8 +27,8 @@ select
 from `{{ source }}.orders`
 where abs(mod(farm_fingerprint(cast(user_id as string)), 100)) < @sample_percent;
 
--- grain: one row per item of an order. The item's time is its order's: the source moves
--- order_items.created_at by hours to days in either direction.
+-- grain: one row per item of an order. An item gets the time of its order: in the source,
+-- order_items.created_at differs from it by hours to days in either direction.
 create or replace table `{{ tables.raw_order_items }}`
 partition by timestamp_trunc(ordered_at, month)
 cluster by customer_id
@@ -54,7 +54,7 @@ select
     category,
 from `{{ source }}.products`;
 
--- grain: one row per source table: what was there when the snapshot was taken
+-- grain: one row per source table: its number of rows when the snapshot was taken
 create or replace table `{{ tables.source_counts }}`
 as
 select 'users' as table_name, count(*) as source_rows from `{{ source }}.users`

@@ -1,10 +1,10 @@
 -- features_customer: what was known about each customer at each snapshot.
 --
--- grain: one row per customer that has ordered before T, and snapshot T (feature_timestamp).
--- Every window is (T - W, T]: nothing after T is read, and a return counts only once
--- `returned_at <= T`. A customer who falls silent keeps getting rows, with zeros, and NULL
--- where a ratio has no denominator; otherwise the online store would serve the last busy
--- week for ever.
+-- grain: one row per snapshot T (feature_timestamp) and customer with an order up to T.
+-- Every window is (T - W, T]: nothing after T is read, and a return counts only if
+-- `returned_at <= T`. A customer who stops ordering still gets a row at each snapshot, with
+-- zeros, and NULL where a ratio has no denominator; otherwise the online store would go on
+-- serving the last week with an order.
 create or replace table `{{ tables.features }}`
 partition by timestamp_trunc(feature_timestamp, day)
 cluster by customer_id
@@ -25,9 +25,9 @@ users as (
     select * from `{{ tables.raw_users }}`
 ),
 
--- Snapshots count back from the last day of the data, never from today. They reach past the
--- label spine by its horizon (newer: what is served online) and one step (older: the first
--- label needs a snapshot at or before it).
+-- Snapshot dates count back from the newest order, never from today. They begin one step
+-- before the first label date, which needs a snapshot at or before it, and end one horizon
+-- after the last label date: the newest snapshot is the one served online.
 last_day as (
     select date(max(ordered_at)) as last_date from orders
 ),
@@ -42,8 +42,8 @@ spine as (
     where mod(date_diff(last_date, snapshot_date, day), @step_days) = 0
 ),
 
--- An order is a customer's newest one from its own time until the next one's. So each
--- (customer, T) meets exactly one row here.
+-- An order is the customer's newest one from its own time until that of the next order, so
+-- each (customer, T) joins exactly one row.
 order_history as (
     select
         customer_id,

@@ -1,10 +1,10 @@
--- labels_customer_churn: who stayed silent after each label_timestamp.
+-- labels_customer_churn: who placed no order after each label_timestamp.
 --
--- grain: one row per customer with an order in the activity window up to label_timestamp, and
--- label_timestamp. The label is 1 if the customer places no order in
+-- grain: one row per label_timestamp and customer with an order in the activity window before
+-- it. The label is 1 if the customer places no order in
 -- (label_timestamp, label_timestamp + horizon].
--- The spine comes from the orders' own date range and ends one horizon before the last day:
--- a later label would call a customer lost whose next order is simply not in the data yet.
+-- The last label date is one horizon before the newest order: a later label would call a
+-- customer churned whose next order is not in the data yet.
 create or replace table `{{ tables.labels }}`
 partition by timestamp_trunc(label_timestamp, day)
 cluster by customer_id

@@ -1,10 +1,10 @@
--- train_dataset: each label with the features as they were known at its time.
+-- train_dataset: each label with the features known at its time.
 --
--- grain: one row per row of labels_customer_churn, none lost, none doubled.
+-- grain: one row per row of labels_customer_churn.
 -- The point-in-time join: of a customer's snapshots, the newest with
--- feature_timestamp <= label_timestamp. Written as a union of both event streams, a running
--- maximum, and an equality join, so that its cost grows as n log n; a range join would pair
--- each label with every earlier snapshot first.
+-- feature_timestamp <= label_timestamp. Written as a union of snapshots and labels, a running
+-- maximum, and an equality join, so that its cost grows as n log n; a range join would first
+-- pair each label with every earlier snapshot.
 create or replace table `{{ tables.train }}`
 partition by timestamp_trunc(label_timestamp, day)
 cluster by customer_id

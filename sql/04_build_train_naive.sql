@@ -1,9 +1,9 @@
--- train_dataset_naive: THE WRONG WAY, built only to be measured (notebook 05).
+-- train_dataset_naive: the WRONG join, built only to measure its effect (notebook 05).
 --
 -- grain: one row per row of labels_customer_churn.
--- Each label gets its customer's latest features, whenever they were taken: the join that one
--- writes when features are a table of current values. For a label of last autumn it reads this
--- summer's snapshot, which has already counted the orders that the label asks about.
+-- Each label gets the latest features of its customer: the obvious join if features are a table
+-- of current values. For a label of last autumn it reads this summer's snapshot, which already
+-- counts the orders that the label is about.
 create or replace table `{{ tables.train_naive }}`
 partition by timestamp_trunc(label_timestamp, day)
 cluster by customer_id

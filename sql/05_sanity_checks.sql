@@ -1,8 +1,8 @@
--- Is what was built what was meant? One row per check: (check, value, low, high, status).
+-- Checks of features, labels and training set, one row each: (check, value, low, high, status).
 --
--- status: pass when low <= value <= high; else warn for a positive rate (the data may really
--- be like that), fail for everything else. A positive rate of exactly 0 or 1 is a fail: one
--- class is missing, and no model can be trained.
+-- status: pass if low <= value <= high; else warn for a positive rate (the data may be like
+-- that), fail for all other checks. A positive rate of exactly 0 or 1 is a fail: with one class
+-- no model can be trained.
 with orders as (
     select * from `{{ tables.raw_orders }}`
 ),

@@ -1,9 +1,9 @@
--- The features of ONE customer at ONE time, from the raw tables: what a service without a
--- feature store would ask for at each request. Here only to be timed (notebook 07).
+-- The features of ONE customer at ONE time, from the raw tables: the query of a service without
+-- a feature store at each request. Used only to measure its time (notebook 07).
 --
 -- grain: one row: that customer at that time (the two parameters).
--- Note what this file is: a second definition of every feature in 02_build_features.sql, to be
--- kept equal by hand for ever. A test holds the two together; elsewhere nothing would.
+-- This file defines every feature of 02_build_features.sql a second time, and the two must be
+-- kept equal by hand. Here a test compares them.
 with orders as (
     select *
     from `{{ tables.raw_orders }}`

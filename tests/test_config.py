@@ -26,7 +26,7 @@ def test_gcp_needs_a_project_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "parts"),
     [
         ({"lable": {}}, ["lable", "unknown key"]),
         ({"label": {"horizn": 1}}, ["label.horizn", "unknown key"]),
@@ -48,10 +48,10 @@ def test_gcp_needs_a_project_of_its_own():
         ({"predict": {"customers": 3}}, ["predict.customers = 3", "10"]),
     ],
 )
-def test_a_bad_value_is_named_with_what_is_allowed(override, told):
+def test_a_bad_value_is_named_with_what_is_allowed(override, parts):
     with pytest.raises(config.ConfigError) as caught:
         config.load(target="local", overrides=override)
-    for part in told:
+    for part in parts:
         assert part in str(caught.value)
 
 
@@ -59,16 +59,17 @@ def test_a_bad_value_is_named_with_what_is_allowed(override, told):
     ("asia-northeast3", "asia-northeast1"), ("northamerica-northeast1", "us-east4"),
     ("australia-southeast1", "asia-southeast1"), ("europe-north1", "europe-west4"),
     ("us-west99", "us-central1"), ("nowhere", "africa-south1")])
-def test_a_region_without_the_feature_store_is_told_the_nearest_that_has_it(region, near):
+def test_a_region_without_the_feature_store_is_reported_with_the_nearest_that_has_it(region, near):
     place = {"region": region, "location": region}
     with pytest.raises(config.ConfigError, match=f"nearest region that has it is {near},"):
         config.load(target="local", overrides={"targets": {"local": place}})
 
 
 def test_the_nearest_regions_are_offered_and_those_without_it_are_not():
-    offered = set(config.load(target="local").feature_store_regions)
-    assert set(config.NEAREST.values()) <= offered
-    assert not offered & set(config.NEAREST)
+    settings = config.load(target="local")
+    offered, nearest = set(settings.feature_store_regions), settings.nearest_regions
+    assert set(nearest.values()) <= offered
+    assert nearest and not offered & set(nearest)
 
 
 def test_a_doubled_feature_is_refused():
@@ -78,7 +79,7 @@ def test_a_doubled_feature_is_refused():
         config.load(target="local", overrides={"features": features})
 
 
-def test_a_missing_and_a_broken_file_are_told_apart(tmp_path):
+def test_a_missing_and_a_broken_file_have_messages_of_their_own(tmp_path):
     with pytest.raises(config.ConfigError, match="cannot be read"):
         config.load(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"

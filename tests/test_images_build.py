@@ -1,4 +1,4 @@
-"""Images that are missing are built in the background, and waited for where they are needed."""
+"""Missing images are built in the background; a stage waits for those it needs."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def pinned(settings, tmp_path, monkeypatch):
 
 @pytest.fixture
 def build(pinned, tmp_path, monkeypatch):
-    """Stand in for scripts/build_push_all.sh: it says, waits, and pins or fails."""
+    """Replace scripts/build_push_all.sh by a script that prints, waits, and pins or fails."""
     def script(pins: bool, seconds: float = 0.3, says: str = "serving: building"):
         lock = {pinned.serve.image_repository: dict.fromkeys(images.names(), "sha256:1")}
         path = tmp_path / "build.sh"
@@ -39,7 +39,7 @@ def build(pinned, tmp_path, monkeypatch):
 
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
-    """Only these commands are there, and bash's own: name -> what it does."""
+    """Only these commands exist, beside bash's own: name -> its script."""
     def only(**commands):
         folder = tmp_path / "tools"
         folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Reading somebody's export: what is accepted, and that every problem is named, all at once."""
+"""Reading an exported copy of theLook: what is accepted, and that all problems are reported."""
 
 import gzip
 from datetime import UTC, datetime
@@ -110,7 +110,7 @@ def test_odd_values_in_csv_columns_that_are_not_needed_are_ignored(tmp_path):
     plain = read_export(write_csv(tmp_path))
     odd = {
         "users": [
-            "id,age,gender,gender,created_at",  # an ignored column may even be there twice
+            "id,age,gender,gender,created_at",  # an ignored column may repeat
             "1,old,,5,2022-07-17 13:08:00+00:00",
             "2,-1.5,,,2023-01-02 03:04:00+00:00",
         ],

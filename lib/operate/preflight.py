@@ -36,6 +36,7 @@ CHECKS: dict[str, Callable[[Cloud], Iterator[Finding]]] = {
     "service agent": preflight_access.service_agent,
     "training account": preflight_access.training_account,
     "images": preflight_images.check,
+    "features": preflight_resources.features,
     "cost": preflight_resources.cost,
 }
 

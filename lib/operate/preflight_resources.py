@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from google.api_core import exceptions as google_errors
 from google.cloud.bigquery import Dataset
 
+from lib import features as feature_list
 from lib import warehouse
 from lib.cloud import Cloud
 from lib.errors import wrong_location
@@ -134,6 +135,15 @@ def _room(cloud: Cloud, kind: str, count: int, new: int, limit: int) -> Finding:
     if count + new >= NEAR * limit:
         return Finding("warning", found, "nothing yet: the limit is near", page)
     return Finding("ok", found)
+
+
+def features(cloud: Cloud) -> Iterator[Finding]:
+    """config.yaml and sql/ name the same features."""
+    problems = feature_list.missing_features(cloud.settings)
+    for problem in problems:
+        yield Finding("blocker", problem.cause, problem.need, problem.command)
+    if not problems:
+        yield Finding("ok", f"{len(cloud.settings.features)}, the same in config.yaml and sql/")
 
 
 def cost(cloud: Cloud) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from lib import lookups, warehouse
 from lib.cloud import Cloud
+from lib.config import ENTITY
 from lib.errors import Needed
 from lib.stages import Outcome
 from lib.training import inputs
@@ -87,7 +88,7 @@ def _runs(cloud: Cloud) -> list[dict[str, float]]:
     columns = [settings.label.column, *settings.feature_names]
     try:
         tables = {join: data_load.read_table(
-                      settings.table(table), settings.entity.column, TIME, columns)
+                      settings.table(table), ENTITY, TIME, columns)
                   for join, table in TABLES.items()}
         return [_score(cloud, tables, checks.leakage_sample_percent, settings.train.seed + n)
                 for n in range(checks.leakage_seeds)]
@@ -119,11 +120,11 @@ def _splits(cloud: Cloud, table, percent: int, seed: int) -> dict[str, tuple]:
     settings, data_load = cloud.settings, load_component("data_load")
     options = data_load.parse_arguments([
         "--table", "in memory", "--output_dataset", "nowhere", "--time_col", TIME,
-        "--id_col", settings.entity.column, "--label_col", settings.label.column,
+        "--id_col", ENTITY, "--label_col", settings.label.column,
         "--feature_cols", ",".join(settings.feature_names),
         "--gap_days", str(settings.label.horizon_days),
         "--split_ratios", ",".join(map(str, settings.train.split_ratios))])
-    ids = table[settings.entity.column].combine_chunks()
+    ids = table[ENTITY].combine_chunks()
     sample = table.filter(data_load.sampled(ids, percent, seed))  # before the sort: that is slow
     splits, _ = data_load.split_table(sample, options)
     return {name: (part.select(settings.feature_names).to_pandas().astype("float64"),

@@ -43,7 +43,7 @@ def compare(
         offline = lookups.newest_rows(cloud, customers)
     served, stored = fetch_all(cloud, customers), offline.to_dict("index")
     names, tolerance = cloud.settings.feature_names, cloud.settings.checks.parity_tolerance
-    stamp, rows = cloud.settings.entity.timestamp, []
+    stamp, rows = config.TIMESTAMP, []
     for customer in customers:
         online, served_at = served[customer] or ({}, None)
         for name in names:

@@ -8,7 +8,7 @@ from google.cloud import storage
 
 from lib import warehouse
 from lib.cloud import Cloud
-from lib.config import ROOT
+from lib.config import ENTITY, ROOT
 from lib.errors import Needed, wrong_location
 
 COMPONENTS = ROOT / "lib" / "components"
@@ -25,7 +25,7 @@ def parameters(cloud: Cloud) -> dict[str, object]:
     low, high = settings.label.positive_rate_band
     return {
         "table": settings.table("train"), "label_col": settings.label.column,
-        "time_col": "label_timestamp", "id_col": settings.entity.column,
+        "time_col": "label_timestamp", "id_col": ENTITY,
         "feature_cols": ",".join(settings.feature_names),
         "gap_days": settings.label.horizon_days,
         "split_ratios": ",".join(map(str, settings.train.split_ratios)),

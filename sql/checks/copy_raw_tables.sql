@@ -1,7 +1,7 @@
--- A small copy of the raw tables in a dataset of its own, in which faults may be planted.
+-- A small copy of the raw tables in another dataset, for planted faults.
 --
--- The customer of the newest order comes along always: the snapshots of 02_build_features.sql
--- count back from the last day of the data, and in the copy they must be the same ones.
+-- It always contains the customer of the newest order, because the snapshots of
+-- 02_build_features.sql count back from that order and must be the same in the copy.
 {%- macro healthy(table) -%}
 {{ source }}.{{ table.split(".") | last }}
 {%- endmacro %}

@@ -1,5 +1,4 @@
--- The features as they were one snapshot ago: what an online store still holds whose sync has
--- not run since.
+-- The features as they were one snapshot ago, as in an online store without a sync since then.
 --
 -- grain: one row per customer and snapshot, as in 02_build_features.sql.
 -- The layout is repeated, because BigQuery refuses to replace a table by one with another.

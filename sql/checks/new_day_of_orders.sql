@@ -1,7 +1,7 @@
--- The rest of the last day: each of these customers orders once more, what they ordered last.
+-- The rest of the last day: each of these customers repeats the last order.
 --
--- Times are spread evenly from the newest order to midnight; one more order, 24 hours after
--- the newest, begins the next day, so that 02_build_features.sql makes a snapshot of this one.
+-- Times are spread evenly from the newest order to midnight. One more order, 24 hours after the
+-- newest, starts the next day, so that 02_build_features.sql makes a snapshot of this day.
 
 -- grain: one row per new order
 insert into `{{ tables.raw_orders }}` (customer_id, order_id, ordered_at)

@@ -141,7 +141,7 @@ def test_dates_instead_of_ratios(data_load, here, tables, tmp_path):
     ("absent", {}, "does not exist"),
     ("empty", {}, "has no rows"),
     ("label_null", {}, "label_churn_60d is NULL in 1 of 1200 rows"),
-    ("label_two", {}, "must be 0 or 1, but holds [0, 1, 2]"),
+    ("label_two", {}, "must be 0 or 1, but has [0, 1, 2]"),
     ("one_class", {}, "is 1 in all"),
     ("id_null", {}, "customer_id of demo-project.churn.id_null is NULL in 1 rows"),
     ("few_dates", {}, "need at least 19"),
@@ -153,7 +153,7 @@ def test_dates_instead_of_ratios(data_load, here, tables, tmp_path):
     ("good", {"valid_from": "2025-06-02", "test_from": "2035-06-09"}, "--test_from 2035-06-09"),
     ("good", {"sample_percent": 0.000001}, "split train is empty"),
 ])
-def test_unusable_tables_are_told_in_one_line(
+def test_unusable_tables_are_reported_in_one_line(
     data_load, here, refusal, tables, tmp_path, table, changes, reason
 ):
     name = tables.get(table, "demo-project.churn.absent")
@@ -170,7 +170,7 @@ def test_unusable_tables_are_told_in_one_line(
     ({"split_ratios": "0.8,0.2,0"}, "above 0"),
     ({"split_ratios": "nan,0.2,0.2"}, "three shares"),
     ({"valid_from": "2025-06-02"}, "go together"),
-    ({"valid_from": "2025-06-02", "test_from": "2025-06-02"}, "must lie before"),
+    ({"valid_from": "2025-06-02", "test_from": "2025-06-02"}, "must be before"),
     ({"valid_from": "June", "test_from": "2025-06-02"}, "not a date"),
     ({"valid_from": "2025-01-02", "test_from": "2025-06-02", "split_ratios": "0.6,0.2,0.2"},
      "not both"),
@@ -181,7 +181,7 @@ def test_unusable_tables_are_told_in_one_line(
     ({"feature_cols": "a,label_churn_60d"}, "more than once: label_churn_60d"),
     ({"nonsense": "1"}, "unrecognized"),
 ])
-def test_bad_command_lines_are_told_in_one_line(data_load, refusal, tmp_path, changes, reason):
+def test_bad_command_lines_are_reported_in_one_line(data_load, refusal, tmp_path, changes, reason):
     status, line = refusal(data_load, *arguments("p.d.t", tmp_path / "out", **changes))
     assert status == 2 and reason in line
 

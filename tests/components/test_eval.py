@@ -177,27 +177,28 @@ def changed_model(model, folder, **changes):
 
 
 def test_unusable_models(evaluate, arguments, refusal, model, tmp_path):
-    def told(folder):
+    def message(folder):
         status, line = refusal(evaluate, *arguments(tmp_path / "out", input_model=folder))
         assert status == 1 and not (tmp_path / "out").exists()
         return line
 
-    assert "model_meta.json does not exist" in told(tmp_path / "absent")
-    assert "vouches" in told(changed_model(model, tmp_path / "a", sha256="0" * 64))
+    assert "model_meta.json does not exist" in message(tmp_path / "absent")
+    changed = changed_model(model, tmp_path / "a", sha256="0" * 64)
+    assert "does not have the sha256" in message(changed)
     other = changed_model(model, tmp_path / "b", versions={"scikit-learn": "0.1"})
-    assert "trained with scikit-learn 0.1" in told(other)
-    assert "not what train writes" in told(changed_model(model, tmp_path / "c", versions=None))
+    assert "trained with scikit-learn 0.1" in message(other)
+    assert "not what train writes" in message(changed_model(model, tmp_path / "c", versions=None))
     (other / "model_meta.json").write_text("{")
-    assert "not what train writes" in told(other)
+    assert "not what train writes" in message(other)
     (other / "model_meta.json").write_bytes((model / "model_meta.json").read_bytes())
     (other / "model.pkl").unlink()
-    assert "model.pkl does not exist" in told(other)
+    assert "model.pkl does not exist" in message(other)
 
 
 @pytest.mark.parametrize("change, reason", [
     (lambda rows: rows.drop(columns="tenure_days"), "has no column tenure_days"),
     (lambda rows: rows[:0], "has no rows"),
-    (lambda rows: rows.assign(**{LABEL: 0}), "must hold both 0 and 1"),
+    (lambda rows: rows.assign(**{LABEL: 0}), "must have both 0 and 1"),
 ])
 def test_unusable_datasets(evaluate, arguments, refusal, dataset, tmp_path, change, reason):
     for split in ("valid", "test"):
@@ -224,19 +225,19 @@ GATE = [("min_roc_auc", 0.99, "below"), ("max_roc_auc", 0.01, "above"),
         ("positive_rate_low", 0.999, "below"), ("positive_rate_high", 0.001, "above")]
 
 
-@pytest.mark.parametrize(("option", "value", "told"), GATE)
+@pytest.mark.parametrize(("option", "value", "reason"), GATE)
 def test_a_model_outside_the_gate_is_not_approved(
-    program, arguments, model, tmp_path, option, value, told
+    program, arguments, model, tmp_path, option, value, reason
 ):
     done = program("eval", *arguments(
         tmp_path, **{option: value}, output_verdict=tmp_path / "verdict"))
     assert done.returncode == 0, done.stderr
     gate = json.loads((tmp_path / "metrics.json").read_text())["gate"]
-    assert gate["pass"] is False and len(gate["reasons"]) == 1 and told in gate["reasons"][0]
+    assert gate["pass"] is False and len(gate["reasons"]) == 1 and reason in gate["reasons"][0]
     assert (tmp_path / "verdict").read_text() == "fail"
     refused = program("eval", "approve", "--input_model", str(model), "--input_metrics",
                       str(tmp_path / "metrics.json"), "--output_model", str(tmp_path / "out"))
-    assert refused.returncode == 1 and told in refused.stderr
+    assert refused.returncode == 1 and reason in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

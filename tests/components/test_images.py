@@ -126,7 +126,7 @@ def test_copy_of_the_template_works(started, dataset, tmp_path):
         "test": 1500, "train": 4000, "valid": 1500}
 
     done = started(folder, "--input_dataset", tmp_path, "--output_dataset", output)
-    assert (done.returncode, done.stderr) == (1, f"template: {tmp_path} holds no .parquet file\n")
+    assert (done.returncode, done.stderr) == (1, f"template: {tmp_path} has no .parquet file\n")
     (tmp_path / "a.parquet").write_text("not parquet")
     done = started(folder, "--input_dataset", tmp_path, "--output_dataset", output)
     assert done.returncode == 1 and done.stderr.count("\n") == 1

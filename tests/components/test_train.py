@@ -99,7 +99,7 @@ def test_model_picks_columns_by_name(model, dataset):
 
 @pytest.mark.parametrize("model_type", ["random_forest", "logistic_regression"])
 def test_missing_values(train, train_arguments, tmp_path, model_type):
-    """A NULL is told apart from the median, and no NULL breaks a prediction."""
+    """A NULL is distinguished from the median, and no NULL breaks a prediction."""
     assert train.main(train_arguments(tmp_path, model_type=model_type, params="{}")) == 0
     pipeline = unpickle(tmp_path)
     vector = pipeline[0]
@@ -137,8 +137,8 @@ def test_without_split_json_and_valid(train, train_arguments, dataset, tmp_path)
 @pytest.mark.parametrize("change, reason", [
     (lambda rows: rows.drop(columns="tenure_days"), "has no column tenure_days"),
     (lambda rows: rows[:0], "has no rows"),
-    (lambda rows: rows.assign(**{LABEL: 1}), "must hold both 0 and 1"),
-    (lambda rows: rows.assign(**{LABEL: np.arange(len(rows)) % 3}), "must hold both 0 and 1"),
+    (lambda rows: rows.assign(**{LABEL: 1}), "must have both 0 and 1"),
+    (lambda rows: rows.assign(**{LABEL: np.arange(len(rows)) % 3}), "must have both 0 and 1"),
     (lambda rows: rows.assign(**{LABEL: np.where(rows.index == 3, np.nan, rows[LABEL])}), "nan"),
     (lambda rows: rows.assign(tenure_days=np.inf), "infinite values in tenure_days"),
     (lambda rows: rows.assign(tenure_days="long"), "cannot be used"),

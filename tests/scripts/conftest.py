@@ -1,4 +1,4 @@
-"""A throw-away git repository with the project's scripts, and stand-ins for docker and gcloud."""
+"""A throw-away git repository with the project's scripts, and fakes of docker and gcloud."""
 
 import os
 import shutil
@@ -68,7 +68,7 @@ class Project:
 
     @property
     def calls(self) -> list[str]:
-        """Command lines that the stand-ins got."""
+        """Command lines that the fakes got."""
         return self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
 
     @property
@@ -107,7 +107,7 @@ def real_project(tmp_path) -> Project:
 
 @pytest.fixture
 def project(real_project) -> Project:
-    """The repository, with docker and gcloud that only keep their command lines."""
+    """The repository, with docker and gcloud that only record their command lines."""
     tools = real_project.calls_file.parent
     for tool in ("docker", "gcloud"):
         (tools / tool).write_text(FAKE)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-DIGEST = "sha256:" + "ab" * 32  # what the stand-ins in conftest.py answer
+DIGEST = "sha256:" + "ab" * 32  # the answer of the fakes in conftest.py
 REGISTRY = "127.0.0.1:5000/churn-dev"
 GOOGLE = "us-central1-docker.pkg.dev/some-project/churn-dev"
 ALL = ["data_load", "eval", "train", "serving"]

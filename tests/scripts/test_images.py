@@ -1,4 +1,4 @@
-"""lib.images: references from the lock file, and writing it."""
+"""References from the lock file (lib.images), and writing it (scripts/pin.py)."""
 
 import json
 import threading
@@ -7,13 +7,15 @@ import pytest
 
 from lib import images
 from lib.errors import Needed
+from scripts import pin
 
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
 
 @pytest.fixture
 def lock_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "LOCK", tmp_path / "images.lock.json")
+    for module in (images, pin):
+        monkeypatch.setattr(module, "LOCK", tmp_path / "images.lock.json")
     return images.LOCK
 
 
@@ -25,7 +27,7 @@ def test_the_committed_lock_file_holds_nothing_of_this_machine():
 
 def test_reference_is_by_digest_and_never_by_tag(settings, lock_file):
     repository = settings.serve.image_repository
-    images.lock([f"{repository}/train@{ONE}"])
+    assert pin.main([f"{repository}/train@{ONE}"]) == 0
     assert images.reference(settings, "train") == f"{repository}/train@{ONE}"
     assert images.reference(settings, "eval", required=False) == f"{repository}/eval"
 
@@ -45,14 +47,14 @@ def test_damaged_lock_file(settings, lock_file):
     lock_file.write_text("<<<<<<< HEAD\n")
     with pytest.raises(Needed, match="is not JSON"):
         images.reference(settings, "eval")
-    assert images.main(["lock", f"r/p/eval@{ONE}"]) == 1
+    assert pin.main([f"r/p/eval@{ONE}"]) == 1
     assert lock_file.read_text() == "<<<<<<< HEAD\n"
 
 
 def test_lock_keeps_the_other_entries_and_sorts(lock_file):
-    images.lock([f"b.example/p/train@{ONE}", f"b.example/p/eval@{ONE}"])
-    images.lock([f"a.example:5000/p/eval@{ONE}"])
-    images.lock([f"b.example/p/eval@{TWO}"])
+    for references in ([f"b.example/p/train@{ONE}", f"b.example/p/eval@{ONE}"],
+                       [f"a.example:5000/p/eval@{ONE}"], [f"b.example/p/eval@{TWO}"]):
+        assert pin.main(references) == 0
     assert lock_file.read_text() == json.dumps({
         "a.example:5000/p": {"eval": ONE},
         "b.example/p": {"eval": TWO, "train": ONE}}, indent=2) + "\n"
@@ -63,13 +65,13 @@ def test_lock_keeps_the_other_entries_and_sorts(lock_file):
                                   "r/p/eval@sha256:12", f"r/p/Eval@{ONE}"])
 def test_lock_refuses_what_is_no_digest(lock_file, capsys, text):
     with pytest.raises(SystemExit) as caught:
-        images.main(["lock", f"r/p/train@{ONE}", text])
+        pin.main([f"r/p/train@{ONE}", text])
     assert caught.value.code == 2 and "is not REPOSITORY/NAME@sha256" in capsys.readouterr().err
     assert not lock_file.exists()
 
 
 def test_two_builds_that_end_at_once_both_stay(lock_file):
-    threads = [threading.Thread(target=images.lock, args=([f"r/p/image{n}@{ONE}"],))
+    threads = [threading.Thread(target=pin.main, args=([f"r/p/image{n}@{ONE}"],))
                for n in range(20)]
     for thread in threads:
         thread.start()

@@ -71,7 +71,7 @@ def nothing_left():
 
 @pytest.fixture
 def repository():
-    """A repository of this test's own; its tags are taken away again, here and there."""
+    """A repository for this test; its local tags are removed at the end."""
     if ask_registry("") is None:
         pytest.skip(f"no registry answers at {REGISTRY}")
     path = f"churn-test-{uuid.uuid4().hex[:8]}"

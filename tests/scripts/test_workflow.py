@@ -1,4 +1,4 @@
-"""images.yml: its own commands, run here with stand-ins, and what it may do."""
+"""images.yml: its commands, run here with fakes, and its permissions."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_a_change_in_one_component_chooses_only_it(project, tmp_path):
 
 
 def test_a_pull_request_is_compared_with_its_base(project, tmp_path):
-    # GitHub checks out the merge: its first parent is the base, whatever happened there.
+    # GitHub checks out the merge: its first parent is the base, with all its commits.
     project.git("switch", "--quiet", "--create", "work")
     project.touch("eval")
     project.commit()
@@ -146,7 +146,7 @@ def test_the_digest_travels_from_push_to_the_pull_request(project, tmp_path):
     (tools / "gh").chmod(stat.S_IRWXU)
     sha = project.git("rev-parse", "HEAD")
     github = {"RUNNER_TEMP": str(temp), "GITHUB_SHA": sha, "GITHUB_REF_NAME": "main"}
-    lock = command("lock", "lib.images lock")
+    lock = command("lock", "scripts/pin.py")
     done = run_step(project, lock, **github)
     assert done.returncode == 0, done.stderr
     branch = f"images/{sha[:12]}"

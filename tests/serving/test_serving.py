@@ -237,19 +237,19 @@ def serving():
 
 
 def test_models_that_are_refused(serving, model, tmp_path, capsys, monkeypatch):
-    def told(uri: object) -> str:
+    def message(uri: object) -> str:
         monkeypatch.setenv("AIP_STORAGE_URI", str(uri))
         assert serving.main([]) == 1
         line = capsys.readouterr().err
         assert line.count("\n") == 1
         return line
 
-    assert "vouches" in told(changed(model, tmp_path / "a", sha256="0" * 64))
-    turned = told(changed(model, tmp_path / "b", features=FEATURES[::-1]))
+    assert "does not have the sha256" in message(changed(model, tmp_path / "a", sha256="0" * 64))
+    turned = message(changed(model, tmp_path / "b", features=FEATURES[::-1]))
     assert "the model takes ['orders_90d'" in turned and "says ['tenure_days'" in turned
-    assert "not what train writes" in told(changed(model, tmp_path / "c", versions=[]))
-    assert "AIP_STORAGE_URI is not set" in told("")
-    assert f"the model in {tmp_path} cannot be read" in told(tmp_path)
+    assert "not what train writes" in message(changed(model, tmp_path / "c", versions=[]))
+    assert "AIP_STORAGE_URI is not set" in message("")
+    assert f"the model in {tmp_path} cannot be read" in message(tmp_path)
 
     # A model of other classes, with a meta file that vouches for it.
     pipeline = pickle.loads((model / "model.pkl").read_bytes())
@@ -258,7 +258,7 @@ def test_models_that_are_refused(serving, model, tmp_path, capsys, monkeypatch):
     digest = hashlib.sha256(content).hexdigest()
     other = changed(model, tmp_path / "d", sha256=digest)
     (other / "model.pkl").write_bytes(content)
-    assert "classes" in told(other)
+    assert "classes" in message(other)
 
 
 @pytest.mark.parametrize("variable, value", [

@@ -12,11 +12,11 @@ GET health -> 200 {"status": "healthy"}
 POST predict {"instances": [{feature: number or null, ...}, ...]}
           -> 200 {"predictions": [{"churn_probability": p}, ...]}, in the same order
           -> 400 {"error": reason}
-An instance names every feature of the model, in any order, and nothing else; null says that
-there is no value. A list of values is refused: only names tell which value is which.
+An instance has every feature of the model by name, in any order, and nothing else; null means no
+value. A list of values is refused, because only names identify the values.
 
-It does not start, and says why in one line, if the model is not the file that model_meta.json
-vouches for or another version of scikit-learn wrote it: such a model may load, and be wrong.
+It does not start, and says why in one line, if the model does not have the sha256 in
+model_meta.json or was written by another version of scikit-learn: it might load and be wrong.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class StartError(RuntimeError):
 
 
 class BadRequest(ValueError):
-    """The request cannot be answered; the message goes back with status 400."""
+    """The request is not valid; its message is returned with status 400."""
 
 
 # --- the model --------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def read_files(uri: str) -> tuple[bytes, bytes]:
 
 def download(uri: str) -> tuple[bytes, bytes]:
     """As `read_files`, from Cloud Storage."""
-    # Imported here: a local folder needs none of them.
+    # Imported here: a local folder does not need them.
     from google.api_core.exceptions import GoogleAPICallError, RetryError
     from google.auth.credentials import AnonymousCredentials
     from google.auth.exceptions import GoogleAuthError
@@ -101,7 +101,7 @@ def load(uri: str):
     except (ValueError, KeyError, TypeError):
         raise StartError(f"model_meta.json in {uri} is not what train writes") from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise StartError(f"model.pkl in {uri} is not the file that model_meta.json vouches for")
+        raise StartError(f"model.pkl in {uri} does not have the sha256 in model_meta.json")
     if version != sklearn.__version__:
         raise StartError(f"the model was trained with scikit-learn {version}, this image has "
                          f"{sklearn.__version__}: build it with the version of the model")
@@ -110,8 +110,8 @@ def load(uri: str):
     if takes != features:
         raise StartError(f"the model takes {takes}, but model_meta.json says {features}")
     if list(pipeline.classes_) != [0, 1]:
-        raise StartError(f"the model tells classes {list(pipeline.classes_)}, not 0 and 1")
-    # What scikit-learn imports at its first prediction, it imports now.
+        raise StartError(f"the model has classes {list(pipeline.classes_)}, not 0 and 1")
+    # Let scikit-learn import now what it needs at its first prediction.
     nothing = pd.DataFrame([[None] * len(features)], columns=features, dtype="float64")
     pipeline.predict_proba(nothing)
     return pipeline, meta
@@ -180,7 +180,7 @@ def create_app(pipeline, meta: dict, health_route: str, predict_route: str) -> F
             rows = parse(await request.body(), meta["features"])
         except BadRequest as error:
             return JSONResponse({"error": str(error)}, status_code=400)
-        # In a thread, so that /health answers while a large request is worked on.
+        # In a thread, so that /health answers during a large request.
         probabilities = await run_in_threadpool(pipeline.predict_proba, rows)
         return JSONResponse({"predictions": [
             {"churn_probability": float(p)} for p in probabilities[:, 1]]})
@@ -192,11 +192,11 @@ def create_app(pipeline, meta: dict, health_route: str, predict_route: str) -> F
 
 
 def settings() -> dict:
-    """What the environment says; raises StartError."""
+    """The settings from the environment; raises StartError."""
     value = os.environ.get
     uri = value("AIP_STORAGE_URI", "")
     if not uri:
-        raise StartError("AIP_STORAGE_URI is not set: where are model.pkl and model_meta.json?")
+        raise StartError("AIP_STORAGE_URI is not set: the folder of model.pkl and model_meta.json")
     port = value("AIP_HTTP_PORT") or "8080"
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise StartError(f"AIP_HTTP_PORT {port!r} is not a port")

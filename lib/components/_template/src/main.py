@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is told in one line."""
+    """argparse, but an error message has one line."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
@@ -41,7 +41,7 @@ def count_rows(dataset: Path) -> dict[str, int]:
     """
     files = sorted(dataset.glob("*.parquet"))
     if not files:
-        raise InputError(f"{dataset} holds no .parquet file")
+        raise InputError(f"{dataset} has no .parquet file")
     try:
         return {file.stem: pq.read_metadata(file).num_rows for file in files}
     except pa.ArrowInvalid as error:
@@ -49,7 +49,7 @@ def count_rows(dataset: Path) -> dict[str, int]:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """A file that appears whole or not at all."""
+    """Write a file so that it is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,21 +1,21 @@
 """data_load: one BigQuery table -> train.parquet, valid.parquet and test.parquet, split by time.
 
-Each file holds the id, the time, the label and the features, in that order, sorted by time and
-id, so that the same table gives the same bytes. split.json beside them tells what went where.
+Each file has the id, the time, the label and the features, in that order, sorted by time and
+id, so that the same table gives the same bytes. split.json beside them describes the splits.
 
-The split. The label at time t looks at (t, t + gap_days], so rows nearer than that would share
-a future. Every row of an earlier split satisfies t + gap_days <= first t of the next split; the
-rows between are dropped and counted.
-  --split_ratios  Of all pairs (first time of valid, first time of test) that leave no split
-                  empty, K is the most times that any pair keeps. Taken is the pair whose three
-                  counts of times are nearest to ratio x K (sum of absolute differences); among
-                  equals the earliest.
+The split. The label at time t covers (t, t + gap_days], so the label windows of rows closer than
+that overlap. Every row of an earlier split has t + gap_days <= first t of the next split; the rows
+between are dropped.
+  --split_ratios  Consider all pairs (first time of valid, first time of test) that leave no split
+                  empty. K is the largest number of times that a pair keeps. The chosen pair has
+                  the three counts of times nearest to ratio x K (sum of absolute differences);
+                  of equal ones the earliest.
   --valid_from, --test_from  valid and test start at the first time on or after these dates.
 
-Dropped, and counted: rows in a gap, customers outside the sample, and rows in which every
-feature is NULL (there was no snapshot yet; online, such a customer is not served either).
+Dropped and counted in split.json: rows in a gap, customers outside the sample, and rows in which
+every feature is NULL (no snapshot yet; such a customer is not served online either).
 
-Endpoints: Google's own, unless BIGQUERY_EMULATOR_HOST (http://host:port) is set, and
+Endpoints: Google's, unless BIGQUERY_EMULATOR_HOST (http://host:port) is set, and
 BIGQUERY_STORAGE_GRPC_ENDPOINT (host:port) for the Storage Read API beside it.
 
 Exit status: 0 done, 1 the input cannot be used, 2 a bad command line.
@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 
 SPLITS = ("train", "valid", "test")
 GAP = -1  # the code of a row that lies in a gap
-DAY = 86_400_000_000  # microseconds: the unit of every time in here
+DAY = 86_400_000_000  # microseconds, the unit of every time in this file
 MAX_TIMES = 2000  # distinct times that --split_ratios searches: 5 years of daily snapshots
 NUMBERS = {"INTEGER", "INT64", "FLOAT", "FLOAT64", "NUMERIC", "BIGNUMERIC", "BOOLEAN", "BOOL"}
 TIMES = {"TIMESTAMP", "DATETIME", "DATE"}
@@ -49,7 +49,7 @@ class InputError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is told in one line."""
+    """argparse, but an error message has one line."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
@@ -75,8 +75,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="of the customers, by hash of the id (default 100)")
     parser.add_argument("--seed", type=whole, default=7, help="of the sample (default 7)")
     parser.add_argument("--build", default="",
-                        help="which build of the table this is: kept in split.json, and part of "
-                             "a pipeline's cache key, so that a rebuilt table is read again")
+                        help="id of this build of the table: copied to split.json, and part of a "
+                             "pipeline's cache key, so that a rebuilt table is read again")
     parser.add_argument("--output_dataset", required=True, type=Path, help="folder to write")
     options = parser.parse_args(argv)
 
@@ -85,9 +85,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if options.valid_from is not None and options.split_ratios:
         parser.error("give --split_ratios, or --valid_from and --test_from, not both")
     if options.valid_from is not None and options.valid_from >= options.test_from:
-        parser.error("--valid_from must lie before --test_from")
+        parser.error("--valid_from must be before --test_from")
     if not 0 < options.sample_percent <= 100:
-        parser.error("--sample_percent must lie above 0 and at most at 100")
+        parser.error("--sample_percent must be above 0 and at most 100")
     columns = [options.id_col, options.time_col, options.label_col, *options.feature_cols]
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
@@ -147,7 +147,7 @@ def read_table(name: str, id_col: str, time_col: str, numbers: list[str]) -> pa.
     Raises:
         InputError: no such table or column, a column of the wrong type, no rows, no access.
     """
-    # Imported here: these take a second, and --help needs none of them.
+    # Imported here: they take a second, and --help does not need them.
     from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, RetryError
     from google.auth.exceptions import GoogleAuthError
     from google.cloud import bigquery
@@ -167,7 +167,7 @@ def read_table(name: str, id_col: str, time_col: str, numbers: list[str]) -> pa.
         raise InputError(f"table {name} does not exist") from None
     except Forbidden as error:
         raise InputError(
-            f"table {name} may not be read; needed are roles/bigquery.dataViewer on it and "
+            f"table {name} may not be read; needed: roles/bigquery.dataViewer on it and "
             f"roles/bigquery.readSessionUser on project {reference.project}: "
             f"{one_line(error)}") from None
     except (GoogleAPICallError, RetryError, GoogleAuthError, OSError) as error:
@@ -178,7 +178,7 @@ def read_table(name: str, id_col: str, time_col: str, numbers: list[str]) -> pa.
 
 
 def connect(project: str):
-    """(bigquery.Client, BigQueryReadClient or None, seconds that one call may take)."""
+    """(bigquery.Client, BigQueryReadClient or None, time limit of one call in seconds)."""
     import grpc
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import bigquery, bigquery_storage_v1
@@ -187,14 +187,14 @@ def connect(project: str):
     )
 
     if not os.environ.get("BIGQUERY_EMULATOR_HOST"):
-        # Without `project`, a client in a Vertex AI job takes Google's own tenant project.
+        # Without `project`, a client in a Vertex AI job uses Google's tenant project.
         client = bigquery.Client(project=project)
         return client, bigquery_storage_v1.BigQueryReadClient(), CALL_SECONDS
-    # The client itself reads BIGQUERY_EMULATOR_HOST, but would still look for credentials.
+    # The client reads BIGQUERY_EMULATOR_HOST by itself, but would still need credentials.
     client = bigquery.Client(project=project, credentials=AnonymousCredentials())
     endpoint = os.environ.get("BIGQUERY_STORAGE_GRPC_ENDPOINT")
     if not endpoint:
-        return client, None, LOCAL_CALL_SECONDS  # rows then come over REST, slower
+        return client, None, LOCAL_CALL_SECONDS  # rows then come over REST, which is slower
     channel = grpc.insecure_channel(endpoint, options=[("grpc.max_receive_message_length", -1)])
     reader = bigquery_storage_v1.BigQueryReadClient(
         transport=BigQueryReadGrpcTransport(channel=channel))
@@ -202,7 +202,7 @@ def connect(project: str):
 
 
 def pick_fields(name: str, schema: list, id_col: str, time_col: str, numbers: list[str]) -> list:
-    """The schema fields of the columns to read; raises InputError if one does not fit."""
+    """The schema fields of the columns to read; raises InputError for a missing or wrong one."""
     by_name = {field.name: field for field in schema}
     missing = [column for column in (id_col, time_col, *numbers) if column not in by_name]
     if missing:
@@ -219,7 +219,7 @@ def pick_fields(name: str, schema: list, id_col: str, time_col: str, numbers: li
 
 
 def normalise(table: pa.Table, name: str, id_col: str, time_col: str) -> pa.Table:
-    """The types that `read_table` promises; raises InputError for a NULL id or time."""
+    """Cast to the types that `read_table` returns; raises InputError for a NULL id or time."""
     columns = {}
     for column in table.column_names:
         values = table[column].combine_chunks()
@@ -245,7 +245,7 @@ def one_line(error: Exception) -> str:
 def cut_by_ratios(
     times: np.ndarray, gap: int, shares: tuple[float, float, float]
 ) -> tuple[int, int]:
-    """The first time of valid and of test that suit the ratios best (rule: top of this file).
+    """The first time of valid and of test by ratios (rule: docstring of this file).
 
     Args:
         times: distinct times, ascending, int64 microseconds.
@@ -257,10 +257,10 @@ def cut_by_ratios(
     count = len(times)
     if count > MAX_TIMES:
         raise InputError(
-            f"the time column holds {count} distinct times, more than {MAX_TIMES}: for times "
-            "that are not snapshots give --valid_from and --test_from")
+            f"the time column has {count} distinct times, more than {MAX_TIMES}: for times "
+            "that are not snapshots use --valid_from and --test_from")
     index = np.arange(count)
-    # How many times lie a whole gap (and with no gap: at all) before each.
+    # For each time, the number of times that are at least a gap before it.
     before = np.minimum(np.searchsorted(times, times - gap, side="right"), index)
     # Row: where valid starts; column: where test starts.
     train = np.broadcast_to(before[:, None], (count, count))
@@ -272,7 +272,7 @@ def cut_by_ratios(
     most = kept.max()
     miss = sum(abs(part - share * most)
                for part, share in zip((train, valid, test), shares, strict=True))
-    miss = np.where(kept > 0, miss.round(9), np.inf)  # rounded: equal must compare equal
+    miss = np.where(kept > 0, miss.round(9), np.inf)  # rounded, so that ties are ties
     row, column = np.unravel_index(np.argmin(miss), miss.shape)
     return int(times[row]), int(times[column])
 
@@ -280,7 +280,7 @@ def cut_by_ratios(
 def too_few(times: np.ndarray, gap: int) -> str:
     have = f"{len(times)} distinct times over {(times[-1] - times[0]) / DAY:g} days are too few: "
     if len(times) < 2:
-        return have + f"needed are at least 3, with {gap / DAY:g} days from split to split"
+        return have + f"at least 3 are needed, with {gap / DAY:g} days from split to split"
     step = int(np.median(np.diff(times)))
     need = 2 * max(1, -(-gap // step)) + 1
     return have + (
@@ -310,7 +310,7 @@ def assign(times: np.ndarray, gap: int, valid_from: int, test_from: int) -> np.n
 
 
 def sampled(ids: pa.Array, percent: float, seed: int) -> np.ndarray:
-    """Which rows to keep: all of a customer or none, the same at every run and on every machine.
+    """Which rows to keep: all of a customer or none, the same in every run and on every machine.
 
     A customer kept at one percentage is kept at every higher one.
     """
@@ -333,7 +333,7 @@ def check_labels(labels: pa.Array, column: str) -> pa.Array:
         raise InputError(f"label {column} is NULL in {labels.null_count} of {len(labels)} rows")
     found = pc.unique(labels).to_pylist()
     if not set(found) <= {0, 1}:
-        raise InputError(f"label {column} must be 0 or 1, but holds {sorted(found)[:5]}")
+        raise InputError(f"label {column} must be 0 or 1, but has {sorted(found)[:5]}")
     return labels.cast(pa.int64())
 
 
@@ -348,11 +348,11 @@ def check_unique(table: pa.Table, id_col: str, time_col: str) -> None:
             f"({ids[first].as_py()}, {times[first].as_py().isoformat()}); each must be unique")
 
 
-# --- the whole --------------------------------------------------------------------------------
+# --- the program --------------------------------------------------------------------------------
 
 
 def split_table(table: pa.Table, options: argparse.Namespace) -> tuple[dict[str, pa.Table], dict]:
-    """The three splits of `table`, and what split.json says of them.
+    """The three splits of `table`, and the content of split.json.
 
     Raises:
         InputError: a label, the times or a split that cannot be used.
@@ -363,7 +363,7 @@ def split_table(table: pa.Table, options: argparse.Namespace) -> tuple[dict[str,
     table = table.sort_by([(time_col, "ascending"), (id_col, "ascending")])
     check_unique(table, id_col, time_col)
 
-    # The cuts come from all rows, so that a sample is split where the whole is.
+    # The cuts come from all rows, so that a sample has the same ones.
     times, gap = microseconds(table[time_col]), options.gap_days * DAY
     distinct = np.unique(times)
     if options.valid_from is not None:
@@ -400,7 +400,11 @@ def split_table(table: pa.Table, options: argparse.Namespace) -> tuple[dict[str,
 
 
 def describe(name: str, part: pa.Table, options: argparse.Namespace) -> dict:
-    """Rows, customers, times and positive rate of one split; InputError if it is no use."""
+    """Rows, customers, times and positive rate of one split.
+
+    Raises:
+        InputError: the split is empty, or has one class only.
+    """
     if len(part) == 0:
         raise InputError(
             f"split {name} is empty after the gap of {options.gap_days} days and the sample of "
@@ -409,7 +413,7 @@ def describe(name: str, part: pa.Table, options: argparse.Namespace) -> dict:
     if rate in (0, 1):
         raise InputError(
             f"label {options.label_col} is {rate:g} in all {len(part)} rows of split {name}: "
-            "there is nothing to learn or to measure")
+            "both classes are needed")
     times = microseconds(part[options.time_col])
     return {
         "first": iso(times.min()), "last": iso(times.max()), "times": len(np.unique(times)),
@@ -429,7 +433,7 @@ def iso(microseconds_utc: int) -> str:
 
 
 def write(splits: dict[str, pa.Table], report: dict, folder: Path) -> None:
-    """All files of the dataset; each appears whole or not at all."""
+    """Write the files of the dataset; each is complete or absent."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in splits.items():
         temporary = folder / f".{name}.parquet.tmp"

@@ -1,16 +1,15 @@
 """eval: model + one split -> metrics.json, and curves.json for the charts; or approve a model.
 
-metrics.json holds the figures of --split, beside them a baseline (the best that a constant can
-do: the split's own positive rate for everybody), and the same for the valid split.
-Probabilities are of label 1; accuracy takes 0.5 as the threshold. Both files are the same at
-every run.
+metrics.json has the metrics of --split, a baseline (the best constant: the split's positive rate
+for every row), and the same for the valid split. Probabilities are of label 1; the threshold of
+accuracy is 0.5. The same input gives the same files.
 
 The gate: with --min_roc_auc, --max_roc_auc, --positive_rate_low or --positive_rate_high,
-metrics.json also says whether the model may pass and why not, and --output_verdict holds one
-word for a pipeline's condition: pass or fail.
+metrics.json also says whether the model passes, or why not, and --output_verdict gets one word
+for a pipeline's condition: pass or fail.
 
-`approve` as the first word: copy a model whose metrics.json passed the gate to --output_model;
-any other is refused. Only what it writes is ever registered.
+With `approve` as the first argument: copy a model whose metrics.json passed the gate to
+--output_model, refuse any other. Only models that it wrote are registered.
 
 Exit status: 0 done, 1 the input cannot be used, 2 a bad command line.
 """
@@ -35,7 +34,7 @@ class InputError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is told in one line."""
+    """argparse, but an error message has one line."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
@@ -53,7 +52,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", choices=["test", "valid"], default="test")
     parser.add_argument("--min_roc_auc", type=float, help="gate: at least this on --split")
     parser.add_argument("--max_roc_auc", type=float,
-                        help="gate: at most this; more than the data holds is a leak")
+                        help="gate: at most this; a higher value means a leak")
     parser.add_argument("--positive_rate_low", type=float, help="gate: of --split, at least")
     parser.add_argument("--positive_rate_high", type=float, help="gate: of --split, at most")
     parser.add_argument("--output_metrics", required=True, type=Path, help="metrics.json to write")
@@ -90,7 +89,7 @@ def read_model(folder: Path):
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{folder / 'model_meta.json'} is not what train writes") from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise InputError(f"{folder / 'model.pkl'} is not the file that model_meta.json vouches for")
+        raise InputError(f"{folder / 'model.pkl'} does not have the sha256 in model_meta.json")
     if version != sklearn.__version__:
         raise InputError(f"the model was trained with scikit-learn {version}, "
                          f"here is {sklearn.__version__}")
@@ -122,21 +121,21 @@ def read_split(dataset: Path, split: str, features: list[str], label: str):
         raise InputError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
     if rows.empty:
         raise InputError(f"{path} has no rows")
-    endless = [name for name in features if np.isinf(rows[name]).any()]
-    if endless:
-        raise InputError(f"{path}: infinite values in {', '.join(endless)}")
-    found = set(rows[label].unique())
+    infinite = [name for name in features if np.isinf(rows[name]).any()]
+    if infinite:
+        raise InputError(f"{path}: infinite values in {', '.join(infinite)}")
+    found = set(rows[label].unique().tolist())
     if found != {0.0, 1.0}:
-        raise InputError(f"{path}: label {label} must hold both 0 and 1 and nothing else, "
-                         f"but holds {sorted(found, key=str)[:5]}")
+        raise InputError(f"{path}: label {label} must have both 0 and 1 and nothing else, "
+                         f"but has {sorted(found, key=str)[:5]}")
     return rows[features], rows[label].to_numpy().astype("int64")
 
 
-# --- figures ----------------------------------------------------------------------------------
+# --- metrics ----------------------------------------------------------------------------------
 
 
 def measure(labels, probabilities) -> dict:
-    """The figures of one split.
+    """The metrics of one split.
 
     Args:
         labels: int array of 0 and 1, both present.
@@ -165,7 +164,7 @@ def measure(labels, probabilities) -> dict:
 
 
 def draw(pipeline, rows, labels, probabilities) -> dict:
-    """The series of curves.json; arguments as in `measure`, `rows` the DataFrame behind them."""
+    """The series of curves.json. rows: the DataFrame of features; the rest as in `measure`."""
     from sklearn import metrics
 
     false_rate, true_rate, _ = metrics.roc_curve(labels, probabilities)
@@ -182,7 +181,7 @@ def draw(pipeline, rows, labels, probabilities) -> dict:
 
 
 def thin(ascending):
-    """Indices of at most POINTS points of a curve, evenly apart, the first and last among them."""
+    """Indices of at most POINTS evenly spaced points of a curve, with the first and the last."""
     import numpy as np
 
     grid = np.linspace(ascending[0], ascending[-1], POINTS - 1)
@@ -191,7 +190,7 @@ def thin(ascending):
 
 
 def calibrate(labels, probabilities) -> dict:
-    """Predicted and observed rate in bins of equally many rows, lowest predictions first."""
+    """Predicted and observed rate in bins with equal numbers of rows, lowest predictions first."""
     import numpy as np
 
     order = np.argsort(probabilities, kind="stable")
@@ -214,10 +213,9 @@ def count_bars(labels, probabilities) -> dict:
 
 
 def importance(pipeline, rows, labels) -> dict:
-    """Fall of the ROC-AUC when one feature's values are shuffled: mean and std over repeats.
+    """Decrease of the ROC-AUC when one feature is shuffled: mean and std over repeats.
 
-    Measured on at most IMPORTANCE_ROWS rows, drawn from each class by its share, so that both
-    are always there. Greatest first.
+    On at most IMPORTANCE_ROWS rows, a stratified sample of both classes. Largest first.
     """
     import numpy as np
     from sklearn.inspection import permutation_importance
@@ -244,7 +242,7 @@ def rounded(value: float) -> float:
 
 
 def series(values) -> list[float]:
-    """Five digits are more than a chart can show."""
+    """Rounded to five digits, more than a chart can show."""
     return [round(float(value), 5) for value in values]
 
 
@@ -252,7 +250,7 @@ def series(values) -> list[float]:
 
 
 def judge(metrics: dict, options: argparse.Namespace) -> dict:
-    """{"pass": bool, "reasons": [why not]}: metrics.json's figures against the gate's options."""
+    """{"pass": bool, "reasons": [why not]}: the metrics compared with the gate's options."""
     limits = [
         ("roc_auc", options.min_roc_auc, options.max_roc_auc),
         ("positive_rate", options.positive_rate_low, options.positive_rate_high),
@@ -267,11 +265,11 @@ def judge(metrics: dict, options: argparse.Namespace) -> dict:
 
 
 def approve(options: argparse.Namespace) -> None:
-    """Copy the model if its metrics.json says that it passed; raises InputError if not."""
+    """Copy the model if its metrics.json says that it passed, else raise InputError."""
     try:
         verdict = json.loads(options.input_metrics.read_text(encoding="utf-8"))["gate"]
     except (ValueError, KeyError) as error:
-        raise InputError(f"{options.input_metrics} holds no verdict of the gate") from error
+        raise InputError(f"{options.input_metrics} has no verdict of the gate") from error
     if not verdict["pass"]:
         raise InputError("the model did not pass the gate: " + "; ".join(verdict["reasons"]))
     options.output_model.mkdir(parents=True, exist_ok=True)
@@ -280,11 +278,11 @@ def approve(options: argparse.Namespace) -> None:
     print(f"eval: approved the model in {options.input_model}")
 
 
-# --- the whole --------------------------------------------------------------------------------
+# --- the program --------------------------------------------------------------------------------
 
 
 def write_json(path: Path, content: dict) -> None:
-    """A file that appears whole or not at all."""
+    """Write a file so that it is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 MODELS = {
-    # Sized for time; see README.md for what more trees would bring.
+    # A compromise with time; README.md has the effect of more trees.
     "random_forest": {"n_estimators": 100, "max_depth": 8, "min_samples_leaf": 50},
     "logistic_regression": {"C": 1.0, "max_iter": 1000},
 }
@@ -30,7 +30,7 @@ class InputError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is told in one line."""
+    """argparse, but an error message has one line."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
@@ -41,13 +41,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="train", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input_dataset", required=True, type=Path,
-                        help="folder with train.parquet (valid.parquet, split.json: if there)")
+                        help="folder with train.parquet (valid.parquet, split.json: optional)")
     parser.add_argument("--output_model", required=True, type=Path, help="folder to write")
     parser.add_argument("--model_type", required=True, choices=sorted(MODELS))
     parser.add_argument("--label_col", required=True, help="column of 0 and 1")
     parser.add_argument("--feature_cols", required=True, type=names, help="a,b,c")
     parser.add_argument("--params", type=json_object, default={},
-                        help="JSON laid over the defaults: " + json.dumps(MODELS))
+                        help="JSON merged into the defaults: " + json.dumps(MODELS))
     parser.add_argument("--seed", type=whole, default=7)
     parser.add_argument("--n_jobs", type=whole, default=2, help="cores to train on (default 2)")
     options = parser.parse_args(argv)
@@ -117,10 +117,10 @@ def read_split(dataset: Path, split: str, features: list[str], label: str):
     endless = [name for name in features if np.isinf(rows[name]).any()]
     if endless:
         raise InputError(f"{path}: infinite values in {', '.join(endless)}")
-    found = set(rows[label].unique())
+    found = set(rows[label].unique().tolist())
     if found != {0.0, 1.0}:
-        raise InputError(f"{path}: label {label} must hold both 0 and 1 and nothing else, "
-                         f"but holds {sorted(found, key=str)[:5]}")
+        raise InputError(f"{path}: label {label} must have both 0 and 1 and nothing else, "
+                         f"but has {sorted(found, key=str)[:5]}")
     return rows[features], rows[label].astype("int64")
 
 
@@ -137,8 +137,8 @@ def build_pipeline(model_type: str, features: list[str], params: dict, seed: int
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
-    # A NULL becomes the median, and, for a feature that had NULLs in training, a column of its
-    # own says that it was one: "no order, so no average" must not look like an average order.
+    # A NULL becomes the median; for a feature that had NULLs in training, an indicator column
+    # marks it: "no order, so no average" must not look like an average order.
     steps = [("fill", SimpleImputer(
         strategy="median", add_indicator=True, keep_empty_features=True))]
     if model_type == "random_forest":
@@ -158,19 +158,19 @@ def build_pipeline(model_type: str, features: list[str], params: dict, seed: int
 
 
 def fit(pipeline, rows, labels) -> None:
-    """Train in place. Raises InputError for parameter values that the model refuses."""
+    """Train in place. Raises InputError for parameter values that the model rejects."""
     try:
         pipeline.fit(rows, labels)
-    except (ValueError, TypeError) as error:  # the rows are checked: what is left is --params
+    except (ValueError, TypeError) as error:  # the rows are checked, so it is --params
         raise InputError(f"--params: {' '.join(str(error).split())}") from None
     if "n_jobs" in pipeline[-1].get_params():
-        # Starting threads costs more than one customer's prediction; and the bytes must not
-        # depend on the machine that trained.
+        # Starting threads takes longer than one customer's prediction; and the bytes must not
+        # depend on the machine.
         pipeline[-1].set_params(n_jobs=1)
 
 
 def describe(options: argparse.Namespace, params: dict, labels, digest: str) -> dict:
-    """model_meta.json. No clock in it: the same training gives the same bytes."""
+    """model_meta.json, without a time: the same training gives the same bytes."""
     import numpy
     import sklearn
 
@@ -180,7 +180,7 @@ def describe(options: argparse.Namespace, params: dict, labels, digest: str) -> 
         source = {"table": split["table"], "first": trained["first"], "last": trained["last"],
                   "gap_days": split["gap_days"]}
     except (OSError, ValueError, KeyError, TypeError):
-        source = None  # a dataset that data_load did not write
+        source = None  # not a dataset of data_load
     return {
         "model_type": options.model_type,
         "features": options.feature_cols,
@@ -197,7 +197,7 @@ def describe(options: argparse.Namespace, params: dict, labels, digest: str) -> 
 
 
 def write(folder: Path, name: str, content: bytes) -> None:
-    """A file that appears whole or not at all."""
+    """Write a file so that it is complete or absent."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{name}.tmp"
     temporary.write_bytes(content)
@@ -218,7 +218,7 @@ def run(options: argparse.Namespace) -> None:
 
     content = pickle.dumps(pipeline, protocol=5)
     meta = describe(options, params, labels, hashlib.sha256(content).hexdigest())
-    # model_meta.json last: it vouches for the model beside it.
+    # model_meta.json last: it has the checksum of the model beside it.
     write(options.output_model, "model.pkl", content)
     write(options.output_model, "model_meta.json",
           (json.dumps(meta, indent=2) + "\n").encode("utf-8"))
@@ -227,7 +227,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def report_valid(pipeline, options: argparse.Namespace) -> None:
-    """Print the ROC-AUC on valid.parquet, if there is one. Nothing is chosen by it."""
+    """Print the ROC-AUC on valid.parquet, if it exists; nothing depends on it."""
     from sklearn.metrics import roc_auc_score
 
     if (options.input_dataset / "valid.parquet").is_file():
