@@ -5,6 +5,7 @@ import itertools
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import grpc
 import pyarrow as pa
@@ -25,8 +26,11 @@ from google.protobuf import duration_pb2, field_mask_pb2
 from google.rpc import code_pb2
 
 from lib.localcloud import process
-from lib.localcloud.faults import HTTP, Faults
-from lib.localcloud.gateway import json_of, method_of
+from lib.localcloud.errors import HTTP
+from lib.localcloud.platform import Platform
+from tests.support import local_cloud
+from tests.support.faults import Faults
+from tests.support.method_names import json_of, method_of
 
 PROJECT = "faulty"
 LOCATION = f"projects/{PROJECT}/locations/here"
@@ -61,6 +65,11 @@ class Local:
         self.read = bigquery_storage_v1.BigQueryReadClient(transport=BigQueryReadGrpcTransport(
             channel=grpc.insecure_channel(running["bigquery_grpc"])))
 
+    def platform(self):
+        return ProjectsClient(
+            credentials=AnonymousCredentials(), transport="rest",
+            client_options=ClientOptions(api_endpoint=self.running["platform"]))
+
     def admin(self, verb, what, **arguments):
         answer = requests.request(verb, f"{self.running['admin']}/admin/{what}", **arguments)
         answer.raise_for_status()
@@ -87,9 +96,7 @@ def running_local(tmp_path_factory):
     image = state / "images" / "program"
     image.mkdir(parents=True)
     (image / "Dockerfile").write_text('ENTRYPOINT ["python", "-c"]\n')
-    running, new = process.start(PROJECT, None, {"program": image}, state=state, admin=True)
-    assert new
-    local = Local(running)
+    local = Local(local_cloud.start(PROJECT, None, {"program": image}, state=state))
     local.bigquery.create_dataset("ds")
     local.storage.create_bucket("things")
     yield local
@@ -214,11 +221,8 @@ def test_storage_is_unavailable(local):
 def test_the_platform_refuses(local):
     name = "cloudresourcemanager.projects.get"
     local.tell({"method": name, "status": "PERMISSION_DENIED", "reason": "SERVICE_DISABLED"})
-    client = ProjectsClient(
-        credentials=AnonymousCredentials(), transport="rest",
-        client_options=ClientOptions(api_endpoint=local.running["platform"]))
     with pytest.raises(errors.Forbidden) as refused:
-        client.get_project(name=f"projects/{PROJECT}")
+        local.platform().get_project(name=f"projects/{PROJECT}")
     assert (refused.value.reason, refused.value.domain) == ("SERVICE_DISABLED", "googleapis.com")
     (record,) = local.seen(name)
     assert (record["service"], record["status"]) == ("platform", 403)
@@ -343,7 +347,7 @@ def test_a_sync_hangs_until_the_faults_are_cleared(local, view, wait_for):
 
 
 def test_closing_does_not_wait_for_what_hangs(start_vertex, table, tmp_path, wait_for):
-    """In this process, where the rules are told without the admin route."""
+    """In this process, without the gateway and its admin routes."""
     source = {"uri": table("select 'a' as id, 1 as f"), "entity_id_columns": ["id"]}
     with start_vertex(tmp_path) as vertex:
         store = vertex.admin.create_feature_online_store(
@@ -352,25 +356,27 @@ def test_closing_does_not_wait_for_what_hangs(start_vertex, table, tmp_path, wai
         view = vertex.admin.create_feature_view(
             parent=store, feature_view_id="v", feature_view={"big_query_source": source},
         ).result().name
-        vertex.app.state.cloud.faults.add([
+        faults = Faults(vertex.vertex, Platform("p1", 1, tmp_path / "registry.json"))
+        faults.add([
             {"method": "sync", "hang": True},
             {"method": "vertex.CreateFeatureOnlineStore", "operation": True, "seconds": 600}])
         sync = vertex.admin.sync_feature_view(feature_view=view).feature_view_sync
         operation = vertex.admin.create_feature_online_store(
             parent="projects/p1/locations/hang", feature_online_store_id="t",
             feature_online_store=BIGTABLE).operation.name
-        wait_for(lambda: vertex.app.state.cloud.faults.shown()["rules"][0]["fired"])
+        wait_for(lambda: faults.shown()["rules"][0]["fired"])
         start = time.monotonic()
+        faults.close()
     assert time.monotonic() - start < 5
     with start_vertex(tmp_path) as vertex:
         found = vertex.admin.get_feature_view_sync(name=sync)
         assert found.final_status.code == code_pb2.ABORTED
-        (late,) = vertex.app.state.cloud.state.operations(name=operation)
+        late = vertex.vertex.state.operation(operation)
         assert late["done"] and late["error"]["code"] == code_pb2.ABORTED
 
 
 def test_a_fault_taken_before_a_clear_does_not_wait_for_the_next():
-    faults = Faults()
+    faults = Faults(SimpleNamespace(middleware=[]), Platform("p1", 1, None))
     faults.add([{"method": "sync", "hang": True}])
     fault = faults.take("sync", "sync")
     faults.clear()
@@ -389,12 +395,12 @@ def test_missing_permissions_and_disabled_apis(local):
                        {"disabled_apis": ["aiplatform.googleapis.com"]})
     assert shown == {"rules": [], "missing_permissions": [deploy],
                      "disabled_apis": ["aiplatform.googleapis.com"]}
-    endpoint = local.endpoints.create_endpoint(
-        parent=LOCATION, endpoint={"display_name": "e"}).result().name
-    asked = iam_policy_pb2.TestIamPermissionsRequest(resource=endpoint, permissions=[deploy, use])
-    assert local.endpoints.test_iam_permissions(asked).permissions == [use]
+    asked = iam_policy_pb2.TestIamPermissionsRequest(
+        resource=f"projects/{PROJECT}", permissions=[deploy, use])
+    client = local.platform()
+    assert client.test_iam_permissions(asked).permissions == [use]
     local.admin("DELETE", "faults")
-    assert local.endpoints.test_iam_permissions(asked).permissions == [deploy, use]
+    assert client.test_iam_permissions(asked).permissions == [deploy, use]
     assert local.admin("GET", "faults")["disabled_apis"] == []
 
 
@@ -404,9 +410,10 @@ def test_missing_permissions_and_disabled_apis(local):
 def test_requests_are_recorded_with_bodies_and_statuses(local):
     name = f"{LOCATION}/featureOnlineStores/recorded"
     local.make_store("recorded").result()
-    local.stores.update_feature_online_store(
-        feature_online_store={"name": name, "labels": {"a": "b"}},
-        update_mask=field_mask_pb2.FieldMask(paths=["labels"])).result()
+    with pytest.raises(errors.MethodNotImplemented):
+        local.stores.update_feature_online_store(
+            feature_online_store={"name": name, "labels": {"a": "b"}},
+            update_mask=field_mask_pb2.FieldMask(paths=["labels"]))
     with pytest.raises(errors.NotFound):
         local.endpoints.get_endpoint(name=f"{LOCATION}/endpoints/none")
     create, update, get = local.admin("GET", "requests")
@@ -572,8 +579,8 @@ def test_without_admin_there_are_no_admin_routes(tmp_path):
             for what in ("faults", "requests"):
                 answer = requests.get(f"{running[service]}/admin/{what}")
                 assert answer.status_code in (404, 501)
-        with_admin, new = process.start(PROJECT, None, state=tmp_path, admin=True)
-        assert new and "admin" in with_admin
+        with_admin = local_cloud.start(PROJECT, None, state=tmp_path)
+        assert with_admin["pid"] != running["pid"] and "admin" in with_admin
         assert process.start(PROJECT, None, state=tmp_path) == (with_admin, False)
         requests.post(f"{with_admin['admin']}/admin/faults", json=[
             {"method": "vertex.ListEndpoints", "seconds": 600}]).raise_for_status()
@@ -584,4 +591,4 @@ def test_without_admin_there_are_no_admin_routes(tmp_path):
     finally:
         start = time.monotonic()
         assert process.stop(tmp_path)
-    assert time.monotonic() - start < 10 and process._ended(with_admin["pid"])
+    assert time.monotonic() - start < 10 and process.ended(with_admin["pid"])

@@ -7,6 +7,9 @@ import requests
 from google.api_core import exceptions as errors
 from google.cloud import aiplatform_v1
 
+from lib.localcloud import rest
+from lib.localcloud.vertex import app
+
 JAN_1 = 1704067200000000  # 2024-01-01 in microseconds
 # The example of the proto comment on FeatureGroup.BigQuery.dense.
 PROTO_EXAMPLE = """
@@ -32,11 +35,6 @@ def test_store_round_trip(vertex, location):
     assert created.state == aiplatform_v1.FeatureOnlineStore.State.STABLE
     with pytest.raises(errors.Conflict):
         create_store(vertex, location)
-    changed = vertex.admin.update_feature_online_store(
-        feature_online_store={"name": created.name, "bigtable": {
-            "auto_scaling": {"min_node_count": 2, "max_node_count": 20}}},
-        update_mask={"paths": ["bigtable.auto_scaling"]}).result()
-    assert changed.bigtable.auto_scaling.max_node_count == 20
     assert [s.name for s in vertex.admin.list_feature_online_stores(parent=location)] == [
         created.name]
 
@@ -344,7 +342,7 @@ def test_a_restart_keeps_everything(start_vertex, tmp_path, location, table, wai
         answer = second.online.fetch_feature_values(
             request={"feature_view": view, "data_key": {"key": "e1"}})
         assert answer.key_values.features[0].value.int64_value == 20
-        second.app.state.close()  # closing twice does no harm
+        app.stop(second.vertex)  # stopping twice does no harm
 
 
 def test_fetching_is_quick(vertex, group, view, sync, table):
@@ -354,14 +352,12 @@ def test_fetching_is_quick(vertex, group, view, sync, table):
             f"f{i}" for i in range(11)])
     name = view(features)
     sync(name)
-    from lib.localcloud.vertex.app import answer
-
-    cloud = vertex.app.state.cloud
+    api = app.api(vertex.vertex)
     seconds = []
     for i in range(1, 301):
         body = b'{"dataKey": {"key": "%d"}}' % i
         started = time.perf_counter()
-        status, _ = answer(cloud, "POST", f"/v1/{name}:fetchFeatureValues", [], body)
+        status, _ = rest.answer([api], "POST", f"/v1/{name}:fetchFeatureValues", [], body)
         seconds.append(time.perf_counter() - started)
         assert status == 200
     assert sorted(seconds)[150] < 0.003
