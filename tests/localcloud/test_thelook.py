@@ -1,4 +1,4 @@
-"""The synthetic theLook, held against statistics of the public dataset (July 2026).
+"""The synthetic theLook, compared with statistics of the public dataset (July 2026).
 
 Where the expected figure is a parameter of the process, it may be missed by 4 standard errors
 of our sample of 100,000 users. Where it was itself measured on one sample of that size, the
@@ -169,7 +169,7 @@ def test_time_zone_of_as_of_does_not_matter():
 )
 def test_arguments_out_of_range_are_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
-        thelook.generate(**arguments)
+        thelook.generate(**{"users": 1, "seed": 7, "as_of": AS_OF} | arguments)
 
 
 def test_the_smallest_and_the_earliest_dataset_can_be_drawn():

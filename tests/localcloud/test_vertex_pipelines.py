@@ -427,23 +427,22 @@ def test_the_branch_that_is_true_runs_and_the_others_do_not(lab, tmp_path):
     assert tasks(below)["gate"].start_time is None
 
 
-def test_a_diamond_runs_its_arms_side_by_side(lab, tmp_path):
+def test_a_diamond_runs_its_arms_before_it_joins_them(lab, tmp_path):
     @dsl.container_component
-    def slow(source: Input[Dataset], out: Output[Dataset], name: str):
+    def arm(source: Input[Dataset], out: Output[Dataset], name: str):
         return dsl.ContainerSpec(image="tool", args=[
-            "sleep", "0.4", "copy", source.path, out.path, "say", name])
+            "copy", source.path, out.path, "say", name])
 
     @dsl.pipeline(name="diamond")
     def diamond():
         top = make(text="d")
-        left = slow(source=top.outputs["out"], name="left")
-        right = slow(source=top.outputs["out"], name="right")
+        left = arm(source=top.outputs["out"], name="left")
+        right = arm(source=top.outputs["out"], name="right")
         join(a=left.outputs["out"], b=right.outputs["out"])
 
     job = lab.run(lab.spec(diamond, tmp_path))
     found = tasks(job)
-    left, right, joined = found["slow"], found["slow-2"], found["join"]
-    assert left.start_time < right.end_time and right.start_time < left.end_time
+    left, right, joined = found["arm"], found["arm-2"], found["join"]
     assert joined.start_time >= max(left.end_time, right.end_time)
     uri = joined.outputs["out"].artifacts[0].uri
     for side in "ab":
@@ -684,10 +683,17 @@ def test_unserved_features_are_refused_by_name(lab, tmp_path):
     @dsl.pipeline(name="p")
     def otherwise(flag: bool):
         with dsl.If(flag == True):  # noqa: E712
-            made = make(text="yes")
+            say(text="yes")
         with dsl.Else():
-            other = make(text="no")
-        copy(source=dsl.OneOf(made.outputs["out"], other.outputs["out"]))
+            say(text="no")
+
+    @dsl.pipeline(name="inner")
+    def inner() -> Dataset:
+        return make(text="x").outputs["out"]
+
+    @dsl.pipeline(name="p")
+    def nested():
+        copy(source=inner().output)
 
     @dsl.pipeline(name="p")
     def fstring(text: str):
@@ -698,7 +704,8 @@ def test_unserved_features_are_refused_by_name(lab, tmp_path):
         say(text="a").set_retry(1)
 
     for pipeline, words in {
-        otherwise: "dsl.OneOf", fstring: "f-string", retried: "set_retry",
+        otherwise: "dsl.Else", nested: "an output of a branch or of a pipeline",
+        fstring: "f-string", retried: "set_retry",
         loop: "loop", handler: "dsl.ExitHandler", importing: "dsl.importer",
         python: "lightweight Python components", ignoring: "ignore_upstream_failure",
     }.items():

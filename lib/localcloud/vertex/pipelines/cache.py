@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from lib.localcloud.errors import ApiError
 from lib.localcloud.vertex.base.context import Vertex
-from lib.localcloud.vertex.base.state import State, new_message
+from lib.localcloud.vertex.base.state import new_message
 from lib.localcloud.vertex.pipelines.nodes import Node, Values
 
 
@@ -23,18 +23,15 @@ def key(vertex: Vertex, node: Node, container: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def entry(vertex: Vertex, outputs: Values) -> dict:
-    """What to store for a task that has succeeded."""
-    return {
+def put(vertex: Vertex, scope: str, key: str, outputs: Values) -> None:
+    """Store the outputs of a task that has succeeded."""
+    content = json.dumps({
         "parameters": outputs.parameters,
         "artifacts": {n: json_format.MessageToDict(a) for n, a in outputs.artifacts.items()},
-        "fingerprints": _fingerprints(vertex, outputs)}
-
-
-def put(state: State, scope: str, key: str, entry: dict) -> None:
-    with state.transaction() as connection:
+        "fingerprints": _fingerprints(vertex, outputs)})
+    with vertex.state.transaction() as connection:
         connection.execute("insert or replace into task_cache values (?, ?, ?)",
-                           (scope, key, json.dumps(entry)))
+                           (scope, key, content))
 
 
 def find(vertex: Vertex, scope: str, key: str) -> Values | None:

@@ -2,13 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from google.cloud.aiplatform_v1 import types
 from google.protobuf import json_format
 from google.protobuf.message import Message
-
-from lib.localcloud.errors import ApiError
-
-TaskState = types.PipelineTaskDetail.State
 
 
 @dataclass
@@ -21,10 +16,7 @@ class Values:
 
 @dataclass
 class Node:
-    """A task of the pipeline or of a dag in it; `path` are the task keys from the root.
-
-    `ready`: its inputs are resolved and its condition holds.
-    """
+    """A task of the pipeline or of a dag in it; `path` are the task keys from the root."""
 
     path: tuple[str, ...]
     task: dict
@@ -32,7 +24,6 @@ class Node:
     detail: Message
     inputs: Values = field(default_factory=Values)
     outputs: Values = field(default_factory=Values)
-    ready: bool = False
 
     @property
     def is_dag(self) -> bool:
@@ -41,17 +32,6 @@ class Node:
     @property
     def state(self) -> int:
         return self.detail.state
-
-
-@dataclass
-class Result:
-    """How a task ended; `cache_entry` is what later runs may reuse, under `cache_key`."""
-
-    state: int
-    outputs: Values = field(default_factory=Values)
-    error: ApiError | None = None
-    cache_key: str = ""
-    cache_entry: dict | None = None
 
 
 def spec_of(job: Message) -> dict:

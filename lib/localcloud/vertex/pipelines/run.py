@@ -1,37 +1,28 @@
-"""One run of a pipeline: which task is due, what goes into it, how it ended.
+"""One run of a pipeline: its tasks one after the other, and the state of each.
 
-The thread of the run alone writes the job; at most PARALLEL tasks work at a time, each in a
-thread that only computes (steps.py). Rules and sources: ../../README.md.
+Rules and sources: ../../README.md.
 """
 
 import graphlib
 import random
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from google.cloud.aiplatform_v1 import types
 from google.protobuf.message import Message
 
 from lib.localcloud.errors import ApiError, precondition
 from lib.localcloud.vertex.base.context import Vertex
-from lib.localcloud.vertex.pipelines import cache, language
-from lib.localcloud.vertex.pipelines.nodes import (
-    Node,
-    Result,
-    TaskState,
-    Values,
-    parameters_of,
-    spec_of,
-)
+from lib.localcloud.vertex.base.jobs import attempt
+from lib.localcloud.vertex.pipelines import language
+from lib.localcloud.vertex.pipelines.nodes import Node, Values, parameters_of, spec_of
 from lib.localcloud.vertex.pipelines.steps import Steps, metadata_name
 
-PARALLEL = 2
-TICK_SECONDS = 0.1  # until a cancellation is noticed
-OK = {TaskState.SUCCEEDED, TaskState.SKIPPED}
-ENDED = OK | {TaskState.FAILED, TaskState.NOT_TRIGGERED, TaskState.CANCELLED}
+State = types.PipelineTaskDetail.State
+OK = {State.SUCCEEDED, State.SKIPPED}
+ENDED = OK | {State.FAILED, State.NOT_TRIGGERED, State.CANCELLED}
 EXECUTION = {
-    TaskState.RUNNING: "RUNNING", TaskState.SUCCEEDED: "COMPLETE", TaskState.FAILED: "FAILED",
-    TaskState.SKIPPED: "CACHED", TaskState.CANCELLED: "CANCELLED"}
+    State.RUNNING: "RUNNING", State.SUCCEEDED: "COMPLETE", State.FAILED: "FAILED",
+    State.SKIPPED: "CACHED", State.CANCELLED: "CANCELLED"}
 
 
 def run(vertex: Vertex, job: Message, stop: threading.Event) -> None:
@@ -47,42 +38,34 @@ def interrupt(job: Message) -> None:
     """After a restart: tasks that had not ended are cancelled."""
     for detail in job.job_detail.task_details:
         if detail.state not in ENDED:
-            detail.state = TaskState.CANCELLED
+            detail.state = State.CANCELLED
             detail.end_time.GetCurrentTime()
 
 
 class PipelineRun:
-    """The nodes of one running job."""
+    """The tasks of one running job."""
 
     def __init__(self, vertex: Vertex, job: Message, stop: threading.Event):
         self._vertex, self._job, self._stop = vertex, job, stop
         self._spec = spec_of(job)
         self._steps = Steps(vertex, job, self._spec, stop)
-        self._inputs = Values(language.parameter_values(self._spec["root"], parameters_of(job)))
         self._nodes: dict[tuple[str, ...], Node] = {}
-        self._changed = True  # since the job was stored last
         self._plan((), self._spec["root"], 0)
 
     def run(self) -> None:
         """See `run` above."""
-        running: dict[Future, Node] = {}
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            while True:
-                for node in self._due()[: PARALLEL - len(running)]:
-                    self._set(node, TaskState.RUNNING)
-                    running[pool.submit(self._steps.run, node)] = node
-                if self._vertex.background.closing or not running:
-                    break
-                if self._stop.is_set():
-                    self._job.state = types.PipelineState.PIPELINE_STATE_CANCELLING
-                if self._changed:
-                    self._vertex.state.put(self._job)
-                    self._changed = False
-                for future in wait(running, TICK_SECONDS, FIRST_COMPLETED).done:
-                    self._finish(running.pop(future), future.result())
-        self._end()
-
-    # Which task is due
+        self._run_dag((), Values(
+            language.parameter_values(self._spec["root"], parameters_of(self._job))))
+        nodes = list(self._nodes.values())
+        if any(node.state == State.CANCELLED for node in nodes):
+            raise ApiError("CANCELLED", "The job was cancelled.")
+        failed = [n.detail for n in nodes if n.state == State.FAILED and not n.is_dag]
+        failed = failed or [n.detail for n in nodes if n.state == State.FAILED]
+        if failed:
+            raise precondition("\n".join([
+                "The DAG failed because some tasks failed. The failed tasks are: "
+                f"[{', '.join(detail.task_name for detail in failed)}].",
+                *(f"{d.task_name}: {d.error.message.splitlines()[-1]}" for d in failed)]))
 
     def _plan(self, path: tuple[str, ...], dag: dict, parent_id: int) -> None:
         """A node for every task below a dag, in the order in which they can run."""
@@ -99,103 +82,94 @@ class PipelineRun:
             detail.task_unique_name = outer + detail.task_name
             detail.create_time.GetCurrentTime()
             node = self._nodes[*path, key] = Node((*path, key), task, component, detail)
-            self._set(node, TaskState.PENDING)
+            self._set(node, State.PENDING)
             if node.is_dag:
                 self._plan(node.path, component, detail.task_id)
 
-    def _due(self) -> list[Node]:
-        """Advance all nodes that need no work; returns the tasks that can start."""
-        while True:
-            waiting = [node for node in self._nodes.values() if node.state not in ENDED]
-            if not any([self._advance(node) for node in waiting]):
-                return [node for node in waiting if node.ready and not self._stop.is_set()
-                        and node.state == TaskState.PENDING]
+    def _run_dag(self, path: tuple[str, ...], inputs: Values) -> list[Node]:
+        """Run the tasks of a dag; they are returned."""
+        nodes = [node for node in self._nodes.values() if node.path[:-1] == path]
+        for node in nodes:
+            self._run_node(node, inputs)
+        return nodes
 
-    def _advance(self, node: Node) -> bool:
-        """Take a node one state further, if no work is needed; whether it was."""
-        if node.is_dag and node.state == TaskState.RUNNING:
-            return self._close_dag(node)
-        if (node.state != TaskState.PENDING or node.ready or self._stop.is_set()
-                or not self._upstream_ended(node)):
-            return False
+    def _run_node(self, node: Node, outer: Values) -> None:
+        """Run a task, or decide that it does not run. `outer`: the inputs of its dag."""
+        if self._stop.is_set():
+            return self._skip(node, State.CANCELLED)
         parent = node.path[:-1]
         if any(self._nodes[*parent, key].state not in OK for key in language.upstream(node.task)):
-            return self._drop(node)
+            return self._skip(node, State.NOT_TRIGGERED)
         try:
-            node.inputs = self._resolve(node)
+            node.inputs = self._resolve(node, outer)
             condition = node.task.get("triggerPolicy", {}).get("condition")
             if condition and not language.holds(condition, node.inputs.parameters):
-                return self._drop(node)
+                return self._skip(node, State.NOT_TRIGGERED)
         except ApiError as error:
-            self._set(node, TaskState.FAILED, error)
-            return self._drop(node)
-        if node.is_dag:
-            self._set(node, TaskState.RUNNING)
-        else:
-            node.ready = True
-        return True
-
-    def _upstream_ended(self, node: Node) -> bool:
-        parent = node.path[:-1]
-        return (not parent or self._nodes[parent].state == TaskState.RUNNING) and all(
-            self._nodes[*parent, key].state in ENDED for key in language.upstream(node.task))
-
-    def _below(self, node: Node) -> list[Node]:
-        depth = len(node.path)
-        return [n for n in self._nodes.values() if n.path[:depth] == node.path and n is not node]
-
-    def _drop(self, node: Node) -> bool:
-        """A node that will not run, and all below it, are NOT_TRIGGERED."""
-        for each in (node, *self._below(node)):
-            if each.state == TaskState.PENDING:
-                self._set(each, TaskState.NOT_TRIGGERED)
-        return True
-
-    def _close_dag(self, node: Node) -> bool:
-        below = [n for n in self._below(node) if len(n.path) == len(node.path) + 1]
-        if any(n.state not in ENDED for n in below):
-            return False
-        failed = [n.detail.task_name for n in below if n.state == TaskState.FAILED]
+            self._set(node, State.FAILED, error)
+            return self._skip(node, State.NOT_TRIGGERED)
+        self._set(node, State.RUNNING)
+        if not node.is_dag:
+            return self._run_step(node)
+        below = self._run_dag(node.path, node.inputs)
+        failed = [n.detail.task_name for n in below if n.state == State.FAILED]
         if failed:
-            self._set(node, TaskState.FAILED, precondition(
+            return self._set(node, State.FAILED, precondition(
                 f"Tasks in it failed: {', '.join(failed)}."))
-        else:
-            self._set(node, TaskState.SUCCEEDED)
-        return True
+        cancelled = any(n.state == State.CANCELLED for n in below)
+        return self._set(node, State.CANCELLED if cancelled else State.SUCCEEDED)
 
-    # What goes into a task
+    def _run_step(self, node: Node) -> None:
+        ended = State.SUCCEEDED
 
-    def _resolve(self, node: Node) -> Values:
-        """Parameters in their declared types, with defaults, and artifacts.
+        def work() -> None:
+            nonlocal ended
+            cached, node.outputs = self._steps.run(node)
+            ended = State.SKIPPED if cached else State.SUCCEEDED
+
+        error = attempt(work, node.detail.task_name)
+        if error:
+            ended = State.CANCELLED if error.status == "CANCELLED" else State.FAILED
+        self._set(node, ended, error)
+
+    def _skip(self, node: Node, state: int) -> None:
+        """End a node and all below it that never started."""
+        for each in self._nodes.values():
+            if each.path[: len(node.path)] == node.path and each.state == State.PENDING:
+                self._set(each, state)
+
+    def _resolve(self, node: Node, outer: Values) -> Values:
+        """What goes into a task: parameters in their declared types, with defaults; artifacts.
 
         Raises:
             ApiError: FAILED_PRECONDITION for a required input without a value.
         """
-        parent = node.path[:-1]
-        outer = self._nodes[parent].inputs if parent else self._inputs
-        found = Values()
-        for name, source in node.task.get("inputs", {}).get("parameters", {}).items():
-            if "taskOutputParameter" in source:
-                one = source["taskOutputParameter"]
-                outputs = self._nodes[*parent, one["producerTask"]].outputs
-                found.parameters[name] = outputs.parameters.get(one["outputParameterKey"])
-            elif "componentInputParameter" in source:
-                found.parameters[name] = outer.parameters.get(source["componentInputParameter"])
-            else:
-                found.parameters[name] = source.get("runtimeValue", {}).get("constant")
-        for name, source in node.task.get("inputs", {}).get("artifacts", {}).items():
-            if "taskOutputArtifact" in source:
-                one = source["taskOutputArtifact"]
-                outputs = self._nodes[*parent, one["producerTask"]].outputs
-                found.artifacts[name] = outputs.artifacts.get(one["outputArtifactKey"])
-            else:
-                found.artifacts[name] = outer.artifacts.get(source["componentInputArtifact"])
-        return _declared(node.component, found)
+        def find(kind: str, source: dict) -> object:
+            word = kind.title().removesuffix("s")
+            if f"taskOutput{word}" in source:
+                one = source[f"taskOutput{word}"]
+                producer = self._nodes[*node.path[:-1], one["producerTask"]]
+                return getattr(producer.outputs, kind).get(one[f"output{word}Key"])
+            if f"componentInput{word}" in source:
+                return getattr(outer, kind).get(source[f"componentInput{word}"])
+            return source.get("runtimeValue", {}).get("constant")
 
-    # States
+        found = Values()
+        for kind in ("parameters", "artifacts"):
+            sources = node.task.get("inputs", {}).get(kind, {})
+            values = getattr(found, kind)
+            for name, definition in language.definitions(node.component, "input", kind).items():
+                value = find(kind, sources.get(name, {}))
+                value = definition.get("defaultValue") if value is None else value
+                if value is None and not definition.get("isOptional"):
+                    raise precondition(f"Input {name!r} has no {kind.removesuffix('s')}.")
+                if value is not None:
+                    values[name] = value if kind == "artifacts" else language.typed(
+                        value, definition["parameterType"], name)
+        return found
 
     def _set(self, node: Node, state: int, error: ApiError | None = None) -> None:
-        self._changed = True
+        """Put a state into the task's details, and store the job."""
         detail = node.detail
         detail.state = state
         status = detail.pipeline_task_status.add(state=state)
@@ -204,7 +178,7 @@ class PipelineRun:
             rpc_status = error.rpc_status()
             detail.error.code, detail.error.message = rpc_status["code"], rpc_status["message"]
             status.error.CopyFrom(detail.error)
-        if state == TaskState.RUNNING:
+        if state == State.RUNNING:
             detail.start_time.GetCurrentTime()
             for name, artifact in node.inputs.artifacts.items():
                 detail.inputs[name].artifacts.append(artifact)
@@ -214,6 +188,7 @@ class PipelineRun:
                 detail.outputs[name].artifacts.append(artifact)
         if state in EXECUTION:
             self._describe_execution(node)
+        self._vertex.state.put(self._job)
 
     def _describe_execution(self, node: Node) -> None:
         """The metadata of the execution: parameters as `input:name` and `output:name`."""
@@ -227,50 +202,3 @@ class PipelineRun:
         execution.update_time.GetCurrentTime()
         for side, values in (("input", node.inputs), ("output", node.outputs)):
             execution.metadata.update({f"{side}:{k}": v for k, v in values.parameters.items()})
-
-    def _finish(self, node: Node, result: Result) -> None:
-        node.outputs = result.outputs
-        self._set(node, result.state, result.error)
-        if result.cache_entry:
-            cache.put(self._vertex.state, self._steps.scope, result.cache_key, result.cache_entry)
-
-    def _end(self) -> None:
-        """The states of the tasks that never started, and the error of the job."""
-        nodes = list(self._nodes.values())
-        failed = [n for n in nodes if n.state == TaskState.FAILED and not n.is_dag]
-        failed = failed or [n for n in nodes if n.state == TaskState.FAILED]
-        cancelled = self._stop.is_set() and any(
-            n.state not in ENDED or n.state == TaskState.CANCELLED for n in nodes)
-        for node in reversed(nodes):
-            if node.state == TaskState.RUNNING:
-                has_failed = TaskState.FAILED in {n.state for n in self._below(node)}
-                self._set(node, TaskState.FAILED if has_failed else TaskState.CANCELLED)
-            elif node.state not in ENDED:
-                self._set(node, TaskState.CANCELLED if cancelled else TaskState.NOT_TRIGGERED)
-        if cancelled:
-            raise ApiError("CANCELLED", "The job was cancelled.")
-        if failed:
-            names = ", ".join(n.detail.task_name for n in failed)
-            raise precondition("\n".join([
-                "The DAG failed because some tasks failed. The failed tasks are: "
-                f"[{names}].",
-                *(f"{n.detail.task_name}: {n.detail.error.message.splitlines()[-1]}"
-                  for n in failed)]))
-
-
-def _declared(component: dict, given: Values) -> Values:
-    """The declared inputs of a component out of what it was given."""
-    found = Values()
-    for name, definition in language.definitions(component, "input", "parameters").items():
-        value = given.parameters.get(name)
-        value = definition.get("defaultValue") if value is None else value
-        if value is not None:
-            found.parameters[name] = language.typed(value, definition["parameterType"], name)
-        elif not definition.get("isOptional"):
-            raise precondition(f"Input {name!r} has no value.")
-    for name, definition in language.definitions(component, "input", "artifacts").items():
-        if given.artifacts.get(name) is not None:
-            found.artifacts[name] = given.artifacts[name]
-        elif not definition.get("isOptional"):
-            raise precondition(f"Input {name!r} has no artifact.")
-    return found

@@ -1,4 +1,4 @@
-"""The work of one task of a pipeline, in a thread of its own: reads its node, writes nothing."""
+"""The work of one task of a pipeline: its container, or its outputs from the cache."""
 
 import random
 import threading
@@ -10,41 +10,37 @@ from google.protobuf.message import Message
 from lib.localcloud.errors import precondition
 from lib.localcloud.vertex.base import tasks
 from lib.localcloud.vertex.base.context import Vertex
-from lib.localcloud.vertex.base.jobs import attempt, log_folder
+from lib.localcloud.vertex.base.jobs import log_folder
 from lib.localcloud.vertex.base.state import new_message, split
 from lib.localcloud.vertex.pipelines import cache, language
-from lib.localcloud.vertex.pipelines.nodes import Node, Result, TaskState, Values
+from lib.localcloud.vertex.pipelines.nodes import Node, Values
 from lib.localcloud.vertex.programs.mount import Mount
 from lib.localcloud.vertex.programs.runner import Task
 
 
 class Steps:
-    """Runs the tasks of one job. `scope`: the part of the cache that its pipeline uses."""
+    """Runs the tasks of one job."""
 
     def __init__(self, vertex: Vertex, job: Message, spec: dict, stop: threading.Event):
         self._vertex, self._job, self._spec, self._stop = vertex, job, spec, stop
-        self.scope = f"{split(job.name)[0]}/{spec['pipelineInfo']['name']}"
+        # Only runs of a pipeline of the same name share cached outputs.
+        self._scope = f"{split(job.name)[0]}/{spec['pipelineInfo']['name']}"
 
-    def run(self, node: Node) -> Result:
-        """Run a task, or take its outputs from the cache."""
-        result = Result(TaskState.SUCCEEDED)
-        error = attempt(lambda: self._run(node, result), node.detail.task_name)
-        if error:
-            cancelled = error.status == "CANCELLED"
-            return Result(TaskState.CANCELLED if cancelled else TaskState.FAILED, error=error)
-        return result
+    def run(self, node: Node) -> tuple[bool, Values]:
+        """Whether the outputs of a task came from the cache, and the outputs.
 
-    def _run(self, node: Node, result: Result) -> None:
+        Raises:
+            ApiError: as tasks.run; FAILED_PRECONDITION for an output that was not written.
+        """
         container = language.container(self._spec, node.component)
-        cached = node.task.get("cachingOptions", {}).get("enableCache")
-        if cached:
-            result.cache_key = cache.key(self._vertex, node, container)
-            if found := cache.find(self._vertex, self.scope, result.cache_key):
-                result.state, result.outputs = TaskState.SKIPPED, found
-                return
-        result.outputs = self._execute(node, container)
-        if cached:
-            result.cache_entry = cache.entry(self._vertex, result.outputs)
+        if not node.task.get("cachingOptions", {}).get("enableCache"):
+            return False, self._execute(node, container)
+        key = cache.key(self._vertex, node, container)
+        if found := cache.find(self._vertex, self._scope, key):
+            return True, found
+        outputs = self._execute(node, container)
+        cache.put(self._vertex, self._scope, key, outputs)
+        return False, outputs
 
     def _execute(self, node: Node, container: dict) -> Values:
         """Run the task's container; its outputs."""
