@@ -1,7 +1,6 @@
 """Feature view syncs: from BigQuery into the online store, one at a time for each view."""
 
-import queue
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from google.cloud.aiplatform_v1 import types
 from google.protobuf.message import Message
@@ -15,7 +14,6 @@ from lib.localcloud.vertex.online import values
 from lib.localcloud.vertex.online.sources import served_tables
 from lib.localcloud.vertex.registry.tables import ServedTable
 
-CLOSE_SECONDS = 10
 OWN_ACCOUNT = types.FeatureView.ServiceAgentType.SERVICE_AGENT_TYPE_FEATURE_VIEW
 
 
@@ -24,10 +22,7 @@ class Syncs:
 
     def __init__(self, vertex: Vertex):
         self._vertex = vertex
-        self._queues: dict[str, queue.SimpleQueue] = {}
-        self._workers: list[threading.Thread] = []
-        self._lock = threading.Lock()
-        self._closed = False
+        self._workers: dict[str, ThreadPoolExecutor] = {}
         self._end_interrupted()
 
     def add(self, view_name: str) -> str:
@@ -35,32 +30,20 @@ class Syncs:
         sync = new_message(types.FeatureViewSync)
         sync.name = f"{view_name}/featureViewSyncs/{new_id()}"
         self._vertex.state.insert(sync)
-        with self._lock:
-            if view_name not in self._queues:
-                self._queues[view_name] = queue.SimpleQueue()
-                self._workers.append(threading.Thread(
-                    target=self._work, args=(self._queues[view_name],),
-                    name=f"sync {view_name}", daemon=True))
-                self._workers[-1].start()
-            self._queues[view_name].put(sync.name)
+        with self._vertex.state.lock:
+            worker = self._workers.setdefault(view_name, ThreadPoolExecutor(1))
+        worker.submit(self._run, sync.name)
         return sync.name
 
     def close(self) -> None:
         """Wait for running syncs; the next start of the process ends the waiting ones."""
-        with self._lock:
-            self._closed = True
-            for waiting in self._queues.values():
-                waiting.put(None)
-        for worker in self._workers:
-            worker.join(CLOSE_SECONDS)
+        for worker in self._workers.values():
+            worker.shutdown(cancel_futures=True)
 
-    def _work(self, waiting: queue.SimpleQueue) -> None:
-        while (name := waiting.get()) is not None and not self._closed:
-            if (sync := self._vertex.state.find(name)) is not None:  # else its view was deleted
-                self._run(sync)
-
-    def _run(self, sync: Message) -> None:
+    def _run(self, name: str) -> None:
         state = self._vertex.state
+        if (sync := state.find(name)) is None:  # its view was deleted
+            return
         sync.run_time.start_time.GetCurrentTime()
         state.put(sync)
         try:

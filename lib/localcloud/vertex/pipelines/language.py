@@ -156,28 +156,6 @@ def expand(element: object, present: set[str]) -> list[str]:
     return [word for part in parts for word in expand(part, present)]
 
 
-def leaves(element: object) -> Iterator[str]:
-    """Every plain text in a word; INVALID_ARGUMENT for any other structure than the two."""
-    if isinstance(element, str) and element.startswith(STRUCTURES):
-        try:
-            element = json.loads(element)
-        except ValueError:
-            raise invalid(f"pipeline_spec: {element!r} is no JSON.") from None
-    if isinstance(element, str):
-        yield element
-    elif isinstance(element, list):
-        for part in element:
-            yield from leaves(part)
-    elif isinstance(element, dict) and set(element) == {"Concat"}:
-        yield from leaves(element["Concat"])
-    elif (isinstance(element, dict) and set(element) == {"IfPresent"}
-          and {"InputName", "Then"} <= set(element["IfPresent"]) <= {"InputName", "Then", "Else"}):
-        yield from leaves(element["IfPresent"]["Then"])
-        yield from leaves(element["IfPresent"].get("Else") or [])
-    else:
-        raise unsupported(f"The placeholder {json.dumps(element)}")
-
-
 # Conditions: the part of CEL that kfp writes for dsl.If
 
 

@@ -164,8 +164,10 @@ def _check_executor(spec: dict, name: str, component: dict) -> None:
     found = executors.get(component.get("executorLabel"), {}).get("container")
     if not found or not found.get("image"):
         raise invalid(f"pipeline_spec: component {name!r} has no container image.")
-    for element in (*found.get("command", []), *found.get("args", [])):
-        for used in (r for text in language.leaves(element) for r in language.references(text)):
+    for word in (*found.get("command", []), *found.get("args", [])):
+        if not isinstance(word, str):
+            raise invalid(f"pipeline_spec: {word!r} in a command of {name!r} must be a text.")
+        for used in language.references(word):
             if used.name not in definitions(component, used.side.rstrip("s"), used.kind):
                 raise invalid(f"pipeline_spec: component {name!r} uses {used.side}.{used.kind} "
                               f"{used.name!r}, which it does not declare.")
