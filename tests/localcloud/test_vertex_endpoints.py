@@ -1,4 +1,4 @@
-"""Endpoints: deploying a container as a process, predicting, and what goes wrong on the way."""
+"""Endpoints: deploying a container as a process, predicting, and what can go wrong."""
 
 import os
 import signal
@@ -143,14 +143,14 @@ def test_what_the_container_answers(vertex, endpoint, model, deploy):
     undeploy_all(vertex, endpoint)
 
 
-def test_a_container_that_died_is_started_again(vertex, endpoint, model, deploy):
+def test_a_container_that_died_is_restarted(vertex, endpoint, model, deploy):
     deployed = deploy(model())
     process = processes(vertex)[deployed.id]
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     answer = vertex.predictions.predict(endpoint=endpoint, instances=[[1, 2]])
     assert list(answer.predictions) == [3]
-    with pytest.raises(errors.ServiceUnavailable):  # dies of the request, both times
+    with pytest.raises(errors.ServiceUnavailable):  # the request ends the server, both times
         vertex.predictions.predict(endpoint=endpoint, instances=["die"], retry=None)
     answer = vertex.predictions.predict(endpoint=endpoint, instances=[[1, 2]])
     assert list(answer.predictions) == [3]
@@ -192,7 +192,7 @@ def test_endpoints_that_are_refused(vertex, location):
             create(**endpoint)
 
 
-def test_a_restart_starts_the_model_again_and_an_end_ends_it(start_vertex, tmp_path):
+def test_a_restart_restarts_the_model_and_a_stop_stops_it(start_vertex, tmp_path):
     parent = "projects/p1/locations/us-central1"
     with start_vertex(tmp_path) as first:
         model = first.models.upload_model(parent=parent, model={
@@ -231,7 +231,7 @@ time.sleep(60)"""
 
 
 def alive(pid):
-    """Whether a process runs (a zombie that waits for its collector does not)."""
+    """Whether a process runs (a zombie does not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:

@@ -74,7 +74,7 @@ def test_deleting(vertex, upload):
     vertex.models.delete_model_version(name=f"{name}@2").result()
     with pytest.raises(errors.NotFound):
         vertex.models.get_model(name=f"{name}@2")
-    assert upload(parent_model=name).model_version_id == "3"  # a number is given out once
+    assert upload(parent_model=name).model_version_id == "3"  # a number is never used again
     vertex.models.delete_model(name=name).result()
     with pytest.raises(errors.NotFound):
         vertex.models.get_model(name=name)

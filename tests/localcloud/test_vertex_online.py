@@ -1,4 +1,4 @@
-"""Online stores, feature views, syncs and fetching: what an entity gets, and when."""
+"""Online stores, feature views, syncs and fetching."""
 
 import time
 
@@ -191,7 +191,7 @@ def test_nothing_is_served_before_the_first_sync(group, view, fetch, table):
         fetch(view(["f0"]), "e1")
 
 
-def test_a_sync_brings_new_rows_and_keeps_what_is_gone(bq, group, view, sync, fetch, table):
+def test_a_sync_adds_new_rows_and_keeps_deleted_ones(bq, group, view, sync, fetch, table):
     uri = table(PROTO_EXAMPLE)
     group(uri, ["f0"])
     name = view(["f0"])
@@ -200,7 +200,7 @@ def test_a_sync_brings_new_rows_and_keeps_what_is_gone(bq, group, view, sync, fe
         ('e1', timestamp '2020-03-01 00:00:00+00', 30, null),
         ('e3', timestamp '2020-03-01 00:00:00+00', 3, null)""").result()
     bq.query(f"delete from `{uri[5:]}` where id = 'e2'").result()
-    assert fetch(name, "e1")["f0"] == 20  # the table has changed, what is served has not
+    assert fetch(name, "e1")["f0"] == 20  # the table has changed, the served value has not
     assert sync(name).sync_summary.row_synced == 2
     assert fetch(name, "e1")["f0"] == 30
     assert fetch(name, "e3")["f0"] == 3
@@ -301,6 +301,23 @@ def test_view_patch_and_new_features(vertex, group, view, sync, fetch, table):
     assert "f1" not in fetch(name, "e1")  # until the next sync
     sync(name)
     assert fetch(name, "e1")["f1"] == 15
+
+
+def test_what_a_view_update_may_change(vertex, group, view, table):
+    group(table(PROTO_EXAMPLE), ["f0"])
+    name = view(["f0"])
+
+    def update(*paths, **fields):
+        return vertex.admin.update_feature_view(
+            feature_view={"name": name, **fields}, update_mask={"paths": paths}).result()
+
+    assert update("labels", labels={"a": "1", "b": "2"}).labels == {"a": "1", "b": "2"}
+    changed = update("labels", labels={"a": "3"}, sync_config={"cron": "0 4 * * *"})
+    assert changed.labels == {"a": "3"} and changed.sync_config.cron == "TZ=Etc/UTC 0 3 * * 1"
+    with pytest.raises(errors.BadRequest, match="create_time"):
+        update("create_time")
+    with pytest.raises(errors.Conflict, match="etag"):
+        update("labels", etag="old")
 
 
 def test_deleting_a_view_and_a_store(vertex, group, view, store, sync, fetch, table):

@@ -35,7 +35,7 @@ ENDED = (PipelineState.PIPELINE_STATE_SUCCEEDED, PipelineState.PIPELINE_STATE_FA
          PipelineState.PIPELINE_STATE_CANCELLED)
 _numbers = itertools.count()
 
-# One program for every image. It does what its words say, in order.
+# One program for every image. Its arguments say what to do, in order.
 PROGRAM = '''
 import json, os, pathlib, sys, time
 words = iter(sys.argv[1:])
@@ -61,7 +61,7 @@ for word in words:
             print("line", n)
         print(next(words), file=sys.stderr)
         sys.exit(3)
-    elif word == "fail-first":   # fails unless the marker is there
+    elif word == "fail-first":   # fails unless the marker exists
         marker = pathlib.Path(next(words))
         if not marker.exists():
             marker.write_text("")
@@ -172,7 +172,7 @@ def sdk(lab, monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", lab.storage_url)
     for module in (aiplatform.pipeline_jobs, aiplatform.jobs):
         monkeypatch.setattr(module, "_JOB_WAIT_TIME", 0.05)  # it polls every 5 s
-    # submit() asks cloudresourcemanager.googleapis.com whose bucket it is, whatever api_endpoint.
+    # submit() calls cloudresourcemanager.googleapis.com in spite of api_endpoint.
     monkeypatch.setattr(aiplatform.utils.resource_manager_utils, "get_project_number",
                         lambda *_: PROJECT_NUMBER)
     aiplatform.init(
@@ -483,7 +483,7 @@ def test_a_failing_task_fails_the_job_and_the_next_run_resumes(lab, tmp_path):
     assert states(lab.run(spec, {"word": "fail"}))["do"] == "FAILED"
 
 
-def test_what_a_task_leaves_out(lab, tmp_path):
+def test_outputs_that_a_task_does_not_write(lab, tmp_path):
     @dsl.container_component
     def lazy(artifact: Output[Dataset], number: OutputPath(int), text: str):
         return dsl.ContainerSpec(image="tool", args=["write", number, text])
@@ -517,7 +517,7 @@ def test_an_unknown_image_fails_its_task(lab, tmp_path):
     assert "'host/repo/unknown:1' was not found (known here: tool)" in job.error.message
 
 
-def test_a_bucket_that_is_not_there_fails_the_task(lab, tmp_path):
+def test_a_missing_bucket_fails_the_task(lab, tmp_path):
     job = lab.run(lab.spec(linear, tmp_path), {"text": "no bucket"}, root="gs://missing/root")
     assert states(job)["make"] == "FAILED" and "gs://missing" in job.error.message
 
@@ -572,7 +572,7 @@ def test_the_cache_is_used_only_where_it_is_enabled(lab, sdk, tmp_path):
     assert run(False) == {"say": "SUCCEEDED", "say-2": "SUCCEEDED"}
 
 
-def test_outputs_that_are_gone_or_changed_are_made_again(lab, tmp_path):
+def test_deleted_or_changed_outputs_are_computed_again(lab, tmp_path):
     spec = lab.spec(linear, tmp_path)
     job = lab.run(spec, {"text": "gone"})
     uri = tasks(job)["make"].outputs["out"].artifacts[0].uri
@@ -863,7 +863,7 @@ def docker(*words):
 
 @pytest.fixture
 def image(tool):
-    """The image `tool`, built on a real engine for a user without rights."""
+    """The image `tool`, built on a real engine for an unprivileged user."""
     if not shutil.which("docker") or docker("info").returncode:
         pytest.skip("no Docker engine answers `docker info`")
     known = docker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()

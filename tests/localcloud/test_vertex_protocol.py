@@ -1,4 +1,4 @@
-"""What holds for every method: JSON, errors, operations, versions of the API, Google's tools."""
+"""Rules of every method: JSON, errors, operations, API versions, Google's tools."""
 
 import json
 import os
@@ -148,7 +148,7 @@ GCLOUD = shutil.which("gcloud")
 
 @pytest.mark.skipif(not GCLOUD, reason="Google's command line, gcloud, is not installed")
 def test_gcloud(vertex, tmp_path):
-    """Google's own command line, which calls v1beta1 or v1 as it likes."""
+    """Google's own command line, which calls v1beta1 and v1."""
     region = "europe-west4"
     parent = f"projects/p1/locations/{region}"
     model = vertex.models.upload_model(parent=parent, model={

@@ -44,7 +44,7 @@ def test_bad_group_ids(vertex, location, good, group_id):
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({}, "entity_id"),  # the default column, which the table has not
+        ({}, "entity_id"),  # the default column, which the table does not have
         ({"entity_id_columns": ["f1"]}, "FLOAT"),
         ({"entity_id_columns": ["id"], "time_series": {"timestamp_column": "f0"}}, "TIMESTAMP"),
         ({"entity_id_columns": ["id"], "time_series": {"timestamp_column": "no"}}, "no"),

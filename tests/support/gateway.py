@@ -25,7 +25,7 @@ from tests.support.faults import Fault, Faults, http_error
 from tests.support.method_names import GRPC_REQUESTS, check_methods, json_of, method_of
 
 STOP_SECONDS = 2
-# Of one connection only: https://www.rfc-editor.org/rfc/rfc9110#name-connection
+# Headers of one connection only: https://www.rfc-editor.org/rfc/rfc9110#name-connection
 HOP_BY_HOP = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 GRPC_SERVICE = "/google.cloud.bigquery.storage.v1.BigQueryRead/"
 
@@ -49,7 +49,7 @@ class Gateway:
 
     async def start(self) -> dict[str, str]:
         """Serve; the addresses to give to clients, under the keys of `services` and "admin"."""
-        # No connection is kept: a service closes idle ones, maybe just when it is used again.
+        # No connection is kept open: a service may close an idle one just as it is reused.
         self._client = await self._running.enter_async_context(httpx.AsyncClient(
             timeout=None, trust_env=False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)))
@@ -101,7 +101,7 @@ class Gateway:
     async def _answer(self, service: str, request: Request) -> Response:
         body = await request.body()
         path = request.scope["path"]
-        if path == "/healthz":  # not a client's: it says that the local cloud runs
+        if path == "/healthz":  # only process.status calls it
             return await self._forward(service, request, body)
         # An object's name is one part of the path only while its slashes are still %2F.
         raw = request.scope["raw_path"].decode() if service == "storage" else path
@@ -121,7 +121,7 @@ class Gateway:
         return response
 
     async def _forward(self, service: str, request: Request, body: bytes) -> Response:
-        """The service's own answer, byte for byte but for its address."""
+        """The service's own answer, unchanged except for its address."""
         upstream = self._services[service]
         target = request.scope["raw_path"]
         if query := request.scope["query_string"]:
@@ -186,7 +186,7 @@ class Gateway:
         except grpc.aio.AioRpcError as error:
             record["status"] = HTTP[error.code().name]
             await context.abort(error.code(), error.details(), tuple(error.trailing_metadata()))
-        except (asyncio.CancelledError, GeneratorExit):  # the client wants no more
+        except (asyncio.CancelledError, GeneratorExit):  # the client has cancelled
             record["status"] = HTTP["CANCELLED"]
             raise
         record["status"] = 200
@@ -288,7 +288,7 @@ def _error_details(fault: Fault) -> tuple:
 
 
 def _is_resource(request: Request, answer: httpx.Response) -> bool:
-    """Is the answer about objects, not the content of one that happens to be JSON?"""
+    """Whether the answer describes objects (the content of an object may be JSON too)."""
     content = request.query_params.get("alt") == "media" or request.scope["path"].startswith(
         "/download/")
     return not content and "json" in answer.headers.get("content-type", "")

@@ -1,4 +1,4 @@
-"""Threads of running jobs, which can be told to stop."""
+"""Threads of running jobs, which can be stopped."""
 
 import threading
 import time
