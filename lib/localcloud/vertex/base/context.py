@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,5 @@ class Vertex:
     def call(self, name: str, request: Message, work: Callable[[], Any]) -> Any:
         """Do `work` inside all middleware."""
         for wrap in reversed(self.middleware):
-            work = _wrapped(wrap, name, request, work)
+            work = partial(wrap, name, request, work)
         return work()
-
-
-def _wrapped(wrap: Middleware, name: str, request: Any, proceed: Callable) -> Callable[[], Any]:
-    return lambda: wrap(name, request, proceed)
