@@ -20,7 +20,7 @@ class BigQueryServer:
 
     def __init__(self, data_dir: Path, project: str):
         # bqemulator loads DuckDB's `spatial` extension at start and would download it; this
-        # puts the copy from the PyPI wheel in its place, so that it starts with no network.
+        # installs the copy from the PyPI wheel, so that it starts without a network.
         import duckdb_extensions
 
         duckdb_extensions.import_extension("spatial")
@@ -59,9 +59,9 @@ class BigQueryServer:
 
 
 def load_thelook(rest: str, project: str, users: int, seed: int, as_of: datetime) -> None:
-    """Make the public theLook dataset and load it through BigQuery's own load jobs.
+    """Create the public theLook dataset and fill it by BigQuery load jobs.
 
-    Nothing is done if the dataset already holds exactly this one (its description tells).
+    Does nothing if its description says that it was drawn with the same arguments.
     """
     client = bigquery.Client(
         project=project,
@@ -74,7 +74,7 @@ def load_thelook(rest: str, project: str, users: int, seed: int, as_of: datetime
         return
     for table, rows in thelook.generate(users=users, seed=seed, as_of=as_of).items():
         _load(client, f"{PUBLIC_DATASET}.{table}", thelook.SCHEMAS[table], rows)
-    dataset.description = wanted  # last: a load that was cut off is done again
+    dataset.description = wanted  # last: an interrupted load is repeated
     client.update_dataset(dataset, ["description"])
 
 
@@ -88,7 +88,7 @@ def _load(
     pq.write_table(rows, file)
     file.seek(0)
     config = bigquery.LoadJobConfig(source_format="PARQUET", write_disposition="WRITE_TRUNCATE")
-    # size=None makes the upload resumable; the emulator refuses the multipart form.
+    # size=None makes the upload resumable; the emulator refuses multipart uploads.
     client.load_table_from_file(file, name, size=None, job_config=config).result()
 
 

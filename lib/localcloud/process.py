@@ -1,7 +1,7 @@
 """Start, find and stop the local cloud's process.
 
-Everything is kept under one folder, `state`: running.json while it runs, server.log, and the
-data of each service, which survives a restart.
+Everything is kept in one folder, `state`: running.json while it runs, server.log, and the data
+of each service, which survives a restart.
 """
 
 import fcntl
@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# $LOCALCLOUD_STATE: another folder, so that tests never touch what a run has made.
+# $LOCALCLOUD_STATE: another folder, so that tests never touch the data of a run.
 STATE = Path(os.environ.get("LOCALCLOUD_STATE") or ROOT / ".localcloud")
 START_SECONDS = 120
 STOP_SECONDS = 20
+SERVER = "lib.localcloud"  # the module that `start` launches
 
 
 class LocalCloudError(RuntimeError):
@@ -29,11 +30,11 @@ class LocalCloudError(RuntimeError):
 
 def start(
     project: str, thelook: dict | None, images: dict[str, Path] | None = None,
-    state: Path = STATE, runner: str | None = None, admin: bool | None = None,
+    state: Path = STATE, runner: str | None = None, module: str | None = None,
 ) -> tuple[dict, bool]:
-    """Start the local cloud, or find the one that runs with the same arguments.
+    """Start the local cloud, or find one that runs with the same arguments.
 
-    One that runs with others is stopped first (its data stay).
+    One that runs with other arguments is stopped first (its data are kept).
 
     Args:
         project: project id.
@@ -41,9 +42,9 @@ def start(
         images: container image name -> folder with its Dockerfile; by default `local_images()`.
         state: folder for its state.
         runner: how the tasks of pipelines and custom jobs run: "process", or "container" on the
-            Docker engine at DOCKER_HOST; None takes whatever runs, and starts "process".
-        admin: for tests: record requests and take faults (gateway.py); None takes whatever runs,
-            and starts without.
+            Docker engine at DOCKER_HOST; None accepts any that runs, and starts "process".
+        module: what `python -m MODULE serve ARGUMENTS` runs, such as one that adds a
+            `server.Front`; None accepts any that runs, and starts this package.
 
     Returns:
         What running.json holds (pid and the URL of each service), and whether it was started
@@ -58,20 +59,19 @@ def start(
         running = status(state)
         same = running and (running["project"], running["thelook"]) == (project, thelook)
         same = same and runner in (None, running.get("runner"))
-        if same and admin in (None, "admin" in running):
+        if same and module in (None, running.get("module")):
             return running, False
         if running:
             _stop(running["pid"])
-        arguments = {
+        return _launch(state, {
             "state": str(state), "project": project, "thelook": thelook,
             "images": {k: str(v) for k, v in (images or local_images()).items()},
-            "runner": runner or "process", "admin": bool(admin),
-        }
-        return _launch(state, arguments), True
+            "runner": runner or "process", "module": module or SERVER,
+        }), True
 
 
 def local_images() -> dict[str, Path]:
-    """Every folder below `lib/` that holds a Dockerfile, under its own name."""
+    """Every folder below `lib/` with a Dockerfile, by the folder's name."""
     return {f.parent.name: f.parent for f in sorted((ROOT / "lib").glob("**/Dockerfile"))}
 
 
@@ -87,7 +87,7 @@ def status(state: Path = STATE) -> dict | None:
 
 
 def stop(state: Path = STATE) -> bool:
-    """Stop the local cloud; its data stay. False if none was running."""
+    """Stop the local cloud; its data are kept. False if none was running."""
     state.mkdir(parents=True, exist_ok=True)
     with _locked(state):
         running = status(state)
@@ -108,9 +108,9 @@ def _launch(state: Path, arguments: dict) -> dict:
     (state / "running.json").unlink(missing_ok=True)
     with (state / "server.log").open("w") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "lib.localcloud", "serve", json.dumps(arguments)],
+            [sys.executable, "-m", arguments["module"], "serve", json.dumps(arguments)],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C meant for a notebook must not reach it
+            start_new_session=True,  # Ctrl-C in a notebook must not reach it
         )
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -125,19 +125,20 @@ def _launch(state: Path, arguments: dict) -> dict:
 
 
 def _stop(pid: int) -> None:
-    """Ask the process to end, and wait; it closes its files and model processes itself."""
+    """Ask the process to end, and wait; it closes its files and ends its own processes."""
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline:
-        if _ended(pid):
+        if ended(pid):
             return
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
 
 
-def _ended(pid: int) -> bool:
+def ended(pid: int) -> bool:
+    """Whether that process has ended; collects it if it is a child of this one."""
     try:
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:  # our own child: collect it
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
             return True
     except ChildProcessError:
         pass

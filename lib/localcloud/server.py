@@ -6,129 +6,118 @@ import json
 import os
 import signal
 import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 
 import uvicorn
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from lib.localcloud import platform
+from lib.localcloud import rest
 from lib.localcloud.bigquery import BigQueryServer, load_thelook_async
-from lib.localcloud.gateway import Gateway
+from lib.localcloud.platform import Platform
 from lib.localcloud.storage import StorageServer
-from lib.localcloud.vertex import PROJECT_NUMBER, create_app
-from lib.localcloud.vertex.app import Cloud
+from lib.localcloud.vertex import app
+from lib.localcloud.vertex.base.context import Vertex
+
+# front(vertex, platform, addresses): what may be put between clients and the services. It gets the
+# addresses under the keys of running.json, and yields those that clients are given instead, maybe
+# with more keys. It may also add to vertex.middleware. Tests use it: tests/support/.
+Front = Callable[[Vertex, Platform, dict[str, str]], AbstractAsyncContextManager[dict[str, str]]]
 
 
-def run(
-    state: Path, project: str, thelook: dict | None, images: dict[str, Path],
-    runner: str = "process", admin: bool = False,
-) -> None:
-    """Serve until SIGTERM or SIGINT; then stop the model processes and close the files.
+def run(arguments: str, front: Front | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; then stop all processes and close the files.
 
     Args:
-        state: folder for everything that must survive a restart.
-        project: the project that requests without one belong to.
-        thelook: users, seed and as_of of the public dataset; None leaves it out.
-        images: container image name -> folder with its Dockerfile.
-        runner: how the tasks of pipelines and custom jobs run: "process" or "container".
-        admin: for tests: put the gateway, with its admin routes, in front of the services.
+        arguments: JSON object:
+            state: folder for everything that must survive a restart.
+            project: the project that requests without one belong to.
+            thelook: users, seed and as_of of the public dataset; null leaves it out.
+            images: container image name -> folder with its Dockerfile.
+            runner: how the tasks of pipelines and custom jobs run: "process" or "container".
+            module: what was started, recorded in running.json.
+        front: see Front.
     """
-    asyncio.run(_serve(state, project, thelook, images, runner, admin))
+    asyncio.run(_serve(front=front, **json.loads(arguments)))
 
 
 async def _serve(
-    state: Path, project: str, thelook: dict | None, images: dict[str, Path], runner: str,
-    admin: bool,
+    state: str, project: str, thelook: dict | None, images: dict[str, str], runner: str,
+    module: str, front: Front | None,
 ) -> None:
+    folder = Path(state)
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
 
     async with contextlib.AsyncExitStack() as running:
-        bigquery = BigQueryServer(state / "bigquery", project)
+        bigquery = BigQueryServer(folder / "bigquery", project)
         await bigquery.start()
         running.push_async_callback(bigquery.stop)
-
-        storage = StorageServer(state / "storage", _free_port(), PROJECT_NUMBER)
+        storage = StorageServer(folder / "storage", free_port(), app.PROJECT_NUMBER)
         storage.start()
         running.callback(storage.stop)
 
-        app = create_app(
-            data_dir=state / "vertex", project=project, bigquery_rest=bigquery.rest,
-            bigquery_grpc=bigquery.grpc, storage=storage.url, images=images,
-            runner=runner,
-        )
-        running.callback(app.state.close)
-        app.router.routes[0:0] = [
-            Route("/healthz", _health),
-            *platform.routes(project, PROJECT_NUMBER, app.state.cloud.faults,
-                             state / "artifactregistry.json")]
-        vertex = _listen()
-        config = uvicorn.Config(app, log_level="warning", lifespan="off", loop="none")
-        server = uvicorn.Server(config)
-        # Its own handlers would take the signals away from `stop`.
-        server.capture_signals = contextlib.nullcontext
-        serving = asyncio.create_task(server.serve(sockets=[vertex]))
+        listener = listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        addresses = {
+            "vertex": url, "bigquery": bigquery.rest, "bigquery_grpc": bigquery.grpc,
+            "storage": storage.url, "platform": url}
+        vertex = app.start(
+            folder / "vertex", project, addresses,
+            {name: Path(image) for name, image in images.items()}, runner)
+        running.callback(app.stop, vertex)
+        platform = Platform(project, app.PROJECT_NUMBER, folder / "artifactregistry.json")
+        application = rest.application(
+            [platform.api(), app.api(vertex)], project, app.PROJECT_NUMBER)
+        application.router.routes.insert(0, Route("/healthz", _health))
+        server = uvicorn.Server(uvicorn.Config(
+            application, log_level="warning", lifespan="off", loop="none"))
+        server.capture_signals = contextlib.nullcontext  # the signals are handled by `stop`
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
 
         if thelook:
-            as_of = datetime.fromisoformat(thelook["as_of"])
             await load_thelook_async(
-                bigquery.rest, project, thelook["users"], thelook["seed"], as_of)
-        facts = {
-            "pid": os.getpid(),
-            "project": project,
-            "project_number": PROJECT_NUMBER,
-            "thelook": thelook,
-            "runner": runner,
-            "vertex": f"http://127.0.0.1:{vertex.getsockname()[1]}",
-            "bigquery": bigquery.rest,
-            "bigquery_grpc": bigquery.grpc,
-            "storage": storage.url,
-            "platform": f"http://127.0.0.1:{vertex.getsockname()[1]}",
-        }
-        if admin:
-            gateway = Gateway(app.state.cloud.faults, facts, _listen)
-            facts |= await gateway.start()
-            running.push_async_callback(gateway.stop)
-            _send_programs_to(facts, app.state.cloud)
-        _announce(state, facts)
+                bigquery.rest, project, thelook["users"], thelook["seed"],
+                datetime.fromisoformat(thelook["as_of"]))
+        if front:
+            addresses = await running.enter_async_context(front(vertex, platform, addresses))
+            # Tasks, jobs and model servers are clients too. Vertex AI's own reads are not.
+            vertex.addresses.update(addresses)
+        _announce(folder, {
+            "pid": os.getpid(), "project": project, "project_number": app.PROJECT_NUMBER,
+            "thelook": thelook, "runner": runner, "module": module, **addresses})
         await stop.wait()
-        (state / "running.json").unlink(missing_ok=True)
+        (folder / "running.json").unlink(missing_ok=True)
         server.should_exit = True
         await serving
 
 
-def _send_programs_to(facts: dict, cloud: Cloud) -> None:
-    """Tasks, jobs and model servers are clients too: they use the announced addresses.
-
-    Vertex AI's own reads have clients of their own by now, which stay as they are.
-    """
-    cloud.storage = facts["storage"]
-    cloud.bigquery_rest = facts["bigquery"]
-    cloud.bigquery_grpc = facts["bigquery_grpc"]
-
-
-async def _health(_request: object) -> JSONResponse:
-    """Lets `status` tell this process from a stranger on the same port."""
+async def _health(_request: Request) -> JSONResponse:
+    """`status` compares the pid, to tell this process from another one on the same port."""
     return JSONResponse({"pid": os.getpid()})
 
 
-def _free_port() -> int:
-    with _listen() as probe:
+def free_port() -> int:
+    """A loopback port that nothing listens on."""
+    with listen() as probe:
         return probe.getsockname()[1]
 
 
-def _listen() -> socket.socket:
+def listen() -> socket.socket:
+    """A socket bound to a free loopback port."""
     # asyncio turns Nagle's delay off only where the protocol is named: 40 ms a request otherwise.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     return listener
 
 
-def _announce(state: Path, facts: dict) -> None:
-    """Write running.json in one step: whoever reads it finds all services up."""
-    draft = state / "running.json.new"
+def _announce(folder: Path, facts: dict) -> None:
+    """Write running.json in one step: its readers find all services up."""
+    draft = folder / "running.json.new"
     draft.write_text(json.dumps(facts, indent=2))
-    draft.replace(state / "running.json")
+    draft.replace(folder / "running.json")

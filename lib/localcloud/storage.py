@@ -9,7 +9,7 @@ from gcp_storage_emulator.handlers import buckets
 
 
 def _insert_bucket(request: object, response: object, storage: object, *rest: object) -> None:
-    """buckets.insert that keeps labels and location: the package takes the name alone.
+    """buckets.insert that keeps labels and location: the package stores only the name.
 
     https://cloud.google.com/storage/docs/json_api/v1/buckets/insert
     """
@@ -39,8 +39,8 @@ class StorageServer:
         self._renew_links()
 
     def _renew_links(self) -> None:
-        """Objects are stored with the address that they were uploaded to, where a client that
-        has listed them downloads: the port is another one at each start."""
+        """Objects are stored with the address of their upload, and clients that list them
+        download from it: put the current port, which changes at each start."""
         for found in self._server._storage.objects.values():
             for stored in found.values():
                 path = urlsplit(stored["mediaLink"])

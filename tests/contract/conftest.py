@@ -1,8 +1,8 @@
 """A small project of the contract tests' own: a run is a process, as a user starts it.
 
-Against the local cloud it stands behind the gateway, which records every request and can be told
-to fail. With CHURN_DEMO_TEST_TARGET=gcp (scripts/test.sh --gcp) the same runs go to the project
-of config.yaml, with nothing recorded and nothing broken.
+Against the local cloud it runs behind the gateway (tests/support), which records every request
+and fails on demand. With CHURN_DEMO_TEST_TARGET=gcp (scripts/test.sh --gcp) the same runs go to
+the project of config.yaml, with nothing recorded and nothing broken.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from lib import config
 from lib.config import ROOT
 from lib.localcloud import process
+from tests.support import local_cloud
 
 TARGET = os.environ.get("CHURN_DEMO_TEST_TARGET", "local")
 # Small enough that a whole run takes about a minute; every step is there.
@@ -103,8 +104,7 @@ def project(tmp_path_factory):
         yield Project(folder, None)
         return
     settings = config.load(target="local", env="dev", overrides=SMALL)
-    running, _ = process.start(
-        settings.project, settings.thelook.model_dump(mode="json"), state=folder / "state",
-        admin=True)
+    running = local_cloud.start(
+        settings.project, settings.thelook.model_dump(mode="json"), state=folder / "state")
     yield Project(folder, running)
     process.stop(folder / "state")

@@ -1,6 +1,6 @@
 """Google refuses, in the middle of a run: what the run says, and that it completes afterwards.
 
-The local cloud is told to fail (lib/localcloud/README.md, "Faults on demand"). The tests of this
+The local cloud fails on demand (tests/support/README.md). The tests of this
 file build on each other: each notebook meets its refusals, one after the other, and then runs to
 its end on what the failed runs left.
 """

@@ -3,24 +3,23 @@
 import asyncio
 import contextlib
 import itertools
-import socket
 import textwrap
 import threading
 import time
 
 import pytest
-import uvicorn
 from google.api_core.client_options import ClientOptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1, bigquery
 
 from lib.localcloud.bigquery import BigQueryServer
-from lib.localcloud.vertex import create_app
+from lib.localcloud.vertex import app
+from tests.support.serving import serve
 
 PROJECT = "p1"
 _numbers = itertools.count()
 
-# A model server that obeys Vertex AI's contract for custom containers, in stdlib Python.
+# A model server that follows Vertex AI's contract for custom containers, in stdlib Python.
 SERVER = '''
 import json, os, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,7 +27,7 @@ HEALTH, PREDICT = os.environ["AIP_HEALTH_ROUTE"], os.environ["AIP_PREDICT_ROUTE"
 print("model server at", os.environ["AIP_STORAGE_URI"])
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = 65536  # one packet an answer: two would wait 40 ms for each other
+    wbufsize = 65536  # one packet per answer: a second one would be delayed by 40 ms
     def log_message(self, *args): pass
     def reply(self, status, content):
         data = json.dumps(content).encode()
@@ -81,7 +80,7 @@ def bq(bq_server):
 
 @pytest.fixture
 def table(bq):
-    """Make a table from a SELECT; returns its bq:// URI."""
+    """Create a table from a SELECT; returns its bq:// URI."""
 
     def make(select, name=None):
         name = name or f"{PROJECT}.ds.t{next(_numbers)}"
@@ -108,22 +107,15 @@ def images(tmp_path_factory):
     return folders
 
 
-class Vertex:
-    """A running stand-in and GAPIC clients for it."""
+class StandIn:
+    """A running stand-in (`vertex`, of lib/localcloud) and GAPIC clients for it."""
 
     def __init__(self, data_dir, bq_server, images):
-        self.app = create_app(
-            data_dir=data_dir, project=PROJECT, bigquery_rest=bq_server.rest,
-            bigquery_grpc=bq_server.grpc, storage="http://127.0.0.1:1", images=images)
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()  # a call may come before the server runs
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(self.app, log_level="warning", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
-        self._thread.start()
+        self.vertex = app.start(data_dir, PROJECT, {
+            "bigquery": bq_server.rest, "bigquery_grpc": bq_server.grpc,
+            "storage": "http://127.0.0.1:1"}, images)
+        self._served = serve(self.vertex)
+        self.url = self._served.url
         self.registry = self.client(aiplatform_v1.FeatureRegistryServiceClient)
         self.admin = self.client(aiplatform_v1.FeatureOnlineStoreAdminServiceClient)
         self.online = self.client(aiplatform_v1.FeatureOnlineStoreServiceClient)
@@ -137,18 +129,17 @@ class Vertex:
             client_options=ClientOptions(api_endpoint=self.url))
 
     def close(self):
-        self.app.state.close()
-        self._server.should_exit = True
-        self._thread.join(10)
+        app.stop(self.vertex)
+        self._served.close()
 
 
 @pytest.fixture(scope="session")
 def start_vertex(bq_server, images):
-    """Context manager: a stand-in of one's own, over a data folder."""
+    """Context manager: a separate stand-in, over a data folder."""
 
     @contextlib.contextmanager
     def start(data_dir):
-        vertex = Vertex(data_dir, bq_server, images)
+        vertex = StandIn(data_dir, bq_server, images)
         try:
             yield vertex
         finally:
@@ -159,7 +150,7 @@ def start_vertex(bq_server, images):
 
 @pytest.fixture(scope="session")
 def vertex(start_vertex, tmp_path_factory):
-    """The stand-in that the tests share; each works in a location of its own."""
+    """The stand-in that the tests share; each test uses another location."""
     with start_vertex(tmp_path_factory.mktemp("vertex")) as running:
         yield running
 
@@ -172,7 +163,7 @@ def location():
 
 @pytest.fixture
 def group(vertex, location):
-    """Make a feature group with features over a table; returns its name."""
+    """Create a feature group with features over a table; returns its name."""
 
     def make(uri, features, group_id="fg", **spec):
         spec.setdefault("entity_id_columns", ["id"])
@@ -198,7 +189,7 @@ def store(vertex, location):
 
 @pytest.fixture
 def view(vertex, store):
-    """Make a view of features of groups; returns its name."""
+    """Create a view of features of groups; returns its name."""
 
     def make(features, view_id="view", groups=("fg",), cron="TZ=Etc/UTC 0 3 * * 1"):
         return vertex.admin.create_feature_view(
@@ -213,7 +204,7 @@ def view(vertex, store):
 
 @pytest.fixture(scope="session")
 def wait_for():
-    """Poll until a condition is true; gives what it gave."""
+    """Poll until a condition is true; returns its result."""
 
     def wait(condition, seconds=20):
         deadline = time.monotonic() + seconds

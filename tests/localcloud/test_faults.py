@@ -1,10 +1,11 @@
-"""Faults on demand and the record of requests: a local cloud with its admin routes on."""
+"""Faults on demand and recorded requests: the local cloud behind the tests' gateway."""
 
 import io
 import itertools
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import grpc
 import pyarrow as pa
@@ -25,13 +26,16 @@ from google.protobuf import duration_pb2, field_mask_pb2
 from google.rpc import code_pb2
 
 from lib.localcloud import process
-from lib.localcloud.faults import HTTP, Faults
-from lib.localcloud.gateway import json_of, method_of
+from lib.localcloud.errors import HTTP
+from lib.localcloud.platform import Platform
+from tests.support import local_cloud
+from tests.support.faults import Faults
+from tests.support.method_names import json_of, method_of
 
 PROJECT = "faulty"
 LOCATION = f"projects/{PROJECT}/locations/here"
 BIGTABLE = {"bigtable": {"auto_scaling": {"min_node_count": 1, "max_node_count": 1}}}
-# Prints what the variables of its environment lead to: a client's program, run by the local cloud.
+# A program that the local cloud runs; it finds the services by its environment variables.
 PROGRAM = """
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
@@ -43,7 +47,7 @@ _numbers = itertools.count()
 
 
 class Local:
-    """A running local cloud with its admin routes on, and Google's clients for it."""
+    """A running local cloud behind the gateway, and Google's clients for it."""
 
     def __init__(self, running):
         self.running = running
@@ -61,12 +65,17 @@ class Local:
         self.read = bigquery_storage_v1.BigQueryReadClient(transport=BigQueryReadGrpcTransport(
             channel=grpc.insecure_channel(running["bigquery_grpc"])))
 
+    def platform(self):
+        return ProjectsClient(
+            credentials=AnonymousCredentials(), transport="rest",
+            client_options=ClientOptions(api_endpoint=self.running["platform"]))
+
     def admin(self, verb, what, **arguments):
         answer = requests.request(verb, f"{self.running['admin']}/admin/{what}", **arguments)
         answer.raise_for_status()
         return answer.json()
 
-    def tell(self, *rules):
+    def fail(self, *rules):
         return self.admin("POST", "faults", json=rules)
 
     def fired(self):
@@ -87,9 +96,7 @@ def running_local(tmp_path_factory):
     image = state / "images" / "program"
     image.mkdir(parents=True)
     (image / "Dockerfile").write_text('ENTRYPOINT ["python", "-c"]\n')
-    running, new = process.start(PROJECT, None, {"program": image}, state=state, admin=True)
-    assert new
-    local = Local(running)
+    local = Local(local_cloud.start(PROJECT, None, {"program": image}, state=state))
     local.bigquery.create_dataset("ds")
     local.storage.create_bucket("things")
     yield local
@@ -134,7 +141,7 @@ def ended(local, sync):
     ("DEADLINE_EXCEEDED", errors.GatewayTimeout, 504),
 ])
 def test_only_the_second_call_of_a_method_fails(local, status, kind, code):
-    local.tell({"method": "vertex.ListEndpoints", "call": 2, "status": status,
+    local.fail({"method": "vertex.ListEndpoints", "call": 2, "status": status,
                 "message": "not this time", "reason": "SOME_REASON"})
     local.endpoints.list_endpoints(parent=LOCATION)
     with pytest.raises(kind, match="not this time") as failed:
@@ -147,14 +154,14 @@ def test_only_the_second_call_of_a_method_fails(local, status, kind, code):
 
 def test_no_credentials(local):
     """By plain HTTP: on 401 Google's clients ask their credentials for a new token first."""
-    local.tell({"method": "vertex.ListEndpoints", "status": "UNAUTHENTICATED", "message": "who?"})
+    local.fail({"method": "vertex.ListEndpoints", "status": "UNAUTHENTICATED", "message": "who?"})
     answer = requests.get(f"{local.running['vertex']}/v1/{LOCATION}/endpoints")
     assert (answer.status_code, answer.json()) == (401, {
         "error": {"code": 401, "message": "who?", "status": "UNAUTHENTICATED"}})
 
 
-def test_a_rule_strikes_several_calls_and_no_other_method(local):
-    local.tell({"method": "vertex.CreateFeatureOnlineStore", "times": 2, "status": "UNAVAILABLE"})
+def test_a_rule_applies_to_several_calls_and_to_no_other_method(local):
+    local.fail({"method": "vertex.CreateFeatureOnlineStore", "times": 2, "status": "UNAVAILABLE"})
     local.endpoints.list_endpoints(parent=LOCATION)
     for _ in range(2):
         with pytest.raises(errors.ServiceUnavailable):
@@ -165,7 +172,7 @@ def test_a_rule_strikes_several_calls_and_no_other_method(local):
 
 
 def test_bigquery_refuses_access(local):
-    local.tell({"method": "bigquery.datasets.get", "status": "PERMISSION_DENIED",
+    local.fail({"method": "bigquery.datasets.get", "status": "PERMISSION_DENIED",
                 "message": "Access Denied: Dataset"})
     with pytest.raises(errors.Forbidden, match="Access Denied") as refused:
         local.bigquery.get_dataset("ds")
@@ -174,16 +181,16 @@ def test_bigquery_refuses_access(local):
     assert local.bigquery.get_dataset("ds").dataset_id == "ds"
 
 
-def test_googles_client_tries_bigquery_again(local):
-    local.tell({"method": "bigquery.datasets.get", "times": 2, "status": "UNAVAILABLE"})
+def test_googles_client_retries_bigquery(local):
+    local.fail({"method": "bigquery.datasets.get", "times": 2, "status": "UNAVAILABLE"})
     assert local.bigquery.get_dataset("ds", retry=_retry()).dataset_id == "ds"
     assert [r["status"] for r in local.seen("bigquery.datasets.get")] == [503, 503, 200]
-    # 403 is tried again for this reason, and not for others
+    # 403 is retried for this reason, and not for others
     local.admin("DELETE", "faults")
-    local.tell({"method": "bigquery.datasets.get", "status": "PERMISSION_DENIED",
+    local.fail({"method": "bigquery.datasets.get", "status": "PERMISSION_DENIED",
                 "reason": "rateLimitExceeded"})
     assert local.bigquery.get_dataset("ds", retry=_retry()).dataset_id == "ds"
-    local.tell({"method": "bigquery.datasets.get", "status": "PERMISSION_DENIED",
+    local.fail({"method": "bigquery.datasets.get", "status": "PERMISSION_DENIED",
                 "reason": "accessNotConfigured"})
     with pytest.raises(errors.Forbidden):
         local.bigquery.get_dataset("ds", retry=_retry())
@@ -196,16 +203,16 @@ def _retry():
 
 
 def test_storage_is_unavailable(local):
-    local.tell({"method": "storage.objects.insert", "status": "UNAVAILABLE", "message": "busy"})
+    local.fail({"method": "storage.objects.insert", "status": "UNAVAILABLE", "message": "busy"})
     blob = local.storage.bucket("things").blob("again")
     with pytest.raises(errors.ServiceUnavailable, match="busy"):
         blob.upload_from_string("x", retry=None)
-    local.tell({"method": "storage.objects.insert", "status": "UNAVAILABLE"})
+    local.fail({"method": "storage.objects.insert", "status": "UNAVAILABLE"})
     blob.upload_from_string("x", retry=DEFAULT_RETRY.with_delay(initial=0.01))
     assert [r["status"] for r in local.seen("storage.objects.insert")] == [503, 503, 200]
     answer = requests.get(f"{local.running['storage']}/storage/v1/b/things/o/none")
-    assert answer.status_code == 404  # the emulator's own words pass through
-    local.tell({"method": "storage.buckets.get", "status": "PERMISSION_DENIED"})
+    assert answer.status_code == 404  # the emulator's own error passes through
+    local.fail({"method": "storage.buckets.get", "status": "PERMISSION_DENIED"})
     answer = requests.get(f"{local.running['storage']}/storage/v1/b/things")
     assert answer.status_code == 403
     assert answer.json()["error"]["errors"][0]["reason"] == "forbidden"
@@ -213,30 +220,27 @@ def test_storage_is_unavailable(local):
 
 def test_the_platform_refuses(local):
     name = "cloudresourcemanager.projects.get"
-    local.tell({"method": name, "status": "PERMISSION_DENIED", "reason": "SERVICE_DISABLED"})
-    client = ProjectsClient(
-        credentials=AnonymousCredentials(), transport="rest",
-        client_options=ClientOptions(api_endpoint=local.running["platform"]))
+    local.fail({"method": name, "status": "PERMISSION_DENIED", "reason": "SERVICE_DISABLED"})
     with pytest.raises(errors.Forbidden) as refused:
-        client.get_project(name=f"projects/{PROJECT}")
+        local.platform().get_project(name=f"projects/{PROJECT}")
     assert (refused.value.reason, refused.value.domain) == ("SERVICE_DISABLED", "googleapis.com")
     (record,) = local.seen(name)
     assert (record["service"], record["status"]) == ("platform", 403)
 
 
 def test_a_slow_answer(local):
-    local.tell({"method": "vertex.ListEndpoints", "seconds": 0.6})
+    local.fail({"method": "vertex.ListEndpoints", "seconds": 0.6})
     start = time.monotonic()
     local.endpoints.list_endpoints(parent=LOCATION)
     assert 0.6 <= time.monotonic() - start < 5
-    local.tell({"method": "vertex.ListEndpoints", "seconds": 0.3},
+    local.fail({"method": "vertex.ListEndpoints", "seconds": 0.3},
                {"method": "vertex.List*", "status": "UNAVAILABLE"})
     start = time.monotonic()
     with pytest.raises(errors.ServiceUnavailable):
         local.endpoints.list_endpoints(parent=LOCATION)
     assert time.monotonic() - start >= 0.3
-    # one that is slower than the client waits
-    local.tell({"method": "storage.buckets.get", "seconds": 30})
+    # an answer that takes longer than the client's timeout
+    local.fail({"method": "storage.buckets.get", "seconds": 30})
     with pytest.raises(requests.ReadTimeout):
         requests.get(f"{local.running['storage']}/storage/v1/b/things", timeout=0.2)
 
@@ -260,15 +264,15 @@ def test_a_malformed_rule_is_refused_and_none_is_kept(local, rule):
     assert local.admin("GET", "faults")["rules"] == []
 
 
-def test_every_canonical_code_can_be_asked_for():
+def test_every_canonical_code_has_a_status():
     assert set(HTTP) == set(code_pb2.Code.keys()) - {"OK"}
 
 
 # Operations
 
 
-def test_an_operation_ends_in_an_error_and_makes_nothing(local):
-    local.tell({"method": "vertex.CreateFeatureOnlineStore", "operation": True,
+def test_an_operation_ends_in_an_error_and_creates_nothing(local):
+    local.fail({"method": "vertex.CreateFeatureOnlineStore", "operation": True,
                 "status": "RESOURCE_EXHAUSTED", "message": "No Bigtable nodes left"})
     operation = local.make_store("none_left")
     with pytest.raises(errors.ResourceExhausted, match="No Bigtable nodes left"):
@@ -280,8 +284,8 @@ def test_an_operation_ends_in_an_error_and_makes_nothing(local):
     assert local.make_store("none_left").result().name.endswith("none_left")
 
 
-def test_an_operation_ends_well_but_late(local):
-    local.tell({"method": "vertex.CreateFeatureOnlineStore", "operation": True, "seconds": 0.8})
+def test_an_operation_succeeds_but_late(local):
+    local.fail({"method": "vertex.CreateFeatureOnlineStore", "operation": True, "seconds": 0.8})
     start = time.monotonic()
     operation = local.make_store("late")
     assert time.monotonic() - start < 0.7 and not operation.done()
@@ -289,22 +293,22 @@ def test_an_operation_ends_well_but_late(local):
         local.stores.get_feature_online_store(name=f"{LOCATION}/featureOnlineStores/late")
     assert operation.result(timeout=10).name == f"{LOCATION}/featureOnlineStores/late"
     assert operation.metadata.generic_metadata.create_time
-    local.tell({"method": "vertex.DeleteFeatureOnlineStore", "operation": True, "seconds": 0.1})
+    local.fail({"method": "vertex.DeleteFeatureOnlineStore", "operation": True, "seconds": 0.1})
     local.stores.delete_feature_online_store(
         name=f"{LOCATION}/featureOnlineStores/late").result(timeout=10)
     with pytest.raises(errors.NotFound):
         local.stores.get_feature_online_store(name=f"{LOCATION}/featureOnlineStores/late")
 
 
-def test_what_the_method_itself_refuses_ends_a_late_operation(local):
+def test_a_late_operation_ends_in_the_error_of_the_method_itself(local):
     local.make_store("taken").result()
-    local.tell({"method": "vertex.CreateFeatureOnlineStore", "operation": True, "seconds": 0.1})
+    local.fail({"method": "vertex.CreateFeatureOnlineStore", "operation": True, "seconds": 0.1})
     with pytest.raises(errors.AlreadyExists, match="taken"):
         local.make_store("taken").result(timeout=10)
 
 
 def test_clearing_ends_the_wait_of_an_operation(local):
-    local.tell({"method": "vertex.CreateFeatureOnlineStore", "operation": True, "seconds": 600})
+    local.fail({"method": "vertex.CreateFeatureOnlineStore", "operation": True, "seconds": 600})
     operation = local.make_store("released")
     assert not operation.done()
     local.admin("DELETE", "faults")
@@ -315,7 +319,7 @@ def test_clearing_ends_the_wait_of_an_operation(local):
 
 
 def test_a_sync_fails(local, view, wait_for):
-    local.tell({"method": "sync", "status": "INTERNAL", "message": "BigQuery went away"})
+    local.fail({"method": "sync", "status": "INTERNAL", "message": "BigQuery went away"})
     sync = local.stores.sync_feature_view(feature_view=view).feature_view_sync
     failed = wait_for(lambda: ended(local, sync))
     assert (failed.final_status.code, failed.final_status.message) == (13, "BigQuery went away")
@@ -326,14 +330,14 @@ def test_a_sync_fails(local, view, wait_for):
 
 
 def test_a_sync_takes_longer(local, view, wait_for):
-    local.tell({"method": "sync", "seconds": 0.7})
+    local.fail({"method": "sync", "seconds": 0.7})
     sync = local.stores.sync_feature_view(feature_view=view).feature_view_sync
     times = wait_for(lambda: ended(local, sync)).run_time
     assert times.end_time.ToMilliseconds() - times.start_time.ToMilliseconds() >= 700
 
 
 def test_a_sync_hangs_until_the_faults_are_cleared(local, view, wait_for):
-    local.tell({"method": "sync", "hang": True})
+    local.fail({"method": "sync", "hang": True})
     sync = local.stores.sync_feature_view(feature_view=view).feature_view_sync
     wait_for(lambda: local.fired() == [1])
     time.sleep(0.3)
@@ -343,7 +347,7 @@ def test_a_sync_hangs_until_the_faults_are_cleared(local, view, wait_for):
 
 
 def test_closing_does_not_wait_for_what_hangs(start_vertex, table, tmp_path, wait_for):
-    """In this process, where the rules are told without the admin route."""
+    """In this process, without the gateway and its admin routes."""
     source = {"uri": table("select 'a' as id, 1 as f"), "entity_id_columns": ["id"]}
     with start_vertex(tmp_path) as vertex:
         store = vertex.admin.create_feature_online_store(
@@ -352,25 +356,27 @@ def test_closing_does_not_wait_for_what_hangs(start_vertex, table, tmp_path, wai
         view = vertex.admin.create_feature_view(
             parent=store, feature_view_id="v", feature_view={"big_query_source": source},
         ).result().name
-        vertex.app.state.cloud.faults.add([
+        faults = Faults(vertex.vertex, Platform("p1", 1, tmp_path / "registry.json"))
+        faults.add([
             {"method": "sync", "hang": True},
             {"method": "vertex.CreateFeatureOnlineStore", "operation": True, "seconds": 600}])
         sync = vertex.admin.sync_feature_view(feature_view=view).feature_view_sync
         operation = vertex.admin.create_feature_online_store(
             parent="projects/p1/locations/hang", feature_online_store_id="t",
             feature_online_store=BIGTABLE).operation.name
-        wait_for(lambda: vertex.app.state.cloud.faults.shown()["rules"][0]["fired"])
+        wait_for(lambda: faults.shown()["rules"][0]["fired"])
         start = time.monotonic()
+        faults.close()
     assert time.monotonic() - start < 5
     with start_vertex(tmp_path) as vertex:
         found = vertex.admin.get_feature_view_sync(name=sync)
         assert found.final_status.code == code_pb2.ABORTED
-        (late,) = vertex.app.state.cloud.state.operations(name=operation)
+        late = vertex.vertex.state.operation(operation)
         assert late["done"] and late["error"]["code"] == code_pb2.ABORTED
 
 
 def test_a_fault_taken_before_a_clear_does_not_wait_for_the_next():
-    faults = Faults()
+    faults = Faults(SimpleNamespace(middleware=[]), Platform("p1", 1, None))
     faults.add([{"method": "sync", "hang": True}])
     fault = faults.take("sync", "sync")
     faults.clear()
@@ -385,16 +391,16 @@ def test_a_fault_taken_before_a_clear_does_not_wait_for_the_next():
 
 def test_missing_permissions_and_disabled_apis(local):
     deploy, use = "aiplatform.endpoints.deploy", "aiplatform.endpoints.predict"
-    shown = local.tell({"missing_permissions": [deploy]},
+    shown = local.fail({"missing_permissions": [deploy]},
                        {"disabled_apis": ["aiplatform.googleapis.com"]})
     assert shown == {"rules": [], "missing_permissions": [deploy],
                      "disabled_apis": ["aiplatform.googleapis.com"]}
-    endpoint = local.endpoints.create_endpoint(
-        parent=LOCATION, endpoint={"display_name": "e"}).result().name
-    asked = iam_policy_pb2.TestIamPermissionsRequest(resource=endpoint, permissions=[deploy, use])
-    assert local.endpoints.test_iam_permissions(asked).permissions == [use]
+    asked = iam_policy_pb2.TestIamPermissionsRequest(
+        resource=f"projects/{PROJECT}", permissions=[deploy, use])
+    client = local.platform()
+    assert client.test_iam_permissions(asked).permissions == [use]
     local.admin("DELETE", "faults")
-    assert local.endpoints.test_iam_permissions(asked).permissions == [deploy, use]
+    assert client.test_iam_permissions(asked).permissions == [deploy, use]
     assert local.admin("GET", "faults")["disabled_apis"] == []
 
 
@@ -404,9 +410,10 @@ def test_missing_permissions_and_disabled_apis(local):
 def test_requests_are_recorded_with_bodies_and_statuses(local):
     name = f"{LOCATION}/featureOnlineStores/recorded"
     local.make_store("recorded").result()
-    local.stores.update_feature_online_store(
-        feature_online_store={"name": name, "labels": {"a": "b"}},
-        update_mask=field_mask_pb2.FieldMask(paths=["labels"])).result()
+    with pytest.raises(errors.MethodNotImplemented):
+        local.stores.update_feature_online_store(
+            feature_online_store={"name": name, "labels": {"a": "b"}},
+            update_mask=field_mask_pb2.FieldMask(paths=["labels"]))
     with pytest.raises(errors.NotFound):
         local.endpoints.get_endpoint(name=f"{LOCATION}/endpoints/none")
     create, update, get = local.admin("GET", "requests")
@@ -496,7 +503,7 @@ def test_a_read_session_is_recorded_and_its_rows_are_right(local):
 def test_errors_of_the_read_api(local):
     with pytest.raises(errors.NotFound):
         _session(local, f"projects/{PROJECT}/datasets/ds/tables/nothing")
-    local.tell({"method": "bigquerystorage.CreateReadSession", "status": "PERMISSION_DENIED",
+    local.fail({"method": "bigquerystorage.CreateReadSession", "status": "PERMISSION_DENIED",
                 "message": "no readsessions.create", "reason": "IAM_PERMISSION_DENIED"})
     with pytest.raises(errors.PermissionDenied, match="no readsessions.create") as refused:
         _session(local, f"projects/{PROJECT}/datasets/ds/tables/nothing")
@@ -563,7 +570,7 @@ def test_names_of_methods():
 # Starting and stopping
 
 
-def test_without_admin_there_are_no_admin_routes(tmp_path):
+def test_only_the_tests_module_adds_admin_routes(tmp_path):
     running, _ = process.start(PROJECT, None, state=tmp_path)
     try:
         assert "admin" not in running
@@ -572,8 +579,8 @@ def test_without_admin_there_are_no_admin_routes(tmp_path):
             for what in ("faults", "requests"):
                 answer = requests.get(f"{running[service]}/admin/{what}")
                 assert answer.status_code in (404, 501)
-        with_admin, new = process.start(PROJECT, None, state=tmp_path, admin=True)
-        assert new and "admin" in with_admin
+        with_admin = local_cloud.start(PROJECT, None, state=tmp_path)
+        assert with_admin["pid"] != running["pid"] and "admin" in with_admin
         assert process.start(PROJECT, None, state=tmp_path) == (with_admin, False)
         requests.post(f"{with_admin['admin']}/admin/faults", json=[
             {"method": "vertex.ListEndpoints", "seconds": 600}]).raise_for_status()
@@ -584,4 +591,4 @@ def test_without_admin_there_are_no_admin_routes(tmp_path):
     finally:
         start = time.monotonic()
         assert process.stop(tmp_path)
-    assert time.monotonic() - start < 10 and process._ended(with_admin["pid"])
+    assert time.monotonic() - start < 10 and process.ended(with_admin["pid"])

@@ -1,4 +1,4 @@
-"""The synthetic theLook, held against statistics of the public dataset (July 2026).
+"""The synthetic theLook, compared with statistics of the public dataset (July 2026).
 
 Where the expected figure is a parameter of the process, it may be missed by 4 standard errors
 of our sample of 100,000 users. Where it was itself measured on one sample of that size, the
@@ -136,8 +136,8 @@ def test_same_seed_same_tables():
     small = thelook.generate(users=300, seed=7, as_of=AS_OF)
     again = thelook.generate(users=300, seed=7, as_of=AS_OF)
     assert digest(small) == digest(again)
-    # Written down, so that another process, machine or version has to agree as well. A change
-    # to the process changes it, rightly; nothing else should.
+    # A constant, so that other processes, machines and versions have to agree too. Only a change
+    # of how the tables are drawn may change it.
     assert digest(small) == "bb1b95b8a933f8667c4523798397e5a0f6034a5566827966569179b435c109ab"
 
 
@@ -169,7 +169,7 @@ def test_time_zone_of_as_of_does_not_matter():
 )
 def test_arguments_out_of_range_are_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
-        thelook.generate(**arguments)
+        thelook.generate(**{"users": 1, "seed": 7, "as_of": AS_OF} | arguments)
 
 
 def test_the_smallest_and_the_earliest_dataset_can_be_drawn():
@@ -183,7 +183,7 @@ def test_the_smallest_and_the_earliest_dataset_can_be_drawn():
 # --- users ---------------------------------------------------------------------------------
 
 
-def test_users_look_as_they_should(tables):
+def test_columns_of_users(tables):
     users = tables["users"]
     assert numbers(users, "id").tolist() == list(range(1, USERS + 1))
     age = numbers(users, "age")
@@ -294,7 +294,7 @@ def gaps_in_days(tables):
 
 def test_gaps_between_orders(tables):
     gaps = gaps_in_days(tables)
-    # Gaps of one user hang together; so the users with two orders or more count as the draws.
+    # Gaps of one user are correlated, so users with two or more orders count as the draws.
     draws = 0.30 * USERS
     # A user with k orders has k - 1 gaps: variance of their number over its mean.
     assert within_count(len(gaps), 44_970, spread=(0.20 * 1 + 0.05 * 4 + 0.05 * 9) / 0.45)
@@ -333,7 +333,7 @@ def test_ship_deliver_and_return_times_follow_each_other(tables):
 
 
 def test_future_dated_times(tables):
-    # The burst of sign-ups puts many orders of the last days on few users.
+    # Because of the sign-up burst, few users have many of the orders of the last days.
     future = {"shipped_at": 1_481, "delivered_at": 1_404, "returned_at": 458}
     for column, measured in future.items():
         got = np.sum(numbers(tables["orders"], column) > AS_OF.timestamp())
@@ -511,7 +511,7 @@ def test_churn_rate(tables, horizon, rate, users):
     by_week = np.bincount(week, weights=churned) / np.bincount(week)
     error = clustered_error(user, churned)
     assert abs(by_week.mean() - rate) <= MEASURED * error + 0.00005
-    assert MEASURED * error < 0.02  # tight enough to tell a wrong process
+    assert MEASURED * error < 0.02  # small enough to detect a wrong process
     # churn falls over the weeks, since orders get denser towards the end
     assert by_week[0] - by_week[-1] > 0.03
     # rows of one user repeat over the weeks, so the spread of a single week is what counts

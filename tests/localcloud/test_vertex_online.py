@@ -1,4 +1,4 @@
-"""Online stores, feature views, syncs and fetching: what an entity gets, and when."""
+"""Online stores, feature views, syncs and fetching."""
 
 import time
 
@@ -6,6 +6,9 @@ import pytest
 import requests
 from google.api_core import exceptions as errors
 from google.cloud import aiplatform_v1
+
+from lib.localcloud import rest
+from lib.localcloud.vertex import app
 
 JAN_1 = 1704067200000000  # 2024-01-01 in microseconds
 # The example of the proto comment on FeatureGroup.BigQuery.dense.
@@ -32,11 +35,6 @@ def test_store_round_trip(vertex, location):
     assert created.state == aiplatform_v1.FeatureOnlineStore.State.STABLE
     with pytest.raises(errors.Conflict):
         create_store(vertex, location)
-    changed = vertex.admin.update_feature_online_store(
-        feature_online_store={"name": created.name, "bigtable": {
-            "auto_scaling": {"min_node_count": 2, "max_node_count": 20}}},
-        update_mask={"paths": ["bigtable.auto_scaling"]}).result()
-    assert changed.bigtable.auto_scaling.max_node_count == 20
     assert [s.name for s in vertex.admin.list_feature_online_stores(parent=location)] == [
         created.name]
 
@@ -193,7 +191,7 @@ def test_nothing_is_served_before_the_first_sync(group, view, fetch, table):
         fetch(view(["f0"]), "e1")
 
 
-def test_a_sync_brings_new_rows_and_keeps_what_is_gone(bq, group, view, sync, fetch, table):
+def test_a_sync_adds_new_rows_and_keeps_deleted_ones(bq, group, view, sync, fetch, table):
     uri = table(PROTO_EXAMPLE)
     group(uri, ["f0"])
     name = view(["f0"])
@@ -202,7 +200,7 @@ def test_a_sync_brings_new_rows_and_keeps_what_is_gone(bq, group, view, sync, fe
         ('e1', timestamp '2020-03-01 00:00:00+00', 30, null),
         ('e3', timestamp '2020-03-01 00:00:00+00', 3, null)""").result()
     bq.query(f"delete from `{uri[5:]}` where id = 'e2'").result()
-    assert fetch(name, "e1")["f0"] == 20  # the table has changed, what is served has not
+    assert fetch(name, "e1")["f0"] == 20  # the table has changed, the served value has not
     assert sync(name).sync_summary.row_synced == 2
     assert fetch(name, "e1")["f0"] == 30
     assert fetch(name, "e3")["f0"] == 3
@@ -305,6 +303,23 @@ def test_view_patch_and_new_features(vertex, group, view, sync, fetch, table):
     assert fetch(name, "e1")["f1"] == 15
 
 
+def test_what_a_view_update_may_change(vertex, group, view, table):
+    group(table(PROTO_EXAMPLE), ["f0"])
+    name = view(["f0"])
+
+    def update(*paths, **fields):
+        return vertex.admin.update_feature_view(
+            feature_view={"name": name, **fields}, update_mask={"paths": paths}).result()
+
+    assert update("labels", labels={"a": "1", "b": "2"}).labels == {"a": "1", "b": "2"}
+    changed = update("labels", labels={"a": "3"}, sync_config={"cron": "0 4 * * *"})
+    assert changed.labels == {"a": "3"} and changed.sync_config.cron == "TZ=Etc/UTC 0 3 * * 1"
+    with pytest.raises(errors.BadRequest, match="create_time"):
+        update("create_time")
+    with pytest.raises(errors.Conflict, match="etag"):
+        update("labels", etag="old")
+
+
 def test_deleting_a_view_and_a_store(vertex, group, view, store, sync, fetch, table):
     group(table(PROTO_EXAMPLE), ["f0"])
     name = view(["f0"])
@@ -344,7 +359,7 @@ def test_a_restart_keeps_everything(start_vertex, tmp_path, location, table, wai
         answer = second.online.fetch_feature_values(
             request={"feature_view": view, "data_key": {"key": "e1"}})
         assert answer.key_values.features[0].value.int64_value == 20
-        second.app.state.close()  # closing twice does no harm
+        app.stop(second.vertex)  # stopping twice does no harm
 
 
 def test_fetching_is_quick(vertex, group, view, sync, table):
@@ -354,14 +369,12 @@ def test_fetching_is_quick(vertex, group, view, sync, table):
             f"f{i}" for i in range(11)])
     name = view(features)
     sync(name)
-    from lib.localcloud.vertex.app import answer
-
-    cloud = vertex.app.state.cloud
+    api = app.api(vertex.vertex)
     seconds = []
     for i in range(1, 301):
         body = b'{"dataKey": {"key": "%d"}}' % i
         started = time.perf_counter()
-        status, _ = answer(cloud, "POST", f"/v1/{name}:fetchFeatureValues", [], body)
+        status, _ = rest.answer([api], "POST", f"/v1/{name}:fetchFeatureValues", [], body)
         seconds.append(time.perf_counter() - started)
         assert status == 200
     assert sorted(seconds)[150] < 0.003

@@ -10,13 +10,10 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
-import threading
 import time
 
 import pytest
-import uvicorn
 from google.api_core import exceptions
 from google.api_core.client_options import ClientOptions
 from google.auth.credentials import AnonymousCredentials
@@ -25,8 +22,11 @@ from google.cloud.aiplatform_v1.types import JobState, PipelineState, PipelineTa
 from kfp import compiler, components, dsl
 from kfp.dsl import Dataset, Input, Metrics, Model, Output, OutputPath
 
+from lib.localcloud.server import free_port
 from lib.localcloud.storage import StorageServer
-from lib.localcloud.vertex import PROJECT_NUMBER, create_app
+from lib.localcloud.vertex import app
+from lib.localcloud.vertex.app import PROJECT_NUMBER
+from tests.support.serving import serve
 
 PROJECT, LOCATION, BUCKET = "p1", "us-central1", "b1"
 PARENT = f"projects/{PROJECT}/locations/{LOCATION}"
@@ -35,7 +35,7 @@ ENDED = (PipelineState.PIPELINE_STATE_SUCCEEDED, PipelineState.PIPELINE_STATE_FA
          PipelineState.PIPELINE_STATE_CANCELLED)
 _numbers = itertools.count()
 
-# One program for every image. It does what its words say, in order.
+# One program for every image. Its arguments say what to do, in order.
 PROGRAM = '''
 import json, os, pathlib, sys, time
 words = iter(sys.argv[1:])
@@ -61,7 +61,7 @@ for word in words:
             print("line", n)
         print(next(words), file=sys.stderr)
         sys.exit(3)
-    elif word == "fail-first":   # fails unless the marker is there
+    elif word == "fail-first":   # fails unless the marker exists
         marker = pathlib.Path(next(words))
         if not marker.exists():
             marker.write_text("")
@@ -75,20 +75,12 @@ class Lab:
     """A stand-in with Cloud Storage over a folder, and clients for it."""
 
     def __init__(self, folder, images, storage_url, runner="process"):
-        self.images = images
-        self.app = create_app(
-            data_dir=folder, project=PROJECT, bigquery_rest="http://127.0.0.1:1",
-            bigquery_grpc="127.0.0.1:2", storage=storage_url, images=images, runner=runner)
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
+        self.vertex = app.start(folder, PROJECT, {
+            "bigquery": "http://127.0.0.1:1", "bigquery_grpc": "127.0.0.1:2",
+            "storage": storage_url}, images, runner)
         self.folder, self.storage_url = folder, storage_url
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._server = uvicorn.Server(
-            uvicorn.Config(self.app, log_level="warning", lifespan="off"))
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
-        self._thread.start()
+        self._served = serve(self.vertex)
+        self.url = self._served.url
         self.service = self.client(aiplatform_v1.PipelineServiceClient)
         self.jobs = self.client(aiplatform_v1.JobServiceClient)
         self.storage = storage.Client(
@@ -100,9 +92,8 @@ class Lab:
                     client_options=ClientOptions(api_endpoint=self.url))
 
     def close(self):
-        self.app.state.close()
-        self._server.should_exit = True
-        self._thread.join(10)
+        app.stop(self.vertex)
+        self._served.close()
         self.storage.close()
 
     def spec(self, pipeline, tmp_path):
@@ -145,10 +136,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def storage_url(tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = StorageServer(tmp_path_factory.mktemp("storage"), port, PROJECT_NUMBER)
+    server = StorageServer(tmp_path_factory.mktemp("storage"), free_port(), PROJECT_NUMBER)
     server.start()
     client = storage.Client(PROJECT, credentials=AnonymousCredentials(),
                             client_options={"api_endpoint": server.url})
@@ -184,7 +172,7 @@ def sdk(lab, monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", lab.storage_url)
     for module in (aiplatform.pipeline_jobs, aiplatform.jobs):
         monkeypatch.setattr(module, "_JOB_WAIT_TIME", 0.05)  # it polls every 5 s
-    # submit() asks cloudresourcemanager.googleapis.com whose bucket it is, whatever api_endpoint.
+    # submit() calls cloudresourcemanager.googleapis.com in spite of api_endpoint.
     monkeypatch.setattr(aiplatform.utils.resource_manager_utils, "get_project_number",
                         lambda *_: PROJECT_NUMBER)
     aiplatform.init(
@@ -242,7 +230,7 @@ def join(a: Input[Dataset], b: Input[Dataset], out: Output[Metrics]):
 def linear(text: str = "hello", value: float = 0.75):
     made = make(text=text, value=value)
     copied = copy(source=made.outputs["out"])
-    say(text=f"{made.outputs['word']} {made.outputs['number']} {value}").after(copied)
+    say(text=made.outputs["word"]).after(copied)
 
 
 def test_linear_pipeline_with_the_sdk(lab, sdk, tmp_path):
@@ -274,8 +262,7 @@ def test_linear_pipeline_with_the_sdk(lab, sdk, tmp_path):
     [model] = copied.outputs["model"].artifacts
     assert model.schema_title == "system.Model"
     assert lab.read(f"{model.uri}/data.txt") == "copied hi"
-    # Upstream values inside an f-string.
-    assert details["say"].execution.metadata["input:text"] == "hi 3 0.75"
+    assert details["say"].execution.metadata["input:text"] == "hi"
     assert job.gca_resource.labels["env"] == "test"
     assert not (lab.folder / "scratch").exists() or not any((lab.folder / "scratch").iterdir())
 
@@ -286,7 +273,7 @@ def test_linear_pipeline_with_the_sdk(lab, sdk, tmp_path):
     [brief] = sdk.PipelineJob.list(filter='display_name="My run"', enable_simple_view=True)
     assert brief.gca_resource.pipeline_spec["pipelineInfo"]["name"] == "linear"
     logs = lab.folder / "logs" / f"projects.{PROJECT}.locations.{LOCATION}.pipelineJobs.linear-sdk"
-    assert (logs / "say.log").read_text() == "hi 3 0.75\n"
+    assert (logs / "say.log").read_text() == "hi\n"
     same.delete()
     assert not logs.exists()
     with pytest.raises(exceptions.NotFound):
@@ -306,15 +293,11 @@ def test_defaults_and_the_order_of_lists(lab, tmp_path):
 
     newest_first = [second.name, first.name]  # ListPipelineJobsRequest.order_by
     assert listed() == listed(page_size=1) == newest_first
-    assert listed(order_by="create_time") == newest_first[::-1]
-    assert listed(order_by="end_time desc", filter='state="PIPELINE_STATE_SUCCEEDED"') \
-        == newest_first
-    assert listed(filter='display_name:"*one*"') == [first.name]
-    assert listed(filter='pipeline_name="linear" AND pipeline_job_user_id:"order-*"') \
-        == newest_first
-    assert listed(filter='pipeline_name="other"') == []
-    with pytest.raises(exceptions.BadRequest, match="order_by"):
-        listed(order_by="size")
+    assert listed(filter='state="PIPELINE_STATE_SUCCEEDED"') == newest_first
+    assert listed(filter='display_name="step one"') == [first.name]
+    for wrong in ({"order_by": "create_time"}, {"filter": 'pipeline_name="linear"'}):
+        with pytest.raises(exceptions.BadRequest, match="not supported"):
+            listed(**wrong)
     # "Not available in the list view."
     [job] = [j for j in lab.service.list_pipeline_jobs(parent=PARENT) if j.name == first.name]
     assert not job.job_detail.task_details
@@ -352,27 +335,25 @@ implementation:
     @dsl.pipeline(name="types")
     def types(whole: int):
         task = echo(whole=whole, real=2.0, flag=True, things=["x", {"y": 1}],
-                    given="{{$.pipeline_job_name}} '\" $(HOME)")
+                    given="given '\" $(HOME)")
         task.set_cpu_limit("2").set_memory_limit("4G").set_env_variable("KEY", "value")
 
     job = lab.run(lab.spec(types, tmp_path), {"whole": 7}, "types-1")
     assert states(job) == {"echo": "SUCCEEDED"}, job.error
     log = lab.folder / "logs" / job.name.replace("/", ".") / "echo.log"
     assert log.read_text().splitlines() == [
-        "7", "2.0", "true", '["x", {"y": 1.0}]', "a b=7", "nothing", "types-1 '\" $(HOME)"]
+        "7", "2.0", "true", '["x", {"y": 1.0}]', "a b=7", "nothing", "given '\" $(HOME)"]
 
 
 def test_a_value_that_looks_like_a_placeholder_is_only_a_value(lab, tmp_path):
     @dsl.pipeline(name="inject")
     def inject(text: str):
         say(text=text)
-        say(text=f"<{text}>")
 
     text = "{{$.pipeline_root}} {{$.inputs.artifacts['x'].path}}"
     job = lab.run(lab.spec(inject, tmp_path), {"text": text})
     folder = lab.folder / "logs" / job.name.replace("/", ".")
     assert (folder / "say.log").read_text() == f"{text}\n"
-    assert (folder / "say-2.log").read_text() == f"<{text}>\n"
 
 
 def test_the_environment_is_that_of_a_container_with_the_local_endpoints(
@@ -422,10 +403,6 @@ def branches(value: float, limit: float = 0.5, name: str = "x", flag: bool = Tru
         good.set_display_name("approve")
         with dsl.If(name == "x", name="inner"):
             say(text="x").set_display_name("named-x")
-    with dsl.Elif(made.outputs["number"] == 4, name="four"):
-        say(text="4").set_display_name("said-four")
-    with dsl.Else(name="other"):
-        say(text="low").set_display_name("said-low")
     with dsl.If(flag == True, name="flagged"):  # noqa: E712
         say(text="flag").set_display_name("said-flag")
 
@@ -435,59 +412,37 @@ def test_the_branch_that_is_true_runs_and_the_others_do_not(lab, tmp_path):
     above = lab.run(spec, {"value": 0.5})
     assert above.state == PipelineState.PIPELINE_STATE_SUCCEEDED
     assert states(above) == {
-        "make": "SUCCEEDED", "condition-branches-1": "SUCCEEDED", "gate": "SUCCEEDED",
-        "approve": "SUCCEEDED", "inner": "SUCCEEDED", "named-x": "SUCCEEDED",
-        "four": "NOT_TRIGGERED", "said-four": "NOT_TRIGGERED", "other": "NOT_TRIGGERED",
-        "said-low": "NOT_TRIGGERED", "flagged": "SUCCEEDED", "said-flag": "SUCCEEDED"}
+        "make": "SUCCEEDED", "gate": "SUCCEEDED", "approve": "SUCCEEDED", "inner": "SUCCEEDED",
+        "named-x": "SUCCEEDED", "flagged": "SUCCEEDED", "said-flag": "SUCCEEDED"}
     found = tasks(above)
     assert found["approve"].parent_task_id == found["gate"].task_id
     # "constructed by concatenating all the parent tasks name with the task name"
-    assert found["named-x"].task_unique_name == "condition-branches-1.gate.inner.named-x"
+    assert found["named-x"].task_unique_name == "gate.inner.named-x"
     assert found["approve"].outputs["model"].artifacts[0].schema_title == "system.Model"
 
     below = lab.run(spec, {"value": 0.49, "name": "y", "flag": False})
     assert below.state == PipelineState.PIPELINE_STATE_SUCCEEDED
     assert {n for n, s in states(below).items() if s == "NOT_TRIGGERED"} == {
-        "gate", "approve", "inner", "named-x", "four", "said-four", "flagged", "said-flag"}
-    assert states(below)["said-low"] in ("SUCCEEDED", "SKIPPED")
+        "gate", "approve", "inner", "named-x", "flagged", "said-flag"}
     assert tasks(below)["gate"].start_time is None
 
 
-def test_one_of_gives_the_output_of_the_branch_that_ran(lab, tmp_path):
-    @dsl.pipeline(name="one-of")
-    def pipeline(flag: bool):
-        with dsl.If(flag == True):  # noqa: E712
-            a = make(text="yes")
-        with dsl.Else():
-            b = make(text="no")
-        say(text=dsl.OneOf(a.outputs["word"], b.outputs["word"]))
-        copy(source=dsl.OneOf(a.outputs["out"], b.outputs["out"]))
-
-    for flag, word in ((True, "yes"), (False, "no")):
-        job = lab.run(lab.spec(pipeline, tmp_path), {"flag": flag})
-        found = tasks(job)
-        assert found["say"].execution.metadata["input:text"] == word
-        uri = found["copy"].outputs["model"].artifacts[0].uri
-        assert lab.read(f"{uri}/data.txt") == f"copied {word}"
-
-
-def test_a_diamond_runs_its_arms_side_by_side(lab, tmp_path):
+def test_a_diamond_runs_its_arms_before_it_joins_them(lab, tmp_path):
     @dsl.container_component
-    def slow(source: Input[Dataset], out: Output[Dataset], name: str):
+    def arm(source: Input[Dataset], out: Output[Dataset], name: str):
         return dsl.ContainerSpec(image="tool", args=[
-            "sleep", "0.4", "copy", source.path, out.path, "say", name])
+            "copy", source.path, out.path, "say", name])
 
     @dsl.pipeline(name="diamond")
     def diamond():
         top = make(text="d")
-        left = slow(source=top.outputs["out"], name="left")
-        right = slow(source=top.outputs["out"], name="right")
+        left = arm(source=top.outputs["out"], name="left")
+        right = arm(source=top.outputs["out"], name="right")
         join(a=left.outputs["out"], b=right.outputs["out"])
 
     job = lab.run(lab.spec(diamond, tmp_path))
     found = tasks(job)
-    left, right, joined = found["slow"], found["slow-2"], found["join"]
-    assert left.start_time < right.end_time and right.start_time < left.end_time
+    left, right, joined = found["arm"], found["arm-2"], found["join"]
     assert joined.start_time >= max(left.end_time, right.end_time)
     uri = joined.outputs["out"].artifacts[0].uri
     for side in "ab":
@@ -528,29 +483,7 @@ def test_a_failing_task_fails_the_job_and_the_next_run_resumes(lab, tmp_path):
     assert states(lab.run(spec, {"word": "fail"}))["do"] == "FAILED"
 
 
-def test_fail_fast_starts_nothing_new(lab, tmp_path):
-    @dsl.pipeline(name="fast")
-    def fast():
-        do(word="fail", argument="broken")
-        first = do(word="sleep", argument="0.8")
-        say(text="never").after(first)
-
-    job = lab.run(lab.spec(fast, tmp_path), runtime={"failure_policy": 2})
-    # "Any scheduled tasks will continue to completion."
-    assert states(job) == {"do": "FAILED", "do-2": "SUCCEEDED", "say": "NOT_TRIGGERED"}
-    assert job.state == PipelineState.PIPELINE_STATE_FAILED
-
-
-def test_a_retry_is_made_and_counted(lab, tmp_path):
-    @dsl.pipeline(name="retries")
-    def retries(marker: str):
-        do(word="fail-first", argument=marker).set_retry(1)
-
-    job = lab.run(lab.spec(retries, tmp_path), {"marker": str(tmp_path / "marker")})
-    assert states(job) == {"do": "SUCCEEDED"}
-
-
-def test_what_a_task_leaves_out(lab, tmp_path):
+def test_outputs_that_a_task_does_not_write(lab, tmp_path):
     @dsl.container_component
     def lazy(artifact: Output[Dataset], number: OutputPath(int), text: str):
         return dsl.ContainerSpec(image="tool", args=["write", number, text])
@@ -584,7 +517,7 @@ def test_an_unknown_image_fails_its_task(lab, tmp_path):
     assert "'host/repo/unknown:1' was not found (known here: tool)" in job.error.message
 
 
-def test_a_bucket_that_is_not_there_fails_the_task(lab, tmp_path):
+def test_a_missing_bucket_fails_the_task(lab, tmp_path):
     job = lab.run(lab.spec(linear, tmp_path), {"text": "no bucket"}, root="gs://missing/root")
     assert states(job)["make"] == "FAILED" and "gs://missing" in job.error.message
 
@@ -600,14 +533,14 @@ def test_the_cache_is_by_inputs_code_and_pipeline(lab, tmp_path, tool):
     all_old = dict.fromkeys(all_new, "SKIPPED")
     assert run() == all_new
     assert run() == all_old
-    # Another value of a parameter; what it writes is the same, so copy is not run again.
-    assert run(value=0.6) == {"make": "SUCCEEDED", "copy": "SKIPPED", "say": "SUCCEEDED"}
+    # Another value of a parameter; what it writes is the same, so the others are not run again.
+    assert run(value=0.6) == {"make": "SUCCEEDED", "copy": "SKIPPED", "say": "SKIPPED"}
 
     @dsl.pipeline(name="another-name")
     def renamed(text: str, value: float = 0.75):
         made = make(text=text, value=value)
         copied = copy(source=made.outputs["out"])
-        say(text=f"{made.outputs['word']} {made.outputs['number']} {value}").after(copied)
+        say(text=made.outputs["word"]).after(copied)
 
     assert run(renamed) == all_new
     program = (tool / "main.py").read_text()
@@ -639,7 +572,7 @@ def test_the_cache_is_used_only_where_it_is_enabled(lab, sdk, tmp_path):
     assert run(False) == {"say": "SUCCEEDED", "say-2": "SUCCEEDED"}
 
 
-def test_outputs_that_are_gone_or_changed_are_made_again(lab, tmp_path):
+def test_deleted_or_changed_outputs_are_computed_again(lab, tmp_path):
     spec = lab.spec(linear, tmp_path)
     job = lab.run(spec, {"text": "gone"})
     uri = tasks(job)["make"].outputs["out"].artifacts[0].uri
@@ -689,20 +622,6 @@ def test_a_cancelled_job_ends_its_tasks(lab, sdk, tmp_path):
     assert no_process_is_left()
     with pytest.raises(exceptions.BadRequest, match="is over"):
         lab.service.cancel_pipeline_job(name=job.name)
-
-
-def test_batches(lab, tmp_path):
-    jobs = [lab.create(lab.spec(sleeping, tmp_path)) for _ in range(2)]
-    names = [job.name for job in jobs]
-    done = lab.service.batch_cancel_pipeline_jobs(parent=PARENT, names=names).result(20)
-    assert [job.state.name for job in done.pipeline_jobs] == ["PIPELINE_STATE_CANCELLED"] * 2
-    with pytest.raises(exceptions.NotFound):  # all or none
-        lab.service.batch_delete_pipeline_jobs(
-            parent=PARENT, names=[*names, f"{PARENT}/pipelineJobs/none"])
-    deleted = lab.service.batch_delete_pipeline_jobs(parent=PARENT, names=names).result(20)
-    assert [job.name for job in deleted.pipeline_jobs] == names
-    with pytest.raises(exceptions.NotFound):
-        lab.service.get_pipeline_job(name=names[0])
 
 
 def test_a_restart_fails_what_ran_and_keeps_the_cache(tmp_path, tool, storage_url):
@@ -761,12 +680,39 @@ def test_unserved_features_are_refused_by_name(lab, tmp_path):
     def ignoring():
         say(text="a").after(do(word="fail", argument="x")).ignore_upstream_failure()
 
+    @dsl.pipeline(name="p")
+    def otherwise(flag: bool):
+        with dsl.If(flag == True):  # noqa: E712
+            say(text="yes")
+        with dsl.Else():
+            say(text="no")
+
+    @dsl.pipeline(name="inner")
+    def inner() -> Dataset:
+        return make(text="x").outputs["out"]
+
+    @dsl.pipeline(name="p")
+    def nested():
+        copy(source=inner().output)
+
+    @dsl.pipeline(name="p")
+    def fstring(text: str):
+        say(text=f"<{text}>")
+
+    @dsl.pipeline(name="p")
+    def retried():
+        say(text="a").set_retry(1)
+
     for pipeline, words in {
+        otherwise: "dsl.Else", nested: "an output of a branch or of a pipeline",
+        fstring: "f-string", retried: "set_retry",
         loop: "loop", handler: "dsl.ExitHandler", importing: "dsl.importer",
         python: "lightweight Python components", ignoring: "ignore_upstream_failure",
     }.items():
         with pytest.raises(exceptions.BadRequest, match=words):
             lab.create(lab.spec(pipeline, tmp_path))
+    with pytest.raises(exceptions.BadRequest, match="fail fast"):
+        lab.create(lab.spec(linear, tmp_path), runtime={"failure_policy": 2})
 
 
 def test_what_is_wrong_is_refused_by_name(lab, tmp_path):
@@ -790,8 +736,8 @@ def test_what_is_wrong_is_refused_by_name(lab, tmp_path):
     refused("no such task", lambda s: s[root[0]][root[1]][root[2]]["make"].update(
         dependentTasks=["ghost"]))
     refused("wait for each other", lambda s: s["root"]["dag"]["tasks"]["make"].update(
-        dependentTasks=["condition-branches-1"]))
-    refused("condition", lambda s: s["root"]["dag"]["tasks"]["condition-6"][
+        dependentTasks=["condition-1"]))
+    refused("condition", lambda s: s["root"]["dag"]["tasks"]["condition-1"][
         "triggerPolicy"].update(condition="size(inputs.parameter_values['x']) > 1"))
     refused("gs://", root="/tmp/here")
     refused("pipeline_job_id", job_id="Upper")
@@ -917,7 +863,7 @@ def docker(*words):
 
 @pytest.fixture
 def image(tool):
-    """The image `tool`, built on a real engine for a user without rights."""
+    """The image `tool`, built on a real engine for an unprivileged user."""
     if not shutil.which("docker") or docker("info").returncode:
         pytest.skip("no Docker engine answers `docker info`")
     known = docker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()

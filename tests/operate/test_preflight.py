@@ -20,6 +20,7 @@ from lib.errors import Needed
 from lib.localcloud import process
 from lib.operate import permissions, preflight, preflight_access, preflight_resources
 from lib.operate.finding import UNKNOWN, member
+from tests.support import local_cloud
 
 SMALL = {"thelook": {"users": 1000}}
 
@@ -29,8 +30,8 @@ def emulator(tmp_path_factory):
     """An empty local cloud with its admin routes: settings, addresses, state folder."""
     state = tmp_path_factory.mktemp("preflight")
     settings = config.load(target="local", env="dev", overrides=SMALL)
-    running, _ = process.start(
-        settings.project, settings.thelook.model_dump(mode="json"), state=state, admin=True)
+    running = local_cloud.start(
+        settings.project, settings.thelook.model_dump(mode="json"), state=state)
     with pytest.MonkeyPatch.context() as patch:
         for name, key in zip(clouds.EMULATOR_VARIABLES, ("bigquery", "bigquery_grpc", "storage"),
                              strict=True):

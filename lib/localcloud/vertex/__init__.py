@@ -1,8 +1,1 @@
-"""The stand-in for Vertex AI: Feature Store, Model Registry and endpoints over REST.
-
-Rules, their sources and limits: ../README.md.
-"""
-
-from lib.localcloud.vertex.app import PROJECT_NUMBER, create_app
-
-__all__ = ["PROJECT_NUMBER", "create_app"]
+"""The stand-in for Vertex AI, over REST; see ../README.md."""

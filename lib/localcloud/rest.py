@@ -1,0 +1,220 @@
+"""Google's REST conventions: routes, requests as protobuf messages, answers as JSON.
+
+Paths, verbs and bodies come from the http rules that Google's own client packages send by
+(services/*/transports/rest_base.py), so a method without a handler is still known by name and
+answered 501. All answers of Vertex AI and of the platform APIs are made by `answer`.
+Conventions: cloud.google.com/apis/design and google/api/http.proto.
+"""
+
+import importlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import anyio
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+
+from lib.localcloud.errors import HTTP, ApiError, invalid
+
+# API version in the path of the current request: operations answer in types of that version.
+VERSION: ContextVar[str] = ContextVar("version", default="v1")
+SYSTEM_PARAMETERS = {"$alt", "alt", "$prettyPrint", "prettyPrint", "$userProject", "key"}
+# One part of a name. The colon starts a custom verb (models:upload), except in a digest.
+SEGMENT = "[^/:]+(?::[0-9a-f]+)?"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to call a method.
+
+    Attributes:
+        variables: request fields that the path holds, in order, such as `feature_group.name`.
+        body: "*", or the request field that the body is; "" if there is none.
+    """
+
+    verb: str
+    path: re.Pattern
+    rpc: str
+    request: Callable[[], Message]
+    variables: tuple[str, ...] = ()
+    body: str = ""
+
+
+@dataclass(frozen=True)
+class Api:
+    """Routes, and the function `call(rpc, request)` that runs their methods.
+
+    `call` returns a message or a JSON object, or raises ApiError. `implemented`: the methods that
+    it has; any other is answered 501.
+    """
+
+    routes: list[Route]
+    implemented: Iterable[str]
+    call: Callable[[str, Message], Message | dict]
+
+
+def service_routes(package: str, service: str, versions: str = "") -> list[Route]:
+    """The routes of one service, from the http rules of its client.
+
+    Args:
+        package: such as google.cloud.aiplatform_v1.
+        service: such as model_service.
+        versions: regular expression of the versions to serve in place of /v1.
+    """
+    types = importlib.import_module(f"{package}.types")
+    module = importlib.import_module(f"{package}.services.{service}.transports.rest_base")
+    transport = next(v for k, v in vars(module).items() if re.fullmatch(r"_Base\w+Transport", k))
+    routes = []
+    for name, method in vars(transport).items():
+        rpc = name.removeprefix("_Base")
+        if hasattr(method, "_get_http_options") and hasattr(types, f"{rpc}Request"):
+            request = getattr(types, f"{rpc}Request").pb()
+            routes += [route(rule["method"].upper(), rule["uri"], rpc, request,
+                             rule.get("body", ""), versions)
+                       for rule in method._get_http_options()]
+    return routes
+
+
+def route(
+    verb: str, uri: str, rpc: str, request: Callable[[], Message], body: str = "",
+    versions: str = "",
+) -> Route:
+    """A route from a URI template such as `/v1/{name=projects/*/models/*}:export`."""
+    variables = tuple(re.findall(r"{([\w.]+)=", uri))
+    pattern = re.sub(r"{[\w.]+=([^}]*)}", r"(\1)", uri.replace("*", SEGMENT))
+    if versions:
+        pattern = pattern.replace("/v1", f"/(?:{versions})", 1)
+    return Route(verb, re.compile(pattern), rpc, request, variables, body)
+
+
+def find(routes: Iterable[Route], verb: str, path: str) -> tuple[Route, re.Match] | None:
+    """The route of a request, and the match of its path."""
+    for each in routes:
+        if each.verb == verb and (match := each.path.fullmatch(path)):
+            return each, match
+    return None
+
+
+def application(apis: Iterable[Api], project: str, number: int) -> Starlette:
+    """The ASGI application of some APIs. In a path the project's number means the project."""
+    # Threads of its own: a call may wait for BigQuery, which needs the default ones.
+    threads = anyio.CapacityLimiter(64)
+
+    async def serve(request: Request) -> Response:
+        path = request.scope["path"].replace(f"/projects/{number}/", f"/projects/{project}/")
+        status, content = await anyio.to_thread.run_sync(
+            answer, apis, request.method, path, request.query_params.multi_items(),
+            await request.body(), limiter=threads)
+        return Response(content, status, media_type="application/json")
+
+    verbs = ["GET", "POST", "PATCH", "DELETE", "PUT"]
+    return Starlette(routes=[StarletteRoute("/{path:path}", serve, methods=verbs)])
+
+
+def answer(
+    apis: Iterable[Api], verb: str, path: str, query: list[tuple[str, str]], body: bytes
+) -> tuple[int, str]:
+    """Parse a request, call its method, render: HTTP status and JSON body of the answer."""
+    try:
+        result = _call(apis, verb, path, query, body)
+        if isinstance(result, Message):
+            integers = ("$alt", "json;enum-encoding=int") in query
+            result = json_format.MessageToDict(result, use_integers_for_enums=integers)
+        return 200, json.dumps(result)
+    except ApiError as error:
+        failed = error
+    except Exception as error:  # a defect of the stand-in, reported as Google reports its own
+        logging.getLogger(__name__).exception("%s %s", verb, path)
+        failed = ApiError("INTERNAL", f"Internal error of the stand-in: {error!r}")
+    return HTTP[failed.status], json.dumps(failed.body())
+
+
+def _call(
+    apis: Iterable[Api], verb: str, path: str, query: list[tuple[str, str]], body: bytes
+) -> Message | dict:
+    for api in apis:
+        if found := find(api.routes, verb, path):
+            rpc = found[0].rpc
+            if rpc not in api.implemented:  # before parsing: RawPredict's body is no message
+                raise ApiError("UNIMPLEMENTED", f"{rpc} is not implemented here: {verb} {path}")
+            VERSION.set(path.split("/")[1])
+            return api.call(rpc, _parse(*found, query, body))
+    raise ApiError("UNIMPLEMENTED", f"No method here answers {verb} {path}")
+
+
+def _parse(
+    found: Route, match: re.Match, query: list[tuple[str, str]], body: bytes
+) -> Message:
+    """The request message that path, query and body make up together.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT, naming the field, for one that is unknown or malformed.
+    """
+    message = found.request()
+    content = _json(body)
+    if not found.body and content:
+        raise invalid("Invalid JSON payload received. This method takes no body.")
+    _fill(message, {found.body: content} if found.body not in ("", "*") else content)
+    parameters: dict = {}
+    for key, value in query:
+        if key not in SYSTEM_PARAMETERS:
+            _put_parameter(parameters, message.DESCRIPTOR, key, value)
+    _fill(message, parameters)
+    for variable, value in zip(found.variables, match.groups(), strict=True):
+        *parents, last = variable.split(".")
+        target = message
+        for parent in parents:
+            target = getattr(target, parent)
+        setattr(target, last, value)
+    return message
+
+
+def _json(body: bytes) -> dict:
+    try:
+        content = json.loads(body) if body.strip() else {}
+    except ValueError as error:
+        raise invalid(f"Invalid JSON payload received. {error}") from None
+    if not isinstance(content, dict):
+        raise invalid("Invalid JSON payload received. The body must be an object.")
+    return content
+
+
+def _fill(message: Message, content: dict) -> None:
+    try:
+        json_format.ParseDict(content, message)
+    except json_format.ParseError as error:
+        unknown = re.search(r'no field named "([^"]+)" at "([^"]+)"', str(error))
+        raise invalid(
+            f'Invalid JSON payload received. Unknown name "{unknown[1]}" at "{unknown[2]}": '
+            "Cannot find field." if unknown else f"Invalid JSON payload received. {error}"
+        ) from None
+
+
+def _put_parameter(target: dict, descriptor: Descriptor, key: str, value: str) -> None:
+    """Put a query parameter (`a.b=1`) where ParseDict expects it, in the type it expects."""
+    name, _, rest = key.partition(".")
+    found = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
+    if found is None or (rest and found.message_type is None):
+        raise invalid(f'Invalid JSON payload received. Unknown name "{key}": Cannot bind query '
+                      "parameter.")
+    if rest:
+        _put_parameter(target.setdefault(found.name, {}), found.message_type, rest, value)
+    elif found.is_repeated:
+        target.setdefault(found.name, []).append(value)
+    elif found.type == FieldDescriptor.TYPE_BOOL:
+        if value not in ("true", "false"):
+            raise invalid(f"{key}: {value!r} is neither true nor false.")
+        target[found.name] = value == "true"
+    elif found.enum_type is not None and value.isdecimal():
+        target[found.name] = int(value)
+    else:
+        target[found.name] = value

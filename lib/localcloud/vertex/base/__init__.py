@@ -1,0 +1,1 @@
+"""What the services share; it imports none of them."""

@@ -1,0 +1,1 @@
+"""EndpointService, PredictionService: deployments and predictions."""

@@ -1,0 +1,115 @@
+"""PredictionService: requests to the model servers of an endpoint."""
+
+import json
+import random
+
+import urllib3
+from google.cloud.aiplatform_v1 import types
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from lib.localcloud.errors import ApiError, precondition
+from lib.localcloud.vertex.base.context import Vertex
+from lib.localcloud.vertex.base.state import new_message
+from lib.localcloud.vertex.models import versions
+from lib.localcloud.vertex.programs.servers import START_SECONDS, Spec
+
+EXIT_SECONDS = 0.5  # a server's connections break shortly before its process has ended
+
+
+def predict(vertex: Vertex, request: Message) -> Message:
+    """Predict: the container's answer, with the names of the model that gave it.
+
+    Raises:
+        ApiError: NOT_FOUND for the endpoint; FAILED_PRECONDITION if no model receives traffic, or
+            with the container's own text when it answers 4xx; INTERNAL for any other answer;
+            UNAVAILABLE if it cannot be reached, even after a restart.
+    """
+    endpoint = vertex.state.get(request.endpoint)
+    deployed = _choose(endpoint)
+    body = {"instances": [json_format.MessageToDict(value) for value in request.instances]}
+    if request.HasField("parameters"):
+        body["parameters"] = json_format.MessageToDict(request.parameters)
+    status, answer = _send(vertex, endpoint.name, deployed, json.dumps(body).encode())
+    if status != 200:
+        text = answer.decode(errors="replace")
+        code = "FAILED_PRECONDITION" if 400 <= status < 500 else "INTERNAL"
+        raise ApiError(code, f"The model server answered {status}: {text}")
+    response = new_message(types.PredictResponse)
+    try:
+        predictions = json.loads(answer)["predictions"]
+        json_format.ParseDict({"predictions": predictions}, response)
+    except (ValueError, KeyError, TypeError, json_format.ParseError) as error:
+        raise ApiError(
+            "INTERNAL", f'The model server must answer {{"predictions": [...]}}: {error!r}'
+        ) from None
+    response.deployed_model_id = deployed.id
+    response.model = deployed.model
+    response.model_version_id = deployed.model_version_id
+    response.model_display_name = vertex.state.get(deployed.model).display_name
+    return response
+
+
+def server_spec(vertex: Vertex, endpoint_name: str, deployed: Message) -> Spec:
+    """What runs for a deployed model, and in which environment.
+
+    Variables and default routes: GEAP/machine-learning/predictions/custom-container-requirements
+    and the proto comments of ModelContainerSpec.
+    """
+    version = versions.find(vertex.state, f"{deployed.model}@{deployed.model_version_id}")
+    container = version.container_spec
+    endpoint_id = endpoint_name.rsplit("/", 1)[1]
+    base = f"/v1/endpoints/{endpoint_id}/deployedModels/{deployed.id}"
+    health = container.health_route or base
+    route = container.predict_route or f"{base}:predict"
+    environment = {
+        "AIP_MODE": "PREDICTION",
+        "AIP_MODE_VERSION": "1.0.0",
+        "AIP_FRAMEWORK": "CUSTOM_CONTAINER",
+        "AIP_PROJECT_NUMBER": str(vertex.project_number),
+        "AIP_ENDPOINT_ID": endpoint_id,
+        "AIP_DEPLOYED_MODEL_ID": deployed.id,
+        "AIP_MACHINE_TYPE": deployed.dedicated_resources.machine_spec.machine_type,
+        "AIP_HEALTH_ROUTE": health,
+        "AIP_PREDICT_ROUTE": route,
+        "AIP_STORAGE_URI": version.artifact_uri,
+        # Not set by Vertex AI: where a local process finds Cloud Storage, and may listen.
+        "STORAGE_EMULATOR_HOST": vertex.addresses["storage"],
+        "SERVING_HOST": "127.0.0.1",
+        **{variable.name: variable.value for variable in container.env},
+    }
+    return Spec(
+        deployed_model_id=deployed.id, image_uri=container.image_uri, health_route=health,
+        predict_route=route, environment=environment, command=tuple(container.command),
+        args=tuple(container.args),
+        start_seconds=container.deployment_timeout.ToSeconds() or START_SECONDS)
+
+
+def _choose(endpoint: Message) -> Message:
+    """One of the deployed models, at random by the traffic split."""
+    receiving = [d for d in endpoint.deployed_models if endpoint.traffic_split.get(d.id)]
+    if not receiving:
+        raise precondition(f"{endpoint.name} has no deployed model that receives traffic.")
+    shares = [endpoint.traffic_split[d.id] for d in receiving]
+    return random.choices(receiving, shares)[0]
+
+
+def _send(
+    vertex: Vertex, endpoint_name: str, deployed: Message, body: bytes
+) -> tuple[int, bytes]:
+    """HTTP status and body of the model server's answer; restarts one that has ended, once."""
+    reason = None
+    for _ in range(2):
+        try:
+            server = vertex.servers.running(deployed.id) or vertex.servers.start(
+                server_spec(vertex, endpoint_name, deployed))
+        except ApiError as error:
+            raise ApiError("UNAVAILABLE", error.message) from None
+        try:
+            return server.predict(body)
+        except urllib3.exceptions.TimeoutError as error:
+            raise ApiError("UNAVAILABLE", f"The model server did not answer: {error}") from None
+        except urllib3.exceptions.HTTPError as error:
+            server.ended(EXIT_SECONDS)  # or only this connection broke
+            reason = error
+    raise ApiError("UNAVAILABLE", f"The model server cannot be reached: {reason}")

@@ -1,0 +1,1 @@
+"""JobService: custom jobs."""

@@ -1,0 +1,1 @@
+"""ModelService: models, versions and evaluations."""

@@ -1,0 +1,1 @@
+"""FeatureOnlineStoreAdminService, FeatureOnlineStoreService: stores, views, syncs, fetching."""

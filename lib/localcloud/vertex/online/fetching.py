@@ -1,0 +1,56 @@
+"""FeatureOnlineStoreService: the values of one entity, as the last sync left them."""
+
+from google.cloud.aiplatform_v1 import types
+from google.protobuf.message import Message
+
+from lib.localcloud.errors import ApiError, invalid
+from lib.localcloud.vertex.base.context import Vertex
+from lib.localcloud.vertex.base.state import new_message
+from lib.localcloud.vertex.online import values
+from lib.localcloud.vertex.registry.tables import TIMESTAMP_COLUMN, entity_key
+
+
+def fetch_feature_values(vertex: Vertex, request: Message) -> Message:
+    """FetchFeatureValues, as KEY_VALUE or PROTO_STRUCT.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT without a key; NOT_FOUND, with the same message, for an entity,
+            view or store that does not exist, and for a view that was never synced.
+    """
+    key = request.data_key
+    parts = list(key.composite_key.parts) or ([key.key] if key.key else [])
+    if not parts:
+        raise invalid("data_key is required: key, or composite_key.parts.")
+    found = values.get(vertex.state, request.feature_view, entity_key(parts))
+    if not found:
+        raise ApiError("NOT_FOUND", "Requested entity was not found.")
+    response = new_message(types.FetchFeatureValuesResponse)
+    features = _features(found)
+    if request.data_format == types.FeatureViewDataFormat.PROTO_STRUCT:
+        response.proto_struct.update({name: value for name, _, value in features})
+        return response
+    for name, kind, value in features:
+        entry = response.key_values.features.add(name=name)
+        if value is not None:  # a null feature is a name without a value
+            _set_value(entry.value, kind, value)
+    return response
+
+
+def _features(found: list[tuple[list, list]]) -> list[tuple[str, str, object]]:
+    """(name, kind, value) of each feature, and the newest feature_timestamp of the groups."""
+    features, stamps = [], []
+    for columns, row in found:
+        for (name, kind), value in zip(columns, row, strict=True):
+            (stamps if name == TIMESTAMP_COLUMN else features).append((name, kind, value))
+    return features + sorted(stamps, key=lambda stamp: stamp[2] or 0)[-1:]
+
+
+def _set_value(target: Message, kind: str, value: object) -> None:
+    if kind.endswith("_array"):
+        array = getattr(target, f"{kind}_value")
+        array.SetInParent()  # so that an empty array is not taken for null
+        array.values.extend(value)
+    elif kind == "bytes":
+        target.bytes_value = value.encode("latin-1")
+    else:
+        setattr(target, f"{kind}_value", value)

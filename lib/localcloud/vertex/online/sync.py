@@ -1,0 +1,104 @@
+"""Feature view syncs: from BigQuery into the online store, one at a time for each view."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from google.cloud.aiplatform_v1 import types
+from google.protobuf.message import Message
+from google.rpc import code_pb2
+
+from lib.localcloud.errors import ApiError
+from lib.localcloud.vertex.base.context import Vertex
+from lib.localcloud.vertex.base.operations import new_id
+from lib.localcloud.vertex.base.state import new_message
+from lib.localcloud.vertex.online import values
+from lib.localcloud.vertex.online.sources import served_tables
+from lib.localcloud.vertex.registry.tables import ServedTable
+
+OWN_ACCOUNT = types.FeatureView.ServiceAgentType.SERVICE_AGENT_TYPE_FEATURE_VIEW
+
+
+class Syncs:
+    """Running and waiting syncs; one worker thread for each view that was ever synced."""
+
+    def __init__(self, vertex: Vertex):
+        self._vertex = vertex
+        self._workers: dict[str, ThreadPoolExecutor] = {}
+        self._end_interrupted()
+
+    def add(self, view_name: str) -> str:
+        """Queue a sync after those of the same view; returns its full name."""
+        sync = new_message(types.FeatureViewSync)
+        sync.name = f"{view_name}/featureViewSyncs/{new_id()}"
+        self._vertex.state.insert(sync)
+        with self._vertex.state.lock:
+            worker = self._workers.setdefault(view_name, ThreadPoolExecutor(1))
+        worker.submit(self._run, sync.name)
+        return sync.name
+
+    def close(self) -> None:
+        """Wait for running syncs; the next start of the process ends the waiting ones."""
+        for worker in self._workers.values():
+            worker.shutdown(cancel_futures=True)
+
+    def _run(self, name: str) -> None:
+        state = self._vertex.state
+        if (sync := state.find(name)) is None:  # its view was deleted
+            return
+        sync.run_time.start_time.GetCurrentTime()
+        state.put(sync)
+        try:
+            self._vertex.call("sync", sync, lambda: self._load(sync))
+            sync.final_status.SetInParent()  # code 0: OK
+        except ApiError as error:
+            _fail(sync, error)
+        except Exception as error:  # what BigQuery said is the sync's final status
+            _fail(sync, ApiError("INTERNAL", str(error)))
+        sync.run_time.end_time.GetCurrentTime()
+        with state.transaction():
+            if state.find(sync.name) is not None:
+                state.put(sync)
+
+    def _load(self, sync: Message) -> None:
+        """Read every table of the view, then write all values in one transaction.
+
+        Entities that are no longer in a table stay: Bigtable serving keeps them.
+        """
+        state = self._vertex.state
+        view_name = sync.name.rsplit("/", 2)[0]
+        view = state.get(view_name)
+        tables = served_tables(self._vertex, view)
+        self._check_access(view, tables)
+        read = [(table.key, *self._vertex.tables.newest(table)) for table in tables]
+        with state.transaction():
+            state.get(view_name)  # NOT_FOUND if it was deleted meanwhile
+            for key, columns, rows, _ in read:
+                sync.sync_summary.row_synced += values.put(state, view_name, key, columns, rows)
+        sync.sync_summary.total_slot = sum(slot_ms for *_, slot_ms in read)
+
+    def _check_access(self, view: Message, tables: list[ServedTable]) -> None:
+        """A view with its own service account needs read access to each dataset (FS/featureview).
+
+        Raises:
+            ApiError: PERMISSION_DENIED.
+        """
+        if view.service_agent_type != OWN_ACCOUNT:
+            return
+        for table in tables:
+            dataset = table.table.rsplit(".", 1)[0]
+            if view.service_account_email not in self._vertex.tables.readers(dataset):
+                raise ApiError(
+                    "PERMISSION_DENIED", f"Permission bigquery.tables.getData denied on table "
+                    f"{table.table} for {view.service_account_email}.")
+
+    def _end_interrupted(self) -> None:
+        """After a restart: a sync that was waiting or running has failed."""
+        for sync in self._vertex.state.all("featureViewSyncs"):
+            if not sync.run_time.HasField("end_time"):
+                _fail(sync, ApiError("ABORTED", "The local cloud was stopped during this sync."))
+                sync.run_time.end_time.GetCurrentTime()
+                self._vertex.state.put(sync)
+
+
+def _fail(sync: Message, error: ApiError) -> None:
+    sync.final_status.code = code_pb2.Code.Value(error.status)
+    sync.final_status.message = error.message

@@ -1,0 +1,1 @@
+"""PipelineService: pipeline jobs."""

@@ -1,0 +1,21 @@
+"""Run a command that ends with its parent: `python end_with_parent.py PARENT_PID COMMAND...`.
+
+A model server must not outlive the local cloud, even one that was killed. Linux can guarantee
+that (PR_SET_PDEATHSIG); the call is made here, in a small process of its own, since code between
+fork and exec is unsafe in a process with threads. Elsewhere only an orderly stop ends it.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+if __name__ == "__main__":
+    parent, command = int(sys.argv[1]), sys.argv[2:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            sys.exit(1)
+    os.execvp(command[0], command)

@@ -1,0 +1,1 @@
+"""FeatureRegistryService: feature groups and features."""
