@@ -1,11 +1,23 @@
 """Cloud Storage of the local cloud: the `gcp-storage-emulator` package on loopback."""
 
 import logging
+from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gcp_storage_emulator import server
-from gcp_storage_emulator.handlers import buckets
+from gcp_storage_emulator import server, settings
+from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.handlers import buckets, objects
+
+READS = (objects.get, objects.download)
+CREATES = (objects.insert, objects.upload_partial, objects.copy, objects.rewrite, objects.compose)
+CHECKED = (*READS, *CREATES, objects.patch, objects.delete)
+
+
+def objects_folder(data_dir: Path) -> Path:
+    """The folder in which a StorageServer at `data_dir` keeps gs://bucket/name as bucket/name."""
+    return data_dir / settings.STORAGE_DIR
 
 
 def _insert_bucket(request: object, response: object, storage: object, *rest: object) -> None:
@@ -21,10 +33,92 @@ def _insert_bucket(request: object, response: object, storage: object, *rest: ob
         storage.create_bucket(name, kept)
 
 
+def _check_generations(handler: Callable) -> Callable:
+    """The handler, with the generations and preconditions that the package ignores.
+
+    Check and change are one step: the emulator handles one request at a time.
+    https://cloud.google.com/storage/docs/request-preconditions
+    """
+
+    def checked(request: object, response: object, storage: object, *rest: object) -> None:
+        status = _refusal(handler, request, storage)
+        if status is None:
+            return handler(request, response, storage, *rest)
+        response.status = status
+        if status is not HTTPStatus.NOT_MODIFIED:  # which has no body
+            reason, message = {
+                HTTPStatus.NOT_FOUND: ("notFound", "No such object generation."),
+                HTTPStatus.PRECONDITION_FAILED: (
+                    "conditionNotMet", "At least one of the pre-conditions you specified did not "
+                    "hold (ifGenerationMatch and the like)."),
+            }[status]
+            response.json({"error": {"code": status.value, "message": message, "errors": [
+                {"domain": "global", "reason": reason, "message": message}]}})
+
+    return checked
+
+
+def _refusal(handler: Callable, request: object, storage: object) -> HTTPStatus | None:
+    """The status to answer instead of calling the handler; None: call it."""
+    params = request.params
+    bucket = params.get("dest_bucket_name", params["bucket_name"])
+    target = _find(storage, bucket, params.get("dest_object_id") or _name(request, storage))
+    checks = [("if", target)]
+    if "dest_object_id" in params:
+        source = _find(storage, params["bucket_name"], params["object_id"])
+        checks.append(("ifSource", source))
+        wanted, present = _query(request, "sourceGeneration"), source
+    else:
+        wanted, present = _query(request, "generation"), target
+    if present and wanted not in (None, present["generation"]):
+        return HTTPStatus.NOT_FOUND
+    for prefix, found in checks:
+        if not found and not (prefix == "if" and handler in CREATES):
+            continue  # the handler itself answers 404
+        for field in ("generation", "metageneration"):
+            current = (found or {}).get(field, "0")
+            key = f"{prefix}{field.capitalize()}"
+            if _query(request, f"{key}Match") not in (None, current):
+                return HTTPStatus.PRECONDITION_FAILED
+            if _query(request, f"{key}NotMatch") == current:
+                reading = handler in READS
+                return HTTPStatus.NOT_MODIFIED if reading else HTTPStatus.PRECONDITION_FAILED
+    return None
+
+
+def _query(request: object, name: str) -> str | None:
+    return request.query.get(name, [None])[0]
+
+
+def _find(storage: object, bucket: str, name: str | None) -> dict | None:
+    try:
+        return storage.get_file_obj(bucket, name)
+    except NotFound:
+        return None
+
+
+def _name(request: object, storage: object) -> str | None:
+    """The object that a request is about: in the path, the query, the body or the session."""
+    if "object_id" in request.params:
+        return request.params["object_id"]
+    if upload := _query(request, "upload_id"):
+        try:
+            return storage.get_resumable_file_obj(upload)["name"]
+        except NotFound:
+            return None
+    if name := _query(request, "name"):
+        return name
+    body = request.data if isinstance(request.data, dict) else {}
+    return body.get("meta", body).get("name")
+
+
 _INSERT = buckets.insert
 for _, _methods in server.HANDLERS:
-    if _methods.get(server.POST) is _INSERT:
-        _methods[server.POST] = _insert_bucket
+    for _verb, _handler in _methods.items():
+        if _handler is _INSERT:
+            _methods[_verb] = _insert_bucket
+        elif _handler in CHECKED:
+            _methods[_verb] = _check_generations(_handler)
 
 
 class StorageServer:
