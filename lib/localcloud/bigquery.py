@@ -5,36 +5,75 @@ import io
 from datetime import datetime
 from pathlib import Path
 
+import bqemulator.server
+import duckdb_extensions
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bqemulator.api.dependencies import AppContext
+from bqemulator.config import LogLevel, PersistenceMode, Settings
+from bqemulator.domain.errors import InvalidQueryError
+from bqemulator.grpc_api import read_servicer
+from bqemulator.jobs import executor
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
-from lib.localcloud import thelook
+from lib.localcloud import bigquery_http, bigquery_results, thelook
+from lib.localcloud.storage import objects_folder
 
 PUBLIC_DATASET = "bigquery-public-data.thelook_ecommerce"
 
 
-class BigQueryServer:
-    """One bqemulator in this process; tables live in a DuckDB file under `data_dir`."""
+def _load_parquet(path: str, target: str, context: AppContext) -> None:
+    """Load Parquet by the names of the columns, as Google does; bqemulator goes by position."""
+    if not context.engine.execute(
+            "select count(*) from duckdb_tables() where schema_name || '.' || table_name = ?",
+            [target.replace('"', "")]).fetchone()[0]:
+        raise InvalidQueryError(
+            "The local cloud loads Parquet into a table that exists, or needs a schema in the "
+            "load job. Please create the table first.")
+    context.engine.execute(f"INSERT INTO {target} BY NAME SELECT * FROM read_parquet(?)", [path])
 
-    def __init__(self, data_dir: Path, project: str):
+
+def _load_json(path: str, target: str, context: AppContext) -> None:
+    """Load JSON lines, but refuse fields that the table lacks, as Google does."""
+    fields = context.engine.execute(
+        "select distinct unnest(json_keys(json)) from read_ndjson_objects(?)", [path]).fetchall()
+    columns = {row[0].lower() for row in context.engine.execute(f"DESCRIBE {target}").fetchall()}
+    if unknown := sorted(field for field, in fields if field.lower() not in columns):
+        raise ValueError(f"No such field: {', '.join(unknown)}.")
+    _COPY_JSON(path, target, context)
+
+
+# bqemulator has no hooks: its server finds its parts under these names when it starts.
+_COPY_JSON = executor._LOAD_FORMAT_HANDLERS["NEWLINE_DELIMITED_JSON"]
+bqemulator.server.create_app = bigquery_http.create_app
+read_servicer.BigQueryReadHandler = bigquery_results.ReadHandler
+executor._LOAD_FORMAT_HANDLERS |= {
+    "PARQUET": _load_parquet, "NEWLINE_DELIMITED_JSON": _load_json}
+
+
+class BigQueryServer:
+    """One bqemulator in this process; tables live in a DuckDB file under `data_dir`.
+
+    Args:
+        data_dir: folder of the DuckDB file.
+        project: the project of requests that name none.
+        storage: data folder of the StorageServer, from which gs:// is loaded; None: not served.
+    """
+
+    def __init__(self, data_dir: Path, project: str, storage: Path | None = None):
         # bqemulator loads DuckDB's `spatial` extension at start and would download it; this
         # installs the copy from the PyPI wheel, so that it starts without a network.
-        import duckdb_extensions
-
         duckdb_extensions.import_extension("spatial")
-        from bqemulator.config import LogLevel, PersistenceMode, Settings
-        from bqemulator.server import EmulatorServer
-
         data_dir.mkdir(parents=True, exist_ok=True)
-        self._server = EmulatorServer(
+        self._server = bqemulator.server.EmulatorServer(
             Settings(
                 rest_port=0,
                 grpc_port=0,
                 persistence_mode=PersistenceMode.PERSISTENT,
                 data_dir=data_dir,
                 default_project_id=project,
+                gcs_local_root=objects_folder(storage) if storage else None,
                 enable_format_extensions=False,  # Avro only; would need a download
                 time_travel_retention_days=0,  # else every rewrite keeps a copy for a week
                 log_level=LogLevel.WARNING,

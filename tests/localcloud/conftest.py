@@ -10,9 +10,11 @@ import time
 import pytest
 from google.api_core.client_options import ClientOptions
 from google.auth.credentials import AnonymousCredentials
-from google.cloud import aiplatform_v1, bigquery
+from google.cloud import aiplatform_v1, bigquery, storage
 
 from lib.localcloud.bigquery import BigQueryServer
+from lib.localcloud.server import free_port
+from lib.localcloud.storage import StorageServer
 from lib.localcloud.vertex import app
 from tests.support.serving import serve
 
@@ -54,12 +56,18 @@ ThreadingHTTPServer((host, int(os.environ["AIP_HTTP_PORT"])), Handler).serve_for
 
 
 @pytest.fixture(scope="session")
-def bq_server(tmp_path_factory):
-    """A running bqemulator."""
+def state_folder(tmp_path_factory):
+    """The folder of the state that BigQuery and Cloud Storage share."""
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="session")
+def bq_server(state_folder):
+    """A running bqemulator; gs:// means the objects of `state_folder`."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    server = BigQueryServer(tmp_path_factory.mktemp("bigquery"), PROJECT)
+    server = BigQueryServer(state_folder / "bigquery", PROJECT, state_folder / "storage")
     asyncio.run_coroutine_threadsafe(server.start(), loop).result(60)
     yield server
     asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
@@ -76,6 +84,18 @@ def bq(bq_server):
     client.create_dataset("ds")
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def gcs(state_folder):
+    """Google's Cloud Storage client."""
+    server = StorageServer(state_folder / "storage", free_port())
+    server.start()
+    client = storage.Client(
+        PROJECT, AnonymousCredentials(), client_options={"api_endpoint": server.url})
+    yield client
+    client.close()
+    server.stop()
 
 
 @pytest.fixture

@@ -1,0 +1,174 @@
+"""In front of bqemulator's REST API: what it would do wrongly or slowly is refused at once.
+
+Google's client retries status 500 for ten minutes; 400 and 501 reach the caller immediately.
+"""
+
+import json
+import logging
+import re
+
+import bqemulator
+from bqemulator.api import app as bqemulator_api
+from bqemulator.api.dependencies import AppContext
+from bqemulator.jobs.executor import JOB_RESULTS
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lib.localcloud import bigquery_results
+
+MAX_REST_ROWS = 1_000_000  # at some 10,000 rows a second
+PROJECT = r"/bigquery/v2/projects/(?P<project>[^/]+)"
+JOBS = re.compile(rf"(/upload)?{PROJECT}/(jobs|queries)")
+RESULT = re.compile(rf"{PROJECT}/queries/(?P<job>[^/]+)")
+ROWS = re.compile(rf"{PROJECT}/datasets/(?P<dataset>[^/]+)/tables/(?P<table>[^/]+)/data")
+EXPORT = re.compile(r"\bexport\s+data\b\s*(options|with)\b", re.IGNORECASE)
+# The parts of configuration.load that bqemulator respects, or that change no row.
+LOAD_OPTIONS = {
+    "sourceUris", "sourceFormat", "destinationTable", "schema", "writeDisposition",
+    "createDisposition", "autodetect", "skipLeadingRows", "parquetOptions", "timePartitioning",
+    "rangePartitioning", "clustering",
+}
+LOAD_DEFAULTS = {"fieldDelimiter": ",", "encoding": "UTF-8", "quote": '"', "maxBadRecords": "0"}
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(context: AppContext) -> Starlette:
+    """bqemulator's application with the middleware around it."""
+    app = bqemulator_api.create_app(context)
+    app.add_middleware(Middleware, context=context)
+    return app
+
+
+class Middleware:
+    """Refuses what is not served, and turns defects of bqemulator into errors with a cause."""
+
+    def __init__(self, app: ASGIApp, context: AppContext):
+        self._app = app
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        path = scope["path"]
+        is_job = scope["method"] == "POST" and JOBS.fullmatch(path)
+        if is_job:
+            body = await Request(scope, receive).body()
+            refused = _error(501, "notImplemented", cause) if (cause := refusal(body)) else None
+            receive = _replay(_with_accepted_type(body), receive)
+        else:
+            refused = self._refuse_rows(Request(scope)) if scope["method"] == "GET" else None
+        if refused:
+            return await refused(scope, receive, send)
+        await self._call(scope, receive, send)
+        if is_job:
+            bigquery_results.bound_results()
+
+    def _refuse_rows(self, request: Request) -> JSONResponse | None:
+        """Refuse a result that is no longer kept, and more rows than REST can read in time."""
+        if result := RESULT.fullmatch(request.url.path):
+            job = result["job"]
+            table = JOB_RESULTS.get(job)
+            meta = self._context.catalog.get_job(result["project"], job)
+            if table is None and meta and not meta.error_result:
+                return _error(404, "notFound", bigquery_results.GONE.format(job))
+        elif found := ROWS.fullmatch(request.url.path):
+            table = self._context.catalog.get_table(*found.group("project", "dataset", "table"))
+        else:
+            return None
+        if table and table.num_rows > MAX_REST_ROWS and "maxResults" not in request.query_params:
+            return _error(400, "responseTooLarge", (
+                f"{table.num_rows:,} rows would take the local cloud minutes over REST (the limit "
+                f"is {MAX_REST_ROWS:,}). Please use the Storage Read API: "
+                "to_arrow(bqstorage_client=...) or to_dataframe(bqstorage_client=...); or read a "
+                "part: max_results, page_size, or a limit in the query."))
+        return None
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call bqemulator; its 500 becomes a 501, which Google's client does not retry."""
+        failed = b""
+        status = 0
+
+        async def send_unless_failed(message: Message) -> None:
+            nonlocal failed, status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            if status != 500:
+                return await send(message)
+            failed += message.get("body", b"")
+
+        try:
+            await self._app(scope, receive, send_unless_failed)
+        except Exception as error:
+            if status not in (0, 500):
+                raise  # in the middle of an answer
+            _log.exception("bqemulator failed at %s %s", scope["method"], scope["path"])
+            cause = f"{type(error).__name__}: {error}"
+        else:
+            if status != 500:
+                return
+            cause = json.loads(failed)["error"]["message"]
+        answer = _error(501, "notImplemented", (
+            f"{cause}\n(The local cloud's BigQuery, bqemulator {bqemulator.__version__}, failed at "
+            "this request; repeating it does not help. See Limits in lib/localcloud/README.md.)"))
+        await answer(scope, receive, send)
+
+
+def refusal(body: bytes) -> str | None:
+    """Why a job is not served, None if it is; body: of jobs.insert, jobs.query or an upload."""
+    if body.startswith(b"--"):  # multipart: the JSON, then the file
+        body = body.split(b"\r\n\r\n", 2)[1].split(b"\r\n--")[0]
+    try:
+        job = json.loads(body)
+        configuration = job.get("configuration", {"query": job})
+    except (ValueError, AttributeError):
+        return None  # bqemulator says what is wrong
+    query, load = configuration.get("query", {}), configuration.get("load")
+    if "extract" in configuration or EXPORT.search(query.get("query") or ""):
+        return ("The local cloud does not export tables to gs://. Please read the table "
+                "(list_rows(...).to_arrow(bqstorage_client=...)) and upload the file.")
+    if query.get("destinationTable"):
+        return ("The local cloud does not write a query's result to a destination table. Please "
+                "use a statement: create or replace table ... as select ...")
+    return _load_refusal(load) if load else None
+
+
+def _load_refusal(load: dict) -> str | None:
+    ignored = sorted(
+        name for name, value in load.items()
+        if name not in LOAD_OPTIONS and value and str(value) != LOAD_DEFAULTS.get(name))
+    if ignored:
+        return (f"The local cloud ignores {', '.join(ignored)} of a load job. Please prepare the "
+                "rows in Python and load them with load_table_from_dataframe.")
+    header = str(load.get("skipLeadingRows")) == "1" or load.get("autodetect")
+    if load.get("sourceFormat", "CSV") == "CSV" and not header:
+        return ("The local cloud takes the first line of a CSV file as its header. Please say "
+                "skip_leading_rows=1, and have a header in the file.")
+    return None
+
+
+def _with_accepted_type(body: bytes) -> bytes:
+    """Name the type of an uploaded file as bqemulator accepts it; Google's client says */*."""
+    if not body.startswith(b"--"):
+        return body
+    parts = body.split(b"\r\n\r\n", 2)  # headers; JSON and headers; file
+    parts[1] = parts[1].replace(b"content-type: */*", b"content-type: application/octet-stream")
+    return b"\r\n\r\n".join(parts)
+
+
+def _error(status: int, reason: str, message: str) -> JSONResponse:
+    """An error in BigQuery's form: https://cloud.google.com/bigquery/docs/error-messages"""
+    return JSONResponse({"error": {"code": status, "message": message, "errors": [
+        {"domain": "global", "reason": reason, "message": message}]}}, status)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body which was read already."""
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
