@@ -55,7 +55,7 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
 
     async with contextlib.AsyncExitStack() as running:
-        bigquery = BigQueryServer(folder / "bigquery", project)
+        bigquery = BigQueryServer(folder / "bigquery", project, folder / "storage")
         await bigquery.start()
         running.push_async_callback(bigquery.stop)
         storage = StorageServer(folder / "storage", free_port(), app.PROJECT_NUMBER)
