@@ -52,19 +52,21 @@ def number(value: float) -> str:
     return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
-def table(frame: pd.DataFrame | None, caption: str = "", digits: int | None = None,
-          index: bool = False) -> Shown:
-    """A frame as a plain table: no index unless asked for, NULL for a missing value.
+def table(rows: pd.DataFrame | list[dict] | None, caption: str = "", digits: int | None = None,
+          index: bool = False, columns: list[str] | None = None) -> Shown:
+    """A frame, or a list of dicts, as a plain table with NULL for missing values.
 
     digits: decimals of a column that is not whole numbers; None: as many as each value needs.
-    A frame of None gives a sentence.
+    index: whether the row names are shown. columns: the ones to show; None: all.
+    Without rows (None) a sentence is shown instead.
     """
-    if frame is None:
+    if rows is None:
         return note("No table: this part was left out of the run.")
-    frame = frame.rename_axis(frame.index.name or "").reset_index() if index else frame
-    columns = [[str(name), *_cells(values, digits)] for name, values in frame.items()]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame.rename_axis(frame.index.name or "").reset_index() if index else frame
+    cells = [[str(name), *_cells(values, digits)] for name, values in frame.items()]
     sides = ["right" if _is_numeric(values) else "left" for _, values in frame.items()]
-    return Shown(_text(columns, sides, caption), html=_html(columns, sides, caption))
+    return Shown(_text(cells, sides, caption), html=_html(cells, sides, caption))
 
 
 def _is_numeric(values: pd.Series) -> bool:

@@ -38,6 +38,11 @@ def test_a_table_shows_a_named_index_and_escapes_html():
     assert "a&lt;b" in show.table(frame, index=True).html
 
 
+def test_a_table_takes_dicts_and_a_choice_of_columns():
+    rows = [{"name": "orders_90d", "unit": "orders", "type": "INT64"}]
+    assert repr(show.table(rows, columns=["unit", "name"])) == "unit    name\norders  orders_90d"
+
+
 def test_mixed_numbers_and_nulls_in_one_column_are_numbers():
     frame = pd.DataFrame({"online": [None, 3.0, 0.125]}, dtype=object)
     assert repr(show.table(frame)) == "online\n  NULL\n     3\n 0.125"

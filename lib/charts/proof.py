@@ -1,4 +1,7 @@
-"""The figures of the proof: leakage, parity, faults, freshness, latency (style: lib/charts.py)."""
+"""The charts of the proof: leakage, parity, planted faults, freshness, latency.
+
+Where a check was left out of the run (None), a chart is a plain sentence instead.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +28,6 @@ from lib.charts.style import (
     date_axis,
     day,
     new_figure,
-    number,
     require_columns,
     require_some,
     row_names,
@@ -33,28 +35,31 @@ from lib.charts.style import (
     ticks,
     to_times,
 )
+from lib.show import Shown, note, number
 
-# outcome: colour, marker of the legend, corners of its sign in a cell of 1 by 1, what it means.
+LEFT_OUT = note("No chart: this part was left out of the run.")
+
+# outcome: colour, marker in the legend, corners of its sign in a cell of 1 by 1, meaning.
 SIGNS = {
     "equal": (SKY, "_", [(-0.42, -0.07), (0.42, -0.07), (0.42, 0.07), (-0.42, 0.07)], "equal"),
     "different": (ORANGE, "s", [(-0.42, -0.4), (0.42, -0.4), (0.42, 0.4), (-0.42, 0.4)],
-                  "another value"),
+                  "different value"),
     "null_offline": (BROWN, "^", [(-0.45, 0.4), (0.45, 0.4), (0, -0.4)],
-                     "a value for NULL"),
+                     "a value instead of NULL"),
     "null_online": (GREEN, "v", [(-0.45, -0.4), (0.45, -0.4), (0, 0.4)],
-                    "NULL for a value"),
+                    "NULL instead of a value"),
     "missing": (INK, "|", [(-0.15, -0.45), (0.15, -0.45), (0.15, 0.45), (-0.15, 0.45)],
                 "nothing served"),
 }
 SCORES = [  # key, name, colour and marker of a row
     ("naive_roc_auc", "naive join:\nwhat its test promises", ORANGE, "o"),
     ("naive_model_on_honest_roc_auc", "naive join:\nwhat production would see", ORANGE, "X"),
-    ("point_in_time_roc_auc", "point-in-time join:\npromised, and seen", BLUE, "s")]
+    ("point_in_time_roc_auc", "point-in-time join:\npromise and production", BLUE, "s")]
 
 
 @styled
 def leakage_promise(value: Mapping) -> Chart:
-    """What each join's own test says, and what its model scores on honest features.
+    """The score that each join's own test promises, and the one that production would see.
 
     value: of lib.proof.leakage.measure: each score, its ..._spread, and runs, a list of dicts.
     """
@@ -72,7 +77,8 @@ def leakage_promise(value: Mapping) -> Chart:
                   ms=7, alpha=0.5, mec="none")
         axes.plot(value[key], row, marker, color=colour, ms=15, mec="white")
         end = max(value[key] + spread, *(run[key] for run in runs))
-        annotate(axes, f"{value[key]:.3f} ± {spread:.3f}", (end, row), 12, va="center", color=colour)
+        annotate(axes, f"{value[key]:.3f} ± {spread:.3f}", (end, row), 12, va="center",
+                 color=colour)
     axes.vlines(0.5, -0.45, 3, **BASE)
     axes.plot(0.5, 3, "D", color=GREY, ms=10)
     annotate(axes, "0.500", (0.5, 3), 12, va="center", color=GREY)
@@ -87,12 +93,13 @@ def leakage_promise(value: Mapping) -> Chart:
 
 @styled
 def leaking_columns(columns: DataFrame) -> Chart:
-    """How well each column alone tells the label, as known then and by the naive join.
+    """How well each column alone predicts the label: as known at the time, and by naive join.
 
     columns: a row per feature (feature; differs, 0-1; honest_roc_auc; naive_roc_auc; gain),
     worst first.
     """
-    require_columns(columns, "columns", "feature", "differs", "honest_roc_auc", "naive_roc_auc", "gain")
+    require_columns(
+        columns, "columns", "feature", "differs", "honest_roc_auc", "naive_roc_auc", "gain")
     worst, leaks = columns.iloc[0], columns["gain"] >= 0.05
     figure, axes = new_figure(
         f"{leaks.sum()} of {len(columns)} columns leak; alone, {worst['feature']} scores "
@@ -104,20 +111,20 @@ def leaking_columns(columns: DataFrame) -> Chart:
         axes.hlines(row, column.honest_roc_auc, column.naive_roc_auc, color=colour, linewidth=3)
         axes.plot(column.honest_roc_auc, row, "s", color=BLUE, ms=9)
         axes.plot(column.naive_roc_auc, row, "o", color=colour, ms=11)
-        annotate(axes, f"{column.gain:+.2f}", (max(column.naive_roc_auc, column.honest_roc_auc), row),
-             11, va="center_baseline", color=colour)
+        end = max(column.naive_roc_auc, column.honest_roc_auc)
+        annotate(axes, f"{column.gain:+.2f}", (end, row), 11, va="center_baseline", color=colour)
         annotate(axes, f"{column.differs:.0%}", (0.875, row), va="center_baseline", ha="right")
     annotate(axes, "label rows with\nanother value", (0.875, -0.55), 0, 4, ha="right", color=GREY)
     axes.axvline(0.5, **BASE)
     row_names(axes, columns["feature"])
-    axes.set(xlim=(0.48, 0.88), xlabel="ROC-AUC of the column alone (0.5: tells nothing)")
+    axes.set(xlim=(0.48, 0.88), xlabel="ROC-AUC of the column alone (0.5: no information)")
     ticks(axes, x=8)
     return figure
 
 
 @styled
 def naive_timeline(example: Mapping) -> Chart:
-    """One customer: what the naive join's row has counted that the label asks about.
+    """One customer: the order that the label asks about, already counted by the naive row.
 
     example: of lib.proof.leakage.timeline.
     """
@@ -129,41 +136,43 @@ def naive_timeline(example: Mapping) -> Chart:
     figure, axes = new_figure(
         f"Customer {example['customer_id']}: the naive row has already counted the "
         f"{'order' if count == 1 else f'{count} orders'} that the label asks about",
-        f"The question of {day(label)}: an order within {example['horizon_days']} days? Stars: "
+        f"The label of {day(label)} asks: an order within {example['horizon_days']} days? Stars: "
         "orders in that window", 4.9)
     axes.axvspan(label, until, 0, 0.84, color=AMBER, alpha=0.25, linewidth=0)
     annotate(axes, f"label window ({day(label)}, {day(until)}]: label {example['label']}",
-         (label + (until - label) / 2, -0.62), 0, 0, ha="center", color=BROWN)
+             (label + (until - label) / 2, -0.62), 0, 0, ha="center", color=BROWN)
     axes.plot(placed[~inside], [0] * sum(~inside), "o", color=INK, ms=11)
     axes.plot(placed[inside], [0] * sum(inside), "*", color=ORANGE, ms=20)
     for row, at, join, colour, marker in ((1, honest, "honest", BLUE, "s"),
                                           (2, naive, "naive", ORANGE, "X")):
         axes.hlines(row, at - window, at, color=colour, linewidth=12, alpha=0.3)
         axes.plot(at, row, marker, color=colour, ms=13)
-        told = ", ".join(f"{name} {number(example[join][name])}" for name in (
+        values = ", ".join(f"{name} {number(example[join][name])}" for name in (
             "orders_90d", "orders_lifetime", "days_since_last_order"))
-        annotate(axes, f"{told}\n90 days up to {day(at)}", (at, row), -2, -12, ha="right", va="top",
-             color=colour)
+        annotate(axes, f"{values}\n90 days up to {day(at)}", (at, row), -2, -12, ha="right",
+                 va="top", color=colour)
     axes.vlines(placed[inside], 0, 2, **{**BASE, "color": ORANGE})
     start = min(honest - window, placed[placed > honest - 2 * window].min())
     row_names(axes, ["orders", "point in time", "naive join"])
-    date_axis(axes, ylim=(2.75, -0.95), xlim=(start - pd.Timedelta(days=20),
-                                           max(naive, until) + pd.Timedelta(days=8)))
+    date_axis(axes, ylim=(2.75, -0.95), xlim=(
+        start - pd.Timedelta(days=20), max(naive, until) + pd.Timedelta(days=8)))
     return figure
 
 
 @styled
-def parity_grid(compared: DataFrame | Mapping[str, DataFrame]) -> Chart:
-    """Customers by features: is what is served equal to what training would see?
+def parity_grid(compared: DataFrame | Mapping[str, DataFrame] | None) -> Chart | Shown:
+    """Customers by features: is the served value the one that training would see?
 
-    compared: of lib.proof.parity.compare (customer_id, feature, outcome); or several of them
-    by name, drawn below each other.
+    compared: of lib.proof.parity.compare (customer_id, feature, outcome); or several by name,
+    drawn below each other.
     """
+    if compared is None:
+        return LEFT_OUT
     panels = compared if isinstance(compared, Mapping) else {"": compared}
     for frame in require_some(panels, "comparisons").values():
         require_columns(frame, "compared values", "customer_id", "feature", "outcome")
-    told = {name: _verdict(frame, "all " * (len(panels) == 1)) for name, frame in panels.items()}
-    finding = "; ".join(f"{name}: {words}" if name else words for name, words in told.items())
+    finding = "; ".join(f"{name}: " * bool(name) + _verdict(frame, "all " * (len(panels) == 1))
+                        for name, frame in panels.items())
     first = next(iter(panels.values()))
     rows, customers = first["feature"].nunique(), first["customer_id"].nunique()
     figure, grids = new_figure(
@@ -183,7 +192,7 @@ def parity_grid(compared: DataFrame | Mapping[str, DataFrame]) -> Chart:
                 cells[:, None, :] + np.array(corners)[None], facecolors=colour, linewidths=0))
         for row, count in enumerate((values != "equal").sum(axis=0)):
             annotate(axes, f"{count:,}", (len(values) - 0.5, row), 8, va="center_baseline",
-                 color=ORANGE if count else GREY)
+                     color=ORANGE if count else GREY)
         axes.set(xlim=(-0.7, len(values) - 0.3), xticks=[], frame_on=False)
         axes.set_xlabel(f"{name}: {len(values):,} customers" if name else
                         f"{len(values):,} customers")
@@ -205,12 +214,14 @@ def _verdict(frame: DataFrame, every: str = "") -> str:
 
 
 @styled
-def faults_caught(tables: Mapping[str, DataFrame]) -> Chart:
-    """Features by comparisons: of how many customers the value is not equal.
+def faults_caught(tables: Mapping[str, DataFrame] | None) -> Chart | Shown:
+    """Features by comparisons: the number of customers whose values differ.
 
-    tables: name -> of lib.proof.parity.compare (customer_id, feature, outcome); those without
-    a difference are the healthy ones.
+    tables: name -> of lib.proof.parity.compare (customer_id, feature, outcome); one without a
+    difference is healthy.
     """
+    if tables is None:
+        return LEFT_OUT
     for frame in require_some(tables, "comparisons").values():
         require_columns(frame, "compared values", "customer_id", "feature", "outcome")
     features = [*next(iter(tables.values()))["feature"].unique()]
@@ -222,16 +233,16 @@ def faults_caught(tables: Mapping[str, DataFrame]) -> Chart:
         + (f"; the {healthy[0]} store has none" if healthy else ""),
         "Customers whose served value is not what training would see, by feature",
         2.1 + 0.34 * len(features))
-    for place, (name, rows) in enumerate(bad.items()):
-        count, of = rows.groupby("feature").size(), tables[name]["customer_id"].nunique()
+    for column, (name, rows) in enumerate(bad.items()):
+        counts, customers = rows.groupby("feature").size(), tables[name]["customer_id"].nunique()
         for row, feature in enumerate(features):
-            number = int(count.get(feature, 0))
-            axes.barh(row, 0.94, left=place - 0.47, height=0.86, linewidth=0,
-                      color=ORANGE if number else PALE, alpha=0.25 + 0.75 * number / of)
-            annotate(axes, f"{number:,}" if number else "0", (place, row), va="center_baseline",
-                 ha="center", color=INK if number else GREY)
-        annotate(axes, f"{name}\n{rows['customer_id'].nunique():,} of {of:,}", (place, -0.6), 0, 4,
-             ha="center", color=ORANGE if len(rows) else BLUE)
+            count = int(counts.get(feature, 0))
+            axes.barh(row, 0.94, left=column - 0.47, height=0.86, linewidth=0,
+                      color=ORANGE if count else PALE, alpha=0.25 + 0.75 * count / customers)
+            annotate(axes, f"{count:,}", (column, row), va="center_baseline", ha="center",
+                     color=INK if count else GREY)
+        annotate(axes, f"{name}\n{rows['customer_id'].nunique():,} of {customers:,}",
+                 (column, -0.6), 0, 4, ha="center", color=ORANGE if len(rows) else BLUE)
     row_names(axes, features)
     axes.set(xticks=[], xlim=(-0.5, len(tables) - 0.5), frame_on=False)
     axes.set_ylim(len(features) - 0.5, -1.7)
@@ -239,17 +250,20 @@ def faults_caught(tables: Mapping[str, DataFrame]) -> Chart:
 
 
 @styled
-def prediction_change(before: Mapping[str, float], after: Mapping[str, float]) -> Chart:
-    """Churn probabilities of customers who ordered, with old and with new features.
+def prediction_change(changes: Mapping[str, tuple[float, float]] | None) -> Chart | Shown:
+    """Churn probabilities of customers who ordered, by old and by new features.
 
-    before, after: customer_id -> probability, 0-1; greatest change first.
+    changes: customer_id -> (probability before, after), 0-1. Drawn with the greatest change first.
     """
-    require_some(before, "predictions")
+    if changes is None:
+        return LEFT_OUT
+    require_some(changes, "predictions")
+    before, after = ({name: pair[i] for name, pair in changes.items()} for i in (0, 1))
     names = sorted(before, key=lambda name: -abs(after[name] - before[name]))
     first, down = names[0], sum(after[name] < before[name] for name in names)
     figure, axes = new_figure(
-        f"Customer {first}: {before[first]:.1%} on old features, {after[first]:.1%} once the "
-        "sync has run",
+        f"Customer {first}: {before[first]:.1%} on old features, {after[first]:.1%} after "
+        "the sync",
         f"Churn probability of {len(names)} customers who just ordered (circle: before the sync, "
         f"dot: after); it falls for {down}", 1.9 + 0.34 * len(names))
     for row, name in enumerate(names):
@@ -259,11 +273,11 @@ def prediction_change(before: Mapping[str, float], after: Mapping[str, float]) -
         axes.plot(before[name], row, "o", mfc="white", mec=GREY, ms=10, mew=2)
         axes.plot(after[name], row, "o", color=colour, ms=10)
         annotate(axes, f"{100 * (after[name] - before[name]):+.1f} points",
-             (max(before[name], after[name]), row), 11, va="center_baseline", color=colour)
+                 (max(before[name], after[name]), row), 11, va="center_baseline", color=colour)
     values = [*before.values(), *after.values()]
     room = max(values) - min(values) + 0.01
-    axes.set(xlabel="churn probability", xlim=(min(values) - 0.05 * room,
-                                               max(values) + 0.2 * room))
+    axes.set(xlabel="churn probability",
+             xlim=(min(values) - 0.05 * room, max(values) + 0.2 * room))
     row_names(axes, [f"customer {name}" for name in names])
     ticks(axes, "x", x=7)
     return figure
@@ -273,7 +287,7 @@ def prediction_change(before: Mapping[str, float], after: Mapping[str, float]) -
 def latency_percentiles(series: Mapping[str, Sequence[float]]) -> Chart:
     """p50, p95 and p99 of each kind of call, on a log axis.
 
-    series: name -> milliseconds of each call; first the fetch, last the features by SQL.
+    series: name -> milliseconds of each call; the fetch first, the features by SQL last.
     """
     marks = {name: np.percentile(require_some(ms, f"times of {name}"), [50, 95, 99])
              for name, ms in require_some(series, "samples of latency").items()}
@@ -290,7 +304,7 @@ def latency_percentiles(series: Mapping[str, Sequence[float]]) -> Chart:
         for value, marker in ((half, "o"), (most, "^"), (nearly, "|")):
             axes.plot(value, row, marker, color=colour, ms=11, mew=2)
         annotate(axes, number(half), (half, row), -10, ha="right", va="center_baseline",
-             color=colour)
+                 color=colour)
         annotate(axes, number(nearly), (nearly, row), 10, va="center_baseline", color=colour)
     axes.set_xscale("log")
     low, high = min(m[0] for m in marks.values()), max(m[2] for m in marks.values())
@@ -303,7 +317,7 @@ def latency_percentiles(series: Mapping[str, Sequence[float]]) -> Chart:
 
 @styled
 def latency_histograms(alone: Mapping, together: Mapping, callers: int) -> Chart:
-    """Times of fetch, predict and both: above one caller, below `callers` at once.
+    """Times of fetch, predict and both: above one caller, below concurrent callers.
 
     alone, together: name of the call -> milliseconds of each.
     """
@@ -313,9 +327,9 @@ def latency_histograms(alone: Mapping, together: Mapping, callers: int) -> Chart
             require_some(ms, f"times of {name}")
     one, many = (np.percentile(samples["both"], 50) for _, samples in panels)
     figure, grid = new_figure(
-        f"A prediction takes {number(one)} ms alone, and {number(many)} ms with {callers} "
-        "callers at once",
-        "Calls by the time they took, fetch and predict apart and together; lines: p50, p95, p99",
+        f"A prediction takes {number(one)} ms for one caller, and {number(many)} ms with {callers} "
+        "concurrent callers",
+        "Calls by duration: fetch, predict, and both together; lines: p50, p95, p99",
         6.6, 2, len(alone), squeeze=False)
     for line, (count, samples) in zip(grid, panels, strict=True):
         for axes, (name, ms) in zip(line, samples.items(), strict=True):

@@ -1,6 +1,7 @@
-"""The drawing kit of every figure: palette, one style, and helpers with public names.
+"""The drawing kit of every chart: palette, style, and helpers.
 
-A `Chart` is a Figure unknown to pyplot, so that a cell shows it once. Same input, same bytes.
+A `Chart` is a Figure that pyplot does not know, so that a cell shows it once. The same input
+gives the same bytes.
 """
 
 import io
@@ -18,12 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pandas import DataFrame
 
-# Okabe and Ito's palette: told apart with any kind of colour vision, and never the only carrier.
-# Orange is churned, wrong, the future; blue is came back, right, the past.
+# Okabe and Ito's palette, distinct with any kind of colour vision; a marker or a text always says
+# the same. Orange: churned, wrong, the future. Blue: came back, right, the past.
 ORANGE, BLUE, AMBER, SKY, GREEN = "#D55E00", "#0072B2", "#E69F00", "#56B4E9", "#009E73"
 INK, GREY, PALE, BROWN = "#222222", "#666666", "#E4E4E4", "#8A5A00"
 BASE = {"color": GREY, "linewidth": 1.5, "linestyle": (0, (5, 3))}  # a line to compare with
-WIDTH, DPI, WRAP = 11, 120, 78  # inches, dots per inch, characters of a title's line
+WIDTH, DPI = 11, 120  # inches, dots per inch
+TITLE, SUBTITLE = 78, 118  # characters of a line
 
 STYLE = {
     "font.family": ["DejaVu Sans"], "font.size": 12, "axes.titlesize": 12, "lines.linewidth": 2.5,
@@ -31,7 +33,7 @@ STYLE = {
     "ytick.color": GREY, "axes.spines.top": False, "axes.spines.right": False,
     "axes.spines.left": False, "axes.xmargin": 0.02, "xtick.major.pad": 7,
     "xtick.major.size": 0, "ytick.major.size": 0}
-# A decorator: the style holds while the function runs, whatever the user's own settings are.
+# A decorator: draw in this style, whatever the user's own settings are.
 styled = style.context(["default", STYLE])
 
 
@@ -52,24 +54,29 @@ class Chart(Figure):
         return f"<Figure: {' '.join(self.texts[0].get_text().split())}>"
 
 
-
 def new_figure(finding: str, subtitle: str, height: float = 5.0, *grid: int, **options):
-    """(Chart, its axes): the finding and the subtitle stand above a grid of axes."""
-    figure = Chart(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
-    count = math.ceil(len(finding) / WRAP)
+    """(Chart, its axes): the finding and the subtitle, wrapped, above a grid of axes.
+
+    height: inches, with a subtitle of one line; each further line adds to it.
+    """
+    count = math.ceil(len(finding) / TITLE)
     title = textwrap.fill(finding, math.ceil(len(finding) / count) + 8 * (count > 1))
+    below = textwrap.fill(subtitle, SUBTITLE)
+    more = 0.22 * below.count("\n")
+    height += more
+    figure = Chart(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
     under = 0.17 + 0.27 * (title.count("\n") + 1)
     figure.text(0.012, 1 - 0.12 / height, title, size=16, weight="bold", va="top")
-    figure.text(0.012, 1 - under / height, subtitle, color=GREY, va="top")
-    room = (0.008, 0.01, 0.98, 1 - (under + 0.36) / height)
+    figure.text(0.012, 1 - under / height, below, color=GREY, va="top")
+    room = (0.008, 0.01, 0.98, 1 - (under + 0.36 + more) / height)
     figure.get_layout_engine().set(rect=room, h_pad=0.06, w_pad=0.06)
     return figure, figure.subplots(*grid, **options)
 
 
-def annotate(axes: Axes, text: str, xy: tuple, dx: float = 0, dy: float = 0, **look) -> None:
+def annotate(axes: Axes, text: str, xy: tuple, dx: float = 0, dy: float = 0, **options) -> None:
     """Text dx and dy points from xy; coloured text is bold."""
-    weight = "normal" if look.get("color", INK) in (INK, GREY) else "bold"
-    axes.annotate(text, xy, (dx, dy), textcoords="offset points", weight=weight, **look)
+    weight = "normal" if options.get("color", INK) in (INK, GREY) else "bold"
+    axes.annotate(text, xy, (dx, dy), textcoords="offset points", weight=weight, **options)
 
 
 def row_names(axes: Axes, names: Sequence[str]) -> None:
@@ -79,7 +86,7 @@ def row_names(axes: Axes, names: Sequence[str]) -> None:
 
 
 def ticks(axes: Axes, percent: str = "", **counts: int) -> None:
-    """About so many ticks along x= and y=, in percent or with a comma for thousands."""
+    """About this many ticks along x= and y=, in percent or with a comma for thousands."""
     for name, count in counts.items():
         axis, share = getattr(axes, name + "axis"), name in percent
         axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
@@ -87,15 +94,15 @@ def ticks(axes: Axes, percent: str = "", **counts: int) -> None:
             lambda v, _, share=share: f"{100 * v:.4g}%" if share else f"{round(v, 9):,.9g}"))
 
 
-def date_axis(axes: Axes, **look) -> None:
-    """Days along x; `look` goes to axes.set."""
+def date_axis(axes: Axes, **options) -> None:
+    """Days along x; `options` go to axes.set."""
     axes.xaxis.set_major_locator(mdates.AutoDateLocator(minticks=3, maxticks=8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: day(mdates.num2date(value))))
-    axes.set(**look)
+    axes.set(**options)
 
 
 def require_some(values, what: str):
-    """`values`, unless they are none, or 0."""
+    """`values`; ValueError if they are empty or 0."""
     if (len(values) if hasattr(values, "__len__") else values) == 0:
         raise ValueError(f"nothing to draw: no {what}")
     return values
@@ -118,10 +125,3 @@ def to_times(values) -> pd.DatetimeIndex:
 
 def day(moment) -> str:
     return f"{moment:{moment.day}\N{NO-BREAK SPACE}%b\N{NO-BREAK SPACE}%Y}"
-
-
-def number(value) -> str:
-    """Whole numbers in full, others to two decimals or three digits; NULL for nothing."""
-    if pd.isna(value) or value % 1 == 0:
-        return "NULL" if pd.isna(value) else f"{value:,.0f}"
-    return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"

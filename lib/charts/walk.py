@@ -1,4 +1,4 @@
-"""The figures of the walk, in the order of the notebooks; each title states what the data say.
+"""The charts of the walkthrough, in the order of the notebooks; each title states the finding.
 
 Each function takes plain frames, dicts and dates and returns a `Chart`. Empty input raises
 ValueError.
@@ -30,7 +30,6 @@ from lib.charts.style import (
     date_axis,
     day,
     new_figure,
-    number,
     require_columns,
     require_some,
     row_names,
@@ -39,13 +38,14 @@ from lib.charts.style import (
     ticks,
     to_times,
 )
+from lib.show import number
 
 STATUS = {"fail": (ORANGE, "X"), "warn": (AMBER, "^"), "pass": (BLUE, "o")}  # worst first
 
 
 @styled
 def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days: int) -> Chart:
-    """Daily orders, the snapshots along the bottom, and where no label can be known any more.
+    """Daily orders, the snapshots along the bottom, and the days for which no label can be known.
 
     daily: a row per day (order_date; orders, a count). snapshots: label times.
     """
@@ -57,17 +57,18 @@ def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days
     last = max(require_some(known, f"snapshot {label_horizon_days} days older than the last order"))
     shown = orders[min(known) - pd.Timedelta(days=180):]
     figure, axes = new_figure(
-        f"Churn can be known up to {day(last)}: later, the {label_horizon_days} days of waiting "
-        "are not over", f"Orders per day since {day(shown.index[0])}, and {len(known)} snapshots; "
-        f"the data start on {day(orders.index[0])}")
+        f"Churn can be known up to {day(last)}: after that, the label's {label_horizon_days} days "
+        "have not ended",
+        f"Orders per day since {day(shown.index[0])}, and {len(known)} snapshots; the data "
+        f"start on {day(orders.index[0])}")
     top = shown.max()
     axes.fill_between(shown.index, shown, step="mid", color=BLUE, alpha=0.75, linewidth=0)
     axes.axvspan(last, last + horizon, color=AMBER, alpha=0.22, linewidth=0)
     axes.plot(known, [-0.045 * top] * len(known), "|", color=INK, ms=11, mew=1.4)
     annotate(axes, "snapshots", (min(known), -0.045 * top), -8, ha="right", va="center")
     annotate(axes, f"label window of the last snapshot:\n({day(last)}, {day(last + horizon)}]\n"
-         "in here, it is too late for a label", (last, 1.05 * top), -8, ha="right", va="top")
-    # The last day is not over, so the last week ends the day before.
+             "too late for another label", (last, 1.05 * top), -8, ha="right", va="top")
+    # The last day is not complete, so the last week ends the day before.
     usual, burst = orders.iloc[-98:-8].median(), orders.iloc[-8:-1].mean()
     if burst > 1.5 * usual:
         axes.hlines(usual, *orders.index[[-98, -8]], **{**BASE, "color": INK})
@@ -83,10 +84,10 @@ def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days
 
 @styled
 def labels_per_snapshot(per_snapshot: DataFrame, horizon_days: int, band: Sequence) -> Chart:
-    """Churn rate of each snapshot against the accepted band, and its number of label rows.
+    """Churn rate of each snapshot with the accepted band, and its number of label rows.
 
     per_snapshot: a row per label time (label_timestamp; rows, a count; positive_rate, 0-1).
-    band: the lowest and the highest rate that is accepted, 0-1.
+    band: the lowest and the highest accepted rate, 0-1.
     """
     require_columns(per_snapshot, "labels per snapshot", "label_timestamp", "rows", "positive_rate")
     frame = per_snapshot.assign(at=to_times(per_snapshot["label_timestamp"])).sort_values("at")
@@ -101,7 +102,8 @@ def labels_per_snapshot(per_snapshot: DataFrame, horizon_days: int, band: Sequen
     upper.plot(at, rate, color=ORANGE)
     upper.plot(at[out], rate[out], "X", color=INK, ms=11)
     annotate(upper, f"{rate.iloc[0]:.1%}", (at.iloc[0], rate.iloc[0]), 0, 9, color=ORANGE)
-    annotate(upper, f"{rate.iloc[-1]:.1%}", (at.iloc[-1], rate.iloc[-1]), 10, va="center", color=ORANGE)
+    annotate(upper, f"{rate.iloc[-1]:.1%}", (at.iloc[-1], rate.iloc[-1]), 10, va="center",
+             color=ORANGE)
     annotate(upper, accepted, (at.iloc[-1], band[1]), 0, 5, ha="right", color=GREY)
     upper.set(ylabel="churn rate", ylim=(min(*rate, *band) - 0.02, max(*rate, *band) + 0.035))
     lower.bar(at, rows, width=0.8 * (at.iloc[-1] - at.iloc[0]) / max(1, len(at) - 1), color=BLUE)
@@ -116,13 +118,14 @@ def label_distribution(rows: int, positives: int, horizon_days: int) -> Chart:
     """The two classes as bars. rows, positives: counts of label rows."""
     rate, counts = positives / require_some(rows, "label rows"), [positives, rows - positives]
     figure, axes = new_figure(
-        f"{rate:.1%} of the labels say churn: always giving the same answer is already right "
+        f"{rate:.1%} of the labels say churn: always giving the same answer is right "
         f"{max(rate, 1 - rate):.1%} of the time", f"{rows:,} label rows by class", 3.3)
     axes.barh([0, 1], counts, color=[ORANGE, BLUE], height=0.62)
     for row, count in enumerate(counts):
         annotate(axes, f"{count:,}  ({count / rows:.1%})", (count, row), 8, va="center")
     axes.set(xlim=(0, 1.22 * max(counts)), xlabel="label rows")
-    row_names(axes, [f"no order in {horizon_days} days (1)", f"an order in {horizon_days} days (0)"])
+    names = [f"no order in {horizon_days} days (1)", f"an order in {horizon_days} days (0)"]
+    row_names(axes, names)
     ticks(axes, x=5)
     return figure
 
@@ -133,8 +136,9 @@ def feature_distributions(sample: DataFrame, features: Sequence[Mapping]) -> Cha
 
     sample: rows of features_customer, a column per feature. features: dicts with name and unit.
     """
-    require_columns(sample, "the features", *(f["name"] for f in require_some(features, "features")))
-    columns = [pd.to_numeric(sample[f["name"]]).astype(float) for f in features]
+    names = [feature["name"] for feature in require_some(features, "features")]
+    require_columns(sample, "the features", *names)
+    columns = [pd.to_numeric(sample[name]).astype(float) for name in names]
     empty, high = sum((c.fillna(0) == 0).mean() > 0.5 for c in columns), -(-len(features) // 4)
     figure, panels = new_figure(
         f"{empty} of {len(features)} features are 0 or NULL for most customers",
@@ -172,13 +176,14 @@ def _distribution(axes: Axes, values: pd.Series, unit: str) -> None:
 @styled
 def point_in_time_pick(orders: Sequence[datetime], snapshots: DataFrame, label_timestamp: datetime,
                        chosen_timestamp: datetime, horizon_days: int, customer_id: str) -> Chart:
-    """One customer's timeline: which snapshot a label gets, and which lie in its future.
+    """One customer's timeline: the snapshot that a label gets, and those in its future.
 
     orders: times of the customer's orders. snapshots: the customer's rows of features_customer
     (feature_timestamp; orders_90d, a count; revenue_90d, USD). Raises ValueError also when
     chosen_timestamp is not the newest snapshot up to the label.
     """
-    require_columns(snapshots, "feature snapshots", "feature_timestamp", "orders_90d", "revenue_90d")
+    require_columns(
+        snapshots, "feature snapshots", "feature_timestamp", "orders_90d", "revenue_90d")
     placed = to_times(require_some(orders, "orders"))
     frame = snapshots.set_index(to_times(snapshots["feature_timestamp"])).sort_index()
     label, chosen = to_times([label_timestamp, chosen_timestamp])
@@ -191,18 +196,20 @@ def point_in_time_pick(orders: Sequence[datetime], snapshots: DataFrame, label_t
         f"Customer {customer_id}: the label of {day(label)} gets the snapshot of {day(chosen)}; "
         f"the {len(future)} later ones are from the future",
         "Orders and feature snapshots of one customer (diamond: taken, crosses: from the future)")
-    told = f"label window: orders {came}, so label {int(not came)}"
+    answer = f"{came} order{'s' * (came != 1)}, {'not ' * bool(came)}churned"
     for left, right, fill, colour, text, at, ha in (
         (window, chosen, SKY, BLUE, "feature window", chosen, "right"),
-        (label, until, AMBER, BROWN, told, label, "left")):
+        (label, until, AMBER, BROWN, f"label window: {answer}", label, "left"),
+    ):
         axes.axvspan(left, right, 0, 0.82, color=fill, alpha=0.25, linewidth=0)
-        annotate(axes, f"{text}\n({day(left)}, {day(right)}]", (at, -0.5), 0, 4, ha=ha, color=colour)
+        annotate(axes, f"{text}\n({day(left)}, {day(right)}]", (at, -0.5), 0, 4, ha=ha,
+                 color=colour)
     end = max([until, *future]) + pd.Timedelta(days=10)
     axes.plot(placed, [0] * len(placed), "o", color=INK, ms=11)
     axes.plot(past[:-1], [1] * len(past[:-1]), "|", color=GREY, ms=16, mew=2)
     axes.plot(future, [1] * len(future), "x", color=ORANGE, ms=8, mew=2)
     axes.plot(chosen, 1, "D", color=BLUE, ms=13)
-    for at, name, colour in zip(  # there may be no future one
+    for at, name, colour in zip(  # there may be no future snapshot
             [chosen, *future[-1:]], ["taken", "not taken"], [BLUE, ORANGE], strict=False):
         orders_90d, revenue_90d = frame.loc[at, ["orders_90d", "revenue_90d"]].map(number)
         text = f"{name}: {day(at)}\norders_90d {orders_90d}\nrevenue_90d {revenue_90d} USD"
@@ -214,7 +221,7 @@ def point_in_time_pick(orders: Sequence[datetime], snapshots: DataFrame, label_t
 
 @styled
 def split_timeline(splits: DataFrame, gap_days: int) -> Chart:
-    """Train, valid and test on a time axis, with the gaps between them.
+    """Train, valid and test on a time axis, and the gaps between them.
 
     splits: a row per split (split; first, last: label times; rows; positive_rate, 0-1).
     """
@@ -234,7 +241,7 @@ def split_timeline(splits: DataFrame, gap_days: int) -> Chart:
         axes.axvspan(left, right, facecolor=PALE, alpha=0.6, zorder=0)
         annotate(axes, f"gap of\n{gap} days", (left, -0.42), 6, va="top", color=GREY)
     row_names(axes, [f"{split.split}: {split.rows:,} rows\n{split.positive_rate:.1%} churn"
-                 for split in frame.itertuples()])
+                     for split in frame.itertuples()])
     date_axis(axes)
     return figure
 
@@ -243,7 +250,7 @@ def split_timeline(splits: DataFrame, gap_days: int) -> Chart:
 def roc_and_pr(curves: Mapping, metrics: Mapping) -> Chart:
     """ROC against guessing; precision and recall against the base rate.
 
-    curves, metrics: the eval component's JSON, here and below. Used are roc {fpr, tpr}, pr
+    curves, metrics: the eval component's JSON, here and below. Uses roc {fpr, tpr}, pr
     {recall, precision}; roc_auc, pr_auc, accuracy, rows, baseline.
     """
     fpr, tpr = series_of(curves, "roc", "fpr tpr")
@@ -273,14 +280,14 @@ def roc_and_pr(curves: Mapping, metrics: Mapping) -> Chart:
 def calibration(curves: Mapping, metrics: Mapping) -> Chart:
     """Observed against predicted churn rate in bins, and the rows of each bin.
 
-    Used are calibration {mean_predicted, observed, count} and positive_rate.
+    Uses calibration {mean_predicted, observed, count} and positive_rate.
     """
     predicted, observed, count = series_of(curves, "calibration", "mean_predicted observed count")
     off, base = np.average(abs(predicted - observed), weights=count), metrics["positive_rate"]
     lean = np.average(predicted - observed, weights=count)
     figure, (upper, lower) = new_figure(
-        f"Predicted and observed churn differ by {100 * off:.1f} percentage points; all in all the "
-        f"model predicts {100 * abs(lean):.1f} too {'much' if lean > 0 else 'little'}",
+        f"Predicted and observed churn differ by {100 * off:.1f} percentage points; on average the "
+        f"prediction is {100 * abs(lean):.1f} points too {'high' if lean > 0 else 'low'}",
         f"Above: observed against predicted rate in {len(count)} bins. Below: test rows per bin",
         5.8, 2, 1, sharex=True, height_ratios=[3, 1])
     low = max(0.0, 1.15 * min(predicted) - 0.15)
@@ -301,26 +308,27 @@ def calibration(curves: Mapping, metrics: Mapping) -> Chart:
 
 @styled
 def feature_importance(curves: Mapping) -> Chart:
-    """What shuffling a feature costs. Used is importance {feature, mean, std}: fall of ROC-AUC."""
+    """The drop in ROC-AUC when a feature is shuffled. Uses importance {feature, mean, std}."""
     series = series_of(curves, "importance", "feature mean std")
     names, means, stds = (part[np.argsort(-series[1], kind="stable")] for part in series)
     others = f" (the next: {means[1]:.3f})" if len(means) > 1 else ""
     figure, axes = new_figure(
         f"{names[0]} matters most: shuffling it costs {means[0]:.3f} of ROC-AUC{others}",
-        "Fall of the test ROC-AUC when one feature is shuffled (whisker: 1 standard deviation); "
-        f"{sum(means <= stds)} of {len(means)} do not stand out from 0", 1.7 + 0.36 * len(means))
+        "Drop in test ROC-AUC when one feature is shuffled (whisker: 1 standard deviation); "
+        f"{sum(means <= stds)} of {len(means)} do not differ clearly from 0",
+        1.7 + 0.36 * len(means))
     axes.barh(range(len(means)), means, xerr=stds, color=BLUE, height=0.62, ecolor=INK, capsize=3)
     for row, end in enumerate(np.maximum(means + stds, 0)):
         annotate(axes, f"{round(means[row], 3) + 0:.3f}", (end, row), 8, va="center")
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_xlabel("fall of ROC-AUC (0: the model does as well without the feature)")
+    axes.set_xlabel("drop in ROC-AUC (0: the model does as well without the feature)")
     row_names(axes, names)
     return figure
 
 
 @styled
 def probability_histogram(curves: Mapping) -> Chart:
-    """Predicted probabilities by class. Used is histogram {edges; label_1, label_0: rows}."""
+    """Predicted probabilities by class. Uses histogram {edges; label_1, label_0: rows}."""
     edges, *counts = series_of(curves, "histogram", "edges label_1 label_0")
     churned, stayed = (count / require_some(sum(count), "rows of one class") for count in counts)
     cut = int(np.argmax(np.cumsum(stayed) - np.cumsum(churned))) + 1
@@ -332,7 +340,9 @@ def probability_histogram(curves: Mapping) -> Chart:
                                        (stayed, "came back", BLUE, "--")):
         axes.stairs(share, edges, color=colour, linewidth=2.5, linestyle=lines)
         axes.stairs(share, edges, color=colour, alpha=0.15, fill=True)
-        annotate(axes, name, (edges[np.argmax(share)], max(share)), 5, 6, color=colour)
+        at = edges[np.argmax(share)]
+        side = ("right", -5) if at < edges[cut] else ("left", 5)  # clear of the dashed line
+        annotate(axes, name, (at, max(share)), side[1], 6, ha=side[0], color=colour)
     axes.axvline(edges[cut], **BASE)
     used = np.flatnonzero(churned + stayed)
     axes.set(xlabel="predicted churn probability", xlim=(edges[used[0]], edges[used[-1] + 1]),
@@ -343,7 +353,7 @@ def probability_histogram(curves: Mapping) -> Chart:
 
 @styled
 def predicted_probabilities(predictions: DataFrame, base_rate: float) -> Chart:
-    """Each customer's probability against the base rate.
+    """Each customer's probability, compared with the base rate.
 
     predictions: a row per customer (customer_id; churn_probability, 0-1). base_rate: 0-1.
     """
@@ -353,7 +363,7 @@ def predicted_probabilities(predictions: DataFrame, base_rate: float) -> Chart:
     above, least, most = values > base_rate, min(*values, base_rate), max(*values, base_rate)
     figure, axes = new_figure(
         f"{above.sum()} of {len(frame)} customers are more likely to churn than the base rate of "
-        f"{base_rate:.1%}", "Predicted probability that no order comes", 1.9 + 0.34 * len(frame))
+        f"{base_rate:.1%}", "Predicted probability of no further order", 1.9 + 0.34 * len(frame))
     for mask, colour, marker in ((above, ORANGE, "o"), (~above, BLUE, "s")):
         axes.hlines(rows[mask], base_rate, values[mask], color=colour, linewidth=3)
         axes.plot(values[mask], rows[mask], marker, color=colour, ms=10)
@@ -372,7 +382,7 @@ def predicted_probabilities(predictions: DataFrame, base_rate: float) -> Chart:
 @styled
 def served_features(features: Mapping, percentiles: Mapping, probability: float,
                     base_rate: float, customer_id: str) -> Chart:
-    """One customer's card: the features that were served, and the answer.
+    """One customer's card: the served features, and the prediction.
 
     features: name -> value, None for NULL. percentiles: name -> share of customers with a
     lower value, 0-1, NaN for NULL. probability, base_rate: 0-1.
@@ -396,14 +406,14 @@ def served_features(features: Mapping, percentiles: Mapping, probability: float,
     card.barh([0, 0], [1, probability], color=[PALE, colour], height=0.08)
     card.vlines(base_rate, -0.06, 0.06, color=INK)
     annotate(card, f"{probability:.1%}", (0.5, 0), 0, 52, ha="center", size=38, color=colour)
-    annotate(card, "chance of no order", (0.5, 0), 0, 26, ha="center")
+    annotate(card, "probability of churn", (0.5, 0), 0, 26, ha="center")
     annotate(card, f"line: base rate\n{base_rate:.1%}", (0.5, 0), 0, -24, ha="center", va="top")
     return figure
 
 
 @styled
 def checks_overview(checks: DataFrame) -> Chart:
-    """Where each value lies in its band; checks named `<name>_at_<date>` share a row.
+    """Each value in its allowed band; checks named `<name>_at_<date>` share a row.
 
     checks: a row per check (check, value, low, high; status: pass, warn or fail), as
     sql/05_sanity_checks.sql returns it.
@@ -416,7 +426,7 @@ def checks_overview(checks: DataFrame) -> Chart:
     figure, axes = new_figure(
         f"{len(bad)} of {len(frame)} checks do not pass: {', '.join(bad[:3])}"
         + ", ..." * (len(bad) > 3) if bad else f"All {len(frame)} checks pass",
-        "Value within what is allowed (grey bar, brackets); pass: dot, warning: triangle, fail: X",
+        "Value in its allowed band (grey bar, brackets); pass: dot, warning: triangle, fail: X",
         1.25 + 0.29 * kind.nunique())
     names = []
     for row, (name, group) in enumerate(frame.groupby("kind", sort=False)):
@@ -449,7 +459,7 @@ BOXES = {  # fill: (x and y of the middle in inches, text) of each
     "#FBE3C8": [
         (7.2, 2.95, "customer_id"), (8.92, 2.95, "fetch"), (10.33, 2.95, "predict"),
         (10.33, 1.5, "churn\nprobability")]}
-AREAS = [  # left, bottom, width, height, name of what surrounds some boxes
+AREAS = [  # left, bottom, width, height, name of a frame around some boxes
     (1.66, 0.9, 3.34, 4.25, "BigQuery"), (5.24, 3.85, 3.15, 1.3, "components: an image each"),
     (5.24, 0.9, 4.36, 1.35, "Feature Store")]
 ARROWS = """theLook-labels theLook-features labels-train_dataset features-train_dataset
@@ -489,7 +499,7 @@ def architecture() -> Chart:
     return figure
 
 
-# State of a step, as the service tells it -> fill, and the word beside a symbol.
+# State of a step, by the service's name -> fill, symbol and word.
 STATES = {
     "SUCCEEDED": ("#D8ECE5", "\u2713 succeeded"), "SKIPPED": ("#D6E9F5", "\u21ba from cache"),
     "NOT_TRIGGERED": ("#F7F7F7", "\u2013 not triggered"), "FAILED": ("#F8DDC9", "\u2717 failed")}
@@ -505,8 +515,8 @@ def pipeline_graph(states: Mapping[str, str]) -> Chart:
     passed = states[steps[-1]] in ("SUCCEEDED", "SKIPPED")
     figure, axes = new_figure(
         "The model passed the gate" if passed else "The model did not pass: nothing is registered",
-        "Steps of the pipeline job, each an image of its own; the last runs only if eval "
-        "says pass", 2.4)
+        "Steps of the pipeline job, each in its own container image; the last runs only if eval "
+        "passes the model", 2.4)
     figure.set_layout_engine("none")
     axes.set(xlim=(0, 11), ylim=(0, 1.6), position=(0, 0, 1, 1.6 / 2.4))
     axes.set_axis_off()

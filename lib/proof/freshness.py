@@ -1,29 +1,28 @@
-"""New orders arrive: what is served is old until the sync has run, and parity shows it.
+"""New orders arrive: the served values stay old until a sync has run, and parity shows it.
 
-All of it happens in a copy of some customers (see planted.py), which is made anew each time and
-removed at the end: the healthy data stay as they are.
+All of it happens in a copy of some customers (see planted.py), made anew each time and removed
+at the end: the healthy data do not change.
 """
 
 from dataclasses import dataclass
 
 import pandas as pd
 
-from lib import feature_store, lookups
-from lib import predict as predict_lib
+from lib import feature_store, lookups, predict
 from lib.cloud import Cloud
 from lib.predict import Prediction
 from lib.proof import parity, planted
 from lib.stages import Outcome
 
-NAME = "freshness"
+NAME = "freshness"  # ending of the copy's names
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A served copy: the cloud to ask, its customers, and those of them that will order.
+    """A served copy, its customers, and those of them that will order (buyers).
 
-    watched: the buyers whose predictions are shown. They ordered in the last 90 days, as every
-    customer did that the model was trained on.
+    watched: the buyers whose predictions are shown. They ordered in the last 90 days, like every
+    customer that the model was trained on.
     """
 
     cloud: Cloud
@@ -32,62 +31,96 @@ class Copy:
     watched: list[str]
 
 
-def prepare(cloud: Cloud) -> Outcome:
-    """Copy checks.freshness_customers customers, build, serve; the Outcome's value is a Copy.
+@dataclass(frozen=True)
+class Freshness:
+    """What was measured before the sync and after it; every field is None if it was left out.
 
-    Buyers are every second of those who ordered in the last 90 days, and of the others.
+    compared: "before the sync" and "after the sync" -> comparison of `parity.compare`.
+    ages: `parity.ages` of both.
+    changes: customer_id -> (probability before, after).
+    moved_most: the customer whose probability moved most, see `before_and_after`.
+    figures: for summary.json.
+    """
+
+    compared: dict[str, pd.DataFrame] | None = None
+    ages: pd.DataFrame | None = None
+    changes: dict[str, tuple[float, float]] | None = None
+    moved_most: pd.DataFrame | None = None
+    figures: dict | None = None
+
+
+def check(cloud: Cloud) -> Outcome:
+    """Let a day of orders arrive in a copy; compare and predict before its sync and after it.
+
+    Left out if targets.<target>.freshness is false: it takes minutes on Google Cloud.
+
+    Returns:
+        Outcome whose value is a Freshness.
+    """
+    if not cloud.settings.target_settings.freshness:
+        return planted.left_out(cloud, "freshness", Freshness())
+    try:
+        copy = prepare(cloud)
+        new_day(copy)
+        stale, old_ages, before = _measure(copy)
+        sync(copy)
+        fresh, new_ages, after = _measure(copy)
+    finally:
+        remove(cloud)
+    ages = pd.concat({"before the sync": old_ages, "after the sync": new_ages})
+    measured = Freshness(
+        {"before the sync": stale, "after the sync": fresh},
+        ages.reset_index(0, names="").reset_index(drop=True), _changes(before, after),
+        before_and_after(before, after), figures(copy, stale, fresh, before, after))
+    return Outcome("done", figures={
+        "customers": len(copy.customers), "with a new order": len(copy.buyers),
+        "mismatches before the sync": measured.figures["mismatches_before"],
+        "after the sync": measured.figures["mismatches_after"]}, value=measured)
+
+
+def _measure(copy: Copy) -> tuple[pd.DataFrame, pd.DataFrame, list[Prediction]]:
+    compared = parity.measure(copy.cloud, copy.customers).value
+    return compared, parity.ages(copy.cloud, compared), predictions(copy)
+
+
+def prepare(cloud: Cloud) -> Copy:
+    """Copy checks.freshness_customers customers, build their features, serve them.
+
+    Buyers are every second one of those who ordered in the last 90 days, and of the others.
     """
     customers = planted.choose(cloud, cloud.settings.checks.freshness_customers)
     rows = lookups.newest_rows(cloud, customers)
     active = rows["orders_90d"] > 0
     watched, returning = [*rows.index[active]][::2], [*rows.index[~active]][::2]
-    there = planted.copy(cloud, NAME, customers)
-    planted.build_features(there)
-    synced = planted.serve(there)
-    made = Copy(there, customers, [*watched, *returning], watched)
-    return Outcome("done", figures={
-        "dataset": there.settings.names.dataset, "customers": len(customers),
-        "rows synced": synced.figures["rows"],
-        "newest snapshot": f"{lookups.newest_snapshot(there):%Y-%m-%d}"}, value=made)
+    copied = planted.copy(cloud, NAME, customers)
+    planted.build_features(copied)
+    planted.serve(copied)
+    return Copy(copied, customers, [*watched, *returning], watched)
 
 
-def new_day(copy: Copy) -> Outcome:
+def new_day(copy: Copy) -> None:
     """Each buyer orders once more, and the features are built again; nothing is synced."""
     planted.run_sql(copy.cloud, "checks/new_day_of_orders", customers=copy.buyers)
     planted.build_features(copy.cloud)
-    return Outcome("done", figures={
-        "customers with a new order": len(copy.buyers),
-        "newest snapshot": f"{lookups.newest_snapshot(copy.cloud):%Y-%m-%d}"})
 
 
-def sync(copy: Copy) -> Outcome:
-    """The sync that makes the served values new."""
-    done = feature_store.sync(copy.cloud, force=True)
-    return Outcome("done", figures=done.figures)
+def sync(copy: Copy) -> None:
+    """Sync the copy's view, so that it serves the new values."""
+    feature_store.sync(copy.cloud, force=True)
 
 
-def predict(copy: Copy) -> Outcome:
+def predictions(copy: Copy) -> list[Prediction]:
     """Predictions of the watched customers, from what the copy's view serves now."""
-    answers = predict_lib.many(predict_lib.Predictor(copy.cloud), copy.watched)
-    return Outcome("done", figures=answers.figures, value=answers.value)
+    return predict.many(predict.Predictor(copy.cloud), copy.watched).value
 
 
-def remove(cloud: Cloud) -> Outcome:
+def remove(cloud: Cloud) -> None:
     """Delete the copy."""
     planted.remove(cloud, NAME)
-    return Outcome("done", figures={"removed": planted.beside(cloud, NAME).settings.names.dataset})
-
-
-def probabilities(answers: list[Prediction]) -> dict[str, float]:
-    """customer_id -> churn probability."""
-    return {answer.customer_id: answer.churn_probability for answer in answers}
 
 
 def before_and_after(before: list[Prediction], after: list[Prediction]) -> pd.DataFrame:
-    """The customer whose probability moved most: what was served before the sync and after it.
-
-    Only the values that changed.
-    """
+    """The customer whose probability moved most: the served values that changed by the sync."""
     old, new = _moved_most(before, after)
 
     def column(answer: Prediction) -> dict[str, str]:
@@ -96,8 +129,8 @@ def before_and_after(before: list[Prediction], after: list[Prediction]) -> pd.Da
         return {"churn probability": f"{answer.churn_probability:.3f}",
                 "snapshot": f"{taken:%Y-%m-%d}" if taken else "", **values}
 
-    frame = pd.DataFrame({"before the sync": column(old), "after": column(new)})
-    frame = frame[frame["before the sync"] != frame["after"]]
+    frame = pd.DataFrame({"before the sync": column(old), "after the sync": column(new)})
+    frame = frame[frame["before the sync"] != frame["after the sync"]]
     return frame.rename_axis(f"customer {old.customer_id}")
 
 
@@ -105,8 +138,8 @@ def figures(
     copy: Copy, stale: pd.DataFrame, fresh: pd.DataFrame, before: list[Prediction],
     after: list[Prediction],
 ) -> dict:
-    """What happened, for summary.json: values that differ before and after the sync, customers
-    with a new order, and the probability that moved most (0 to 1)."""
+    """For summary.json: values that differ before and after the sync, customers with a new
+    order, and the probability that moved most (0 to 1)."""
     old, new = _moved_most(before, after)
     return {
         "mismatches_before": len(parity.differences(stale)),
@@ -116,6 +149,11 @@ def figures(
         "probability_before": round(old.churn_probability, 6),
         "probability_after": round(new.churn_probability, 6),
     }
+
+
+def _changes(before: list[Prediction], after: list[Prediction]) -> dict[str, tuple[float, float]]:
+    return {old.customer_id: (old.churn_probability, new.churn_probability)
+            for old, new in zip(before, after, strict=True)}
 
 
 def _moved_most(before: list[Prediction], after: list[Prediction]) -> tuple:

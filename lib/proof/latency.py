@@ -1,6 +1,6 @@
-"""How long an online prediction takes: fetch, predict, both; alone, and many at once.
+"""How long an online prediction takes: fetch, predict, both; one caller and concurrent callers.
 
-Beside it: what the same features cost if a service computed them by SQL at each request.
+To compare with: the same features, computed by SQL at each request.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pandas as pd
 
 from lib import lookups, warehouse
 from lib.cloud import Cloud
@@ -18,21 +17,20 @@ from lib.predict import Predictor
 from lib.stages import Outcome
 
 KINDS = ("fetch", "predict", "both")
-PERCENTILES = (50, 95, 99)
 
 
 def measure(
     predictor: Predictor, customers: list[str], requests: int, callers: int = 1
 ) -> Outcome:
-    """Time `requests` predictions in all, by `callers` at once, going round the customers.
+    """Time `requests` predictions in total, by concurrent callers, cycling through the customers.
 
-    Not counted are the first twentieth, at least one for each caller (connections and caches
-    warm up), and, for each caller, the look-up of the endpoint.
+    Not counted: a warm-up of a twentieth more, at least one request per caller, and each
+    caller's look-up of the endpoint.
 
     Returns:
         Outcome whose value is {"fetch" | "predict" | "both": [milliseconds]}.
     """
-    # The clients' HTTP session is not promised to be thread-safe: each caller has its own.
+    # The clients' HTTP session may not be thread-safe, so each caller has its own.
     idle = [predictor, *(Predictor(dataclasses.replace(predictor.cloud))
                          for _ in range(callers - 1))]
     own = threading.local()
@@ -62,7 +60,7 @@ def by_sql(cloud: Cloud, customers: list[str], requests: int) -> Outcome:
     """Time sql/request_time_features.sql for one customer at a time, `requests` times.
 
     Returns:
-        Outcome whose value is the milliseconds of each; one more before them is not counted.
+        Outcome whose value is the milliseconds of each; a first one is not counted.
     """
     (statement,) = warehouse.render("request_time_features", cloud.settings)
     now, times = lookups.newest_snapshot(cloud), []
@@ -75,7 +73,7 @@ def by_sql(cloud: Cloud, customers: list[str], requests: int) -> Outcome:
 
 
 def compare(predictor: Predictor, customers: list[str]) -> Outcome:
-    """All of it, as config.yaml says: alone, checks.latency_callers at once, and by SQL.
+    """Measure one caller, checks.latency_callers concurrent ones, and SQL.
 
     Returns:
         Outcome whose value is {"alone": samples, "together": samples, "callers": int,
@@ -95,26 +93,18 @@ def compare(predictor: Predictor, customers: list[str]) -> Outcome:
 
 
 def series(timings: Mapping) -> dict[str, list[float]]:
-    """The samples of `compare` by a name that tells them: one entry per row of the table."""
+    """The samples of `compare` by name, in the order of the charts."""
     named = {f"{kind}, 1 caller": timings["alone"][kind] for kind in KINDS}
     named |= {f"{kind}, {timings['callers']} callers": timings["together"][kind]
               for kind in KINDS}
     return named | {"features by SQL, 1 caller": timings["sql"]}
 
 
-def table(timings: Mapping) -> pd.DataFrame:
-    """p50, p95 and p99 in milliseconds, and the number of calls, of each series."""
-    return pd.DataFrame({
-        name: {**{f"p{p} ms": float(np.percentile(ms, p)) for p in PERCENTILES},
-               "calls": len(ms)}
-        for name, ms in series(timings).items()}).T.astype({"calls": int})
-
-
 def figures(
     alone: Mapping, together: Mapping | None = None, sql: list[float] | None = None
 ) -> dict[str, float]:
-    """For summary.json, in milliseconds: p50 and p99 of fetch and predict, one caller; of both
-    with many callers, and of the features by SQL, if these are given."""
+    """For summary.json, in milliseconds: p50 and p99 of fetch and predict with one caller; if
+    given, of both together, of both with concurrent callers, and of the features by SQL."""
     parts = [(kind, alone[kind]) for kind in ("fetch", "predict")]
     if together is not None:
         parts += [("both", alone["both"]), ("both_concurrent", together["both"])]

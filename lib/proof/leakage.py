@@ -1,7 +1,7 @@
-"""What looking into the future is worth, as a number; which columns leak; and a guard.
+"""What the naive join is worth, as a number; which columns leak; and a limit on the score.
 
 Naive join: each label with its customer's latest features (sql/04_build_train_naive.sql).
-The same label rows, split and model; only the join differs from train_dataset.
+Label rows, split and model are those of train_dataset; only the join differs.
 """
 
 import importlib.util
@@ -20,11 +20,11 @@ from lib.training import inputs
 
 TABLES = {"naive": "train_naive", "honest": "train"}
 TIME = "label_timestamp"
-CORES = 2  # as the train component takes by default; the model is the same with any number
+CORES = 2  # default of the train component; the model is the same with any number
 
 
 def check_honest(cloud: Cloud, metrics: dict) -> Outcome:
-    """Refuse a score that this data cannot give: theory's optimum on theLook is 0.80.
+    """Refuse a score that is impossible on this data: the optimum on theLook is 0.80.
 
     Raises:
         Needed: roc_auc above checks.max_honest_roc_auc.
@@ -32,13 +32,13 @@ def check_honest(cloud: Cloud, metrics: dict) -> Outcome:
     limit, found = cloud.settings.checks.max_honest_roc_auc, metrics["roc_auc"]
     if found > limit:
         raise Needed(
-            f"test ROC-AUC {found:.3f} is above {limit}: more than theLook holds, so a feature "
+            f"test ROC-AUC {found:.3f} is above {limit}, which theLook cannot give: a feature "
             "sees the future", "features that use nothing after feature_timestamp",
             ".venv/bin/python -m lib.proof.sanity")
     return Outcome("done", figures={"roc_auc": found, "no more than": limit})
 
 
-# -- the score that the naive join promises, and what it keeps --------------------------------
+# -- the score that the naive join promises, and the one it keeps -----------------------------
 
 
 def measure(cloud: Cloud) -> Outcome:
@@ -48,7 +48,7 @@ def measure(cloud: Cloud) -> Outcome:
         Outcome whose value has the means over checks.leakage_seeds of naive_roc_auc (what the
         naive offline test promises), naive_model_on_honest_roc_auc (what that model scores on
         features as they were known) and point_in_time_roc_auc (the honest model); for each a
-        `..._spread` (standard deviation), and under "runs" the single scores.
+        `..._spread` (standard deviation); "runs" has the scores of each seed.
     """
     built = warehouse.build(cloud, "04_build_train_naive")
     settings = cloud.settings
@@ -69,7 +69,7 @@ def measure(cloud: Cloud) -> Outcome:
 
 
 def summarise(runs: list[dict[str, float]]) -> dict:
-    """Mean and spread of each score over the runs, rounded, and the runs themselves."""
+    """Mean and standard deviation of each score over the runs, rounded; and the runs."""
     frame = pd.DataFrame(runs)
     means, spreads = frame.mean(), frame.std(ddof=1).fillna(0)
     value = {name: round(float(means[name]), 4) for name in frame}
@@ -78,18 +78,19 @@ def summarise(runs: list[dict[str, float]]) -> dict:
 
 
 def _runs(cloud: Cloud) -> list[dict[str, float]]:
-    """One dict of the three scores for each seed.
+    """The three scores of each seed.
 
-    The components' own functions do the work, in this process: as programs they would read
-    both tables again for each of the trainings.
+    Calls the components' functions in this process: as programs they would read both tables
+    again for each training.
     """
     settings, checks = cloud.settings, cloud.settings.checks
     data_load = load_component("data_load")
     columns = [settings.label.column, *settings.feature_names]
     try:
-        tables = {join: data_load.read_table(
-                      settings.table(table), ENTITY, TIME, columns)
-                  for join, table in TABLES.items()}
+        tables = {
+            join: data_load.read_table(
+                settings.table(table), ENTITY, TIME, columns)
+            for join, table in TABLES.items()}
         return [_score(cloud, tables, checks.leakage_sample_percent, settings.train.seed + n)
                 for n in range(checks.leakage_seeds)]
     except ValueError as error:  # a component's InputError: a split with one class, and so on
@@ -98,7 +99,7 @@ def _runs(cloud: Cloud) -> list[dict[str, float]]:
 
 
 def _score(cloud: Cloud, tables: dict, percent: int, seed: int) -> dict[str, float]:
-    """Both models of one seed, which draws the customers and grows the trees."""
+    """The scores of one seed, which samples the customers and seeds the trees."""
     data = {join: _splits(cloud, table, percent, seed) for join, table in tables.items()}
     models = {join: _train(cloud, *splits["train"], seed) for join, splits in data.items()}
     evaluation = load_component("eval")
@@ -125,7 +126,7 @@ def _splits(cloud: Cloud, table, percent: int, seed: int) -> dict[str, tuple]:
         "--gap_days", str(settings.label.horizon_days),
         "--split_ratios", ",".join(map(str, settings.train.split_ratios))])
     ids = table[ENTITY].combine_chunks()
-    sample = table.filter(data_load.sampled(ids, percent, seed))  # before the sort: that is slow
+    sample = table.filter(data_load.sampled(ids, percent, seed))  # before the slow sort
     splits, _ = data_load.split_table(sample, options)
     return {name: (part.select(settings.feature_names).to_pandas().astype("float64"),
                    part[settings.label.column].to_numpy().astype("int64"))
@@ -143,7 +144,7 @@ def _train(cloud: Cloud, rows: pd.DataFrame, labels: np.ndarray, seed: int):
 
 
 def load_component(name: str) -> ModuleType:
-    """lib/components/<name>/src/main.py as a module: its functions without its command line."""
+    """lib/components/<name>/src/main.py as a module."""
     path = inputs.COMPONENTS / name / "src" / "main.py"
     spec = importlib.util.spec_from_file_location(f"component_{name}", path)
     module = importlib.util.module_from_spec(spec)
@@ -152,44 +153,47 @@ def load_component(name: str) -> ModuleType:
 
 
 def table(value: dict) -> pd.DataFrame:
-    """The comparison as a table: trained on, tested on, ROC-AUC, its spread, what it is."""
+    """The comparison as a table: trained on, tested on, ROC-AUC, its spread, and what it is."""
     rows = [
-        ("naive join", "naive join", "naive_roc_auc", "what the notebook promises"),
+        ("naive join", "naive join", "naive_roc_auc", "what its own test promises"),
         ("naive join", "as known at the time", "naive_model_on_honest_roc_auc",
          "what production would see"),
         ("point-in-time join", "as known at the time", "point_in_time_roc_auc",
          "promised, and what production would see"),
     ]
-    frame = pd.DataFrame(
-        [(trained, tested, value[key], value.get(f"{key}_spread", 0.0), told)
-         for trained, tested, key, told in rows]
+    return pd.DataFrame(
+        [(trained, tested, value[key], value.get(f"{key}_spread", 0.0), meaning)
+         for trained, tested, key, meaning in rows]
         + [("nothing: guessing", "", 0.5, 0.0, "the baseline")],
-        columns=["trained on", "tested on", "ROC-AUC", "spread", ""])
-    return frame
+        columns=["trained on", "tested on", "ROC-AUC", "spread", "meaning"])
 
 
 # -- where it comes from ------------------------------------------------------------------------
 
 
-def columns(
-    train: pd.DataFrame, naive: pd.DataFrame, features: list[str], label_column: str
-) -> pd.DataFrame:
+def read_pairs(cloud: Cloud) -> pd.DataFrame:
+    """Every label row with its features by both joins; see `pair`."""
+    return pair(*(warehouse.read_table(cloud, table) for table in ("train", "train_naive")))
+
+
+def pair(train: pd.DataFrame, naive: pd.DataFrame) -> pd.DataFrame:
+    """train_dataset and train_dataset_naive side by side: the columns of train, and each again
+    with " naive" after its name."""
+    return train.merge(naive, on=["customer_id", TIME], suffixes=("", " naive"),
+                       validate="one_to_one")
+
+
+def columns(pairs: pd.DataFrame, features: list[str], label_column: str) -> pd.DataFrame:
     """How much of the future each column holds, over the same label rows.
 
-    Args:
-        train, naive: train_dataset and train_dataset_naive.
-
     Returns:
-        One row per feature, worst first: feature; differs (share of label rows whose value is
-        another one in the naive join); honest_roc_auc and naive_roc_auc (of the column alone,
-        in the better direction; 0.5 tells nothing); gain (naive - honest).
+        One row per feature, worst first: feature; differs (share of label rows with another
+        value in the naive join); honest_roc_auc and naive_roc_auc (of the column alone, in the
+        better direction; 0.5 is no information); gain (naive - honest).
     """
-    both = train.merge(naive, on=["customer_id", TIME], suffixes=("", " naive"),
-                       validate="one_to_one")
-    labels = both[label_column]
-    rows = []
+    labels, rows = pairs[label_column], []
     for name in features:
-        honest, leaked = (both[n].astype("float64") for n in (name, f"{name} naive"))
+        honest, leaked = (pairs[n].astype("float64") for n in (name, f"{name} naive"))
         same = (honest == leaked) | (honest.isna() & leaked.isna())
         scores = separation(honest, labels), separation(leaked, labels)
         rows.append((name, 1 - float(same.mean()), *scores, scores[1] - scores[0]))
@@ -206,11 +210,11 @@ def separation(values: pd.Series, labels: pd.Series) -> float:
     return float(max(area, 1 - area))
 
 
-def timeline(cloud: Cloud, train: pd.DataFrame, naive: pd.DataFrame) -> dict:
-    """One customer whose naive row has counted the very order that the label asks about.
+def timeline(cloud: Cloud, pairs: pd.DataFrame) -> dict:
+    """One customer whose naive row has already counted the order that the label asks about.
 
-    Taken is, at the newest label time, a customer with one order in the 90 days before and one
-    in the label window; with the fewest orders ever, then the first by customer_id.
+    Of the customers with, at the newest label time, one order in the 90 days before and one in
+    the label window: the one with the fewest orders ever, then the first by customer_id.
 
     Returns:
         customer_id, orders (their times), label_timestamp, label, horizon_days;
@@ -218,14 +222,12 @@ def timeline(cloud: Cloud, train: pd.DataFrame, naive: pd.DataFrame) -> dict:
         window_orders: orders in the label window, all counted by the naive row.
 
     Raises:
-        Needed: there is no such customer (a very small theLook).
+        Needed: no customer fits (a very small theLook).
     """
-    settings = cloud.settings
-    newest = train[TIME].max()
-    honest = train[(train[TIME] == newest) & (train[settings.label.column] == 0)
-                   & (train["orders_90d"] == 1)]
-    both = honest.merge(naive[naive[TIME] == newest], on="customer_id", suffixes=("", " naive"))
-    both = both[both["orders_lifetime naive"] == both["orders_lifetime"] + 1]
+    settings, newest = cloud.settings, pairs[TIME].max()
+    both = pairs[(pairs[TIME] == newest) & (pairs[settings.label.column] == 0)
+                 & (pairs["orders_90d"] == 1)
+                 & (pairs["orders_lifetime naive"] == pairs["orders_lifetime"] + 1)]
     if both.empty:
         raise Needed("no customer with one order before and one after the newest label time",
                      "more users (thelook.users, or a larger export)", "edit config.yaml")
@@ -244,7 +246,7 @@ def timeline(cloud: Cloud, train: pd.DataFrame, naive: pd.DataFrame) -> dict:
 
 
 def timeline_table(example: dict) -> pd.DataFrame:
-    """Both rows of `timeline` side by side: one row per value, known then and naive."""
+    """Both rows of `timeline` side by side: one row per value."""
     frame = pd.DataFrame({"known at the time": example["honest"], "naive join": example["naive"]})
     return frame.map(lambda v: f"{v:%d %b %Y}" if isinstance(v, pd.Timestamp)
                      else "NULL" if pd.isna(v) else f"{float(v):g}")

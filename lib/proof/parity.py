@@ -1,8 +1,8 @@
-"""Online against offline: is what is served what training would see for the same moment?
+"""Online against offline: are the served values those that training would see now?
 
     python -m lib.proof.parity --customers 200
 
-Exit status: 0 equal, 1 not equal (each difference is named), 2 a bad command line or config.
+Exit status: 0 equal, 1 not equal (each difference is named), 2 a bad command line or config.yaml.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from datetime import datetime
 
 import pandas as pd
 
-from lib import cloud as clouds
-from lib import config, errors, feature_store, lookups, warehouse
-from lib.cloud import Cloud
+from lib import cli, feature_store, lookups, show, warehouse
+from lib.cloud import Cloud, connect
+from lib.config import Settings
 from lib.errors import Needed
 from lib.stages import Outcome
 
 OUTCOMES = ("equal", "different", "null_online", "null_offline", "missing")
-CALLERS = 8  # fetches at once
+CALLERS = 8  # concurrent fetches
 COLUMNS = ["customer_id", "feature", "online", "offline", "outcome", "diff", "served_at",
            "offline_at"]
 
@@ -32,7 +32,7 @@ def compare(
     """One row per customer and feature, in the order of `customers` and of config.yaml.
 
     Args:
-        offline: the rows to hold against, by customer_id; by default each customer's newest.
+        offline: the rows to compare with, by customer_id; by default each customer's newest.
 
     Returns:
         customer_id; feature; online and offline (values, None for NULL); outcome (equal,
@@ -58,11 +58,11 @@ def compare(
 def fetch_all(
     cloud: Cloud, customers: list[str], callers: int = CALLERS
 ) -> dict[str, tuple[dict[str, object], datetime | None] | None]:
-    """What is served for each customer (see feature_store.fetch), None for nothing."""
+    """Fetch each customer (see feature_store.fetch); None where nothing is served."""
     own = threading.local()
 
     def fetch(customer: str):
-        # The clients' HTTP session is not promised to be thread-safe: each thread has its own.
+        # The clients' HTTP session may not be thread-safe, so each thread has its own.
         if not hasattr(own, "cloud"):
             own.cloud = dataclasses.replace(cloud)
         try:
@@ -109,7 +109,7 @@ def check(cloud: Cloud, customers: list[str] | None = None) -> Outcome:
     bad = differences(compared)
     if len(bad):
         raise Needed(
-            f"online and offline differ in {len(bad)} of {len(compared)} values: {told(bad)}",
+            f"online and offline differ in {len(bad)} of {len(compared)} values: {describe(bad)}",
             "a sync of the view after the features were built", cloud.settings.rerun_command("04"))
     return Outcome("done", feature_store.view_name(cloud), figures(compared), compared)
 
@@ -125,11 +125,10 @@ def differences(compared: pd.DataFrame) -> pd.DataFrame:
     return compared[compared["outcome"] != "equal"]
 
 
-def told(bad: pd.DataFrame, most: int = 5) -> str:
-    """The first differences in words."""
-    lines = [_line(row) for row in bad.head(most).itertuples()]
+def describe(bad: pd.DataFrame, most: int = 5) -> str:
+    """The first `most` differences in words."""
     more = [f"and {len(bad) - most} more"] if len(bad) > most else []
-    return "; ".join(lines + more)
+    return "; ".join([*map(_line, bad.head(most).itertuples()), *more])
 
 
 def _line(row) -> str:
@@ -162,20 +161,22 @@ def overview(compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def ages(cloud: Cloud, compared: pd.DataFrame) -> pd.DataFrame:
-    """How old what is served is: one row per snapshot that some customer is served.
+    """How old the served values are: one row per snapshot that is served to some customer.
 
     Returns:
-        customers; served snapshot; newest snapshot (offline); days behind it; newest order
-        (of anybody); days behind that. "nothing" is served where a customer is missing.
+        customers; served snapshot ("nothing" for customers that are not served, "unknown" if the
+        service does not say); newest snapshot (offline) and the days that the served one is
+        behind it; newest order (of any customer) and the days behind that.
     """
     sql = f"select max(ordered_at) as t from `{cloud.settings.table('raw_orders')}`"
     ordered = warehouse.query(cloud, sql)["t"][0]
     each = compared.drop_duplicates("customer_id")
     rows = []
     for (served, stored), group in each.groupby(["served_at", "offline_at"], dropna=False):
+        missing = "nothing" if (group["outcome"] == "missing").all() else "unknown"
         rows.append({
             "customers": len(group),
-            "served snapshot": "nothing" if pd.isna(served) else f"{served:%Y-%m-%d %H:%M}",
+            "served snapshot": missing if pd.isna(served) else f"{served:%Y-%m-%d %H:%M}",
             "newest snapshot": f"{stored:%Y-%m-%d %H:%M}",
             "days behind it": _days(stored - served),
             "newest order": f"{ordered:%Y-%m-%d %H:%M}",
@@ -189,31 +190,20 @@ def _days(span: pd.Timedelta) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lib.proof.parity", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser("python -m lib.proof.parity", __doc__)
     parser.add_argument("--customers", type=int, help="default: checks.parity_customers")
-    parser.add_argument("--target", choices=["local", "gcp"])
-    parser.add_argument("--env", choices=["dev", "prod"])
     options = parser.parse_args(arguments)
     if options.customers is not None and options.customers < 1:
         parser.error("--customers must be 1 or more")
-    try:
-        settings = config.load(target=options.target, env=options.env)
-    except config.ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    try:
-        cloud = clouds.connect(settings)
-        count = options.customers or settings.checks.parity_customers
-        compared = compare(cloud, lookups.served_customers(cloud, count))
-        print(overview(compared).to_string(), ages(cloud, compared).to_string(index=False),
-              sep="\n\n")
-    except Exception as error:
-        told_error = errors.explain(error, "parity", "online against offline", settings)
-        if told_error is None:
-            raise
-        print(told_error, file=sys.stderr)
-        return 1
+    return cli.run(options, "parity", "online against offline", _print_comparison)
+
+
+def _print_comparison(settings: Settings, options: argparse.Namespace) -> int:
+    cloud = connect(settings)
+    count = options.customers or settings.checks.parity_customers
+    compared = compare(cloud, lookups.served_customers(cloud, count))
+    print(show.table(overview(compared), index=True), show.table(ages(cloud, compared)),
+          sep="\n\n")
     bad = differences(compared)
     for row in bad.itertuples():
         print(_line(row), file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Faults planted on purpose, each in a small copy beside the healthy resources.
+"""Faults planted on purpose, to show that the parity check notices them.
 
-Every function here copies the rows of a few customers into a dataset of its own, serves them
-through a feature group and a view of their own (on the one online store), makes one mistake on
-the way, compares online with the healthy offline rows, and removes all of it again.
+Every fault works on a small copy: the rows of a few customers in a dataset of its own, served
+through a feature group and a view of its own (on the one online store). It makes one mistake on
+the way, compares online with the healthy offline rows, and removes the copy.
 """
 
 import dataclasses
@@ -19,47 +19,47 @@ from lib.cloud import Cloud
 from lib.proof import parity
 from lib.stages import Outcome
 
-# What someone typed instead of what stands in sql/02_build_features.sql.
+# (words of sql/02_build_features.sql, what someone might type instead)
 WRONG_WINDOW = ("interval 90 day", "interval 60 day")
 WRONG_MIDNIGHT = ("timestamp(snapshot_date)", "timestamp(snapshot_date, 'Asia/Seoul')")
 
 
-# -- the faults ---------------------------------------------------------------------------------
+# -- the faults: each returns the comparison of `parity.compare` ----------------------------------
 
 
-def without_dense(cloud: Cloud) -> Outcome:
-    """A feature group made without `dense`: NULL is served as the last value that was none."""
-    with _planting(cloud) as (there, customers):
-        build_features(there)
-        sparse = there.settings.feature_view.model_copy(update={"dense": False})
-        serve(_with(there, feature_view=sparse))
-        return _caught(cloud, there, customers)
+def without_dense(cloud: Cloud) -> pd.DataFrame:
+    """A feature group without `dense`: a NULL is served as the last value that was not NULL."""
+    with _planting(cloud) as (copied, customers):
+        build_features(copied)
+        sparse = copied.settings.feature_view.model_copy(update={"dense": False})
+        serve(_with(copied, feature_view=sparse))
+        return _compare(cloud, copied, customers)
 
 
-def another_window(cloud: Cloud) -> Outcome:
+def another_window(cloud: Cloud) -> pd.DataFrame:
     """Served from a table whose "90d" columns were computed over 60 days."""
-    with _planting(cloud) as (there, customers):
-        build_features(there, WRONG_WINDOW)
-        serve(there)
-        return _caught(cloud, there, customers)
+    with _planting(cloud) as (copied, customers):
+        build_features(copied, WRONG_WINDOW)
+        serve(copied)
+        return _compare(cloud, copied, customers)
 
 
-def local_midnight(cloud: Cloud) -> Outcome:
+def local_midnight(cloud: Cloud) -> pd.DataFrame:
     """Served from snapshots taken at midnight in Seoul: nine hours before midnight UTC."""
-    with _planting(cloud) as (there, customers):
-        build_features(there, WRONG_MIDNIGHT)
-        serve(there)
-        return _caught(cloud, there, customers)
+    with _planting(cloud) as (copied, customers):
+        build_features(copied, WRONG_MIDNIGHT)
+        serve(copied)
+        return _compare(cloud, copied, customers)
 
 
-def never_synced(cloud: Cloud) -> Outcome:
+def never_synced(cloud: Cloud) -> pd.DataFrame:
     """A new snapshot was built, and the view was not synced after it."""
-    with _planting(cloud) as (there, customers):
-        build_features(there)
-        run_sql(there, "checks/forget_newest_snapshot")
-        serve(there)
-        build_features(there)
-        return _caught(cloud, there, customers)
+    with _planting(cloud) as (copied, customers):
+        build_features(copied)
+        run_sql(copied, "checks/forget_newest_snapshot")
+        serve(copied)
+        build_features(copied)
+        return _compare(cloud, copied, customers)
 
 
 FAULTS = {
@@ -68,27 +68,53 @@ FAULTS = {
 }
 
 
-def table(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row per comparison: customers and values that are not equal, and the first of them."""
+def check(cloud: Cloud, healthy: pd.DataFrame) -> Outcome:
+    """Plant every fault, unless targets.<target>.planted_faults is false: each takes minutes on
+    Google Cloud.
+
+    healthy: the comparison of the healthy store, to show beside the faults.
+
+    Returns:
+        Outcome whose value is {"healthy" or the fault's name: comparison}, or None if left out.
+    """
+    if not cloud.settings.target_settings.planted_faults:
+        return left_out(cloud, "planted_faults")
+    found = {"healthy": healthy} | {name: plant(cloud) for name, plant in FAULTS.items()}
+    noticed = sum(count > 0 for count in caught(found).values())
+    return Outcome("done", figures={
+        "planted": len(FAULTS), "caught": noticed,
+        "customers in each": cloud.settings.checks.planted_customers}, value=found)
+
+
+def left_out(cloud: Cloud, switch: str, value: object = None) -> Outcome:
+    """The Outcome of a check that config.yaml switches off for this target."""
+    return Outcome("done", figures={
+        "left out by": f"targets.{cloud.settings.target}.{switch}: false"}, value=value)
+
+
+def table(found: dict[str, pd.DataFrame] | None) -> pd.DataFrame | None:
+    """One row per comparison: the customers and values that are not equal, and the first one."""
+    if found is None:
+        return None
     rows = []
     for name, compared in found.items():
         bad = parity.differences(compared)
-        rows.append((name, bad["customer_id"].nunique(), len(bad),
-                     ", ".join(dict.fromkeys(bad["feature"])) or "none",
-                     parity.told(bad, most=1).split("; and")[0] or ""))
+        features = ", ".join(dict.fromkeys(bad["feature"])) or "none"
+        example = parity.describe(bad.head(1))
+        rows.append((name, bad["customer_id"].nunique(), len(bad), features, example))
     return pd.DataFrame(
         rows, columns=["fault", "customers", "values", "features", "for example"])
 
 
-def caught(found: dict[str, pd.DataFrame]) -> dict[str, int]:
-    """Fault -> values that the parity check found different, for summary.json."""
+def caught(found: dict[str, pd.DataFrame] | None) -> dict[str, int]:
+    """Fault -> number of values that the parity check found different, for summary.json."""
     return {name: len(parity.differences(compared))
-            for name, compared in found.items() if name != "healthy"}
+            for name, compared in (found or {}).items() if name != "healthy"}
 
 
 @contextmanager
 def _planting(cloud: Cloud) -> Iterator[tuple[Cloud, list[str]]]:
-    """A copy for one fault, removed at the end whatever happens."""
+    """A copy for one fault, always removed at the end."""
     customers = choose(cloud, cloud.settings.checks.planted_customers)
     try:
         yield copy(cloud, "planted", customers), customers
@@ -96,26 +122,19 @@ def _planting(cloud: Cloud) -> Iterator[tuple[Cloud, list[str]]]:
         remove(cloud, "planted")
 
 
-def _caught(cloud: Cloud, there: Cloud, customers: list[str]) -> Outcome:
-    """What the parity check says of the copy's view, against the healthy offline rows."""
-    compared = parity.compare(there, customers, lookups.newest_rows(cloud, customers))
-    bad = parity.differences(compared)
-    figures = {
-        "customers": len(customers), "customers caught": bad["customer_id"].nunique(),
-        "features": bad["feature"].nunique(), "mismatches": len(bad)}
-    return Outcome("done", figures=figures, value=compared)
+def _compare(cloud: Cloud, copied: Cloud, customers: list[str]) -> pd.DataFrame:
+    """What the copy serves against the healthy offline rows."""
+    return parity.compare(copied, customers, lookups.newest_rows(cloud, customers))
 
 
 # -- a copy beside the healthy resources --------------------------------------------------------
 
 
 def choose(cloud: Cloud, count: int) -> list[str]:
-    """`count` customers, the same ones each time: half ordered in the last 90 days, half did
-    in the year before, so that they have NULLs now and had values then."""
-    sql = (f"select customer_id from `{cloud.settings.table('features')}` where feature_timestamp "
-           "= @t and days_since_last_order < 400 qualify row_number() over (partition by "
-           f"orders_90d > 0 order by farm_fingerprint(customer_id)) <= {count // 2}")
-    found = warehouse.query(cloud, sql, t=lookups.newest_snapshot(cloud))
+    """`count` customers for a copy (sql/checks/planted_customers.sql); the same ones each time."""
+    (statement,) = warehouse.render("checks/planted_customers", cloud.settings)
+    found = warehouse.query(cloud, statement, feature_timestamp=lookups.newest_snapshot(cloud),
+                            count_each=count // 2)
     return sorted(found["customer_id"], key=lambda customer: (len(customer), customer))
 
 
@@ -132,52 +151,54 @@ def _with(cloud: Cloud, **changes: object) -> Cloud:
 
 
 def copy(cloud: Cloud, name: str, customers: list[str]) -> Cloud:
-    """Copy these customers' raw rows beside; what an interrupted run left there goes first."""
+    """Copy the raw rows of these customers; removes first what an interrupted run left."""
     remove(cloud, name)
-    there = beside(cloud, name)
-    warehouse.create_dataset(there)
-    run_sql(there, "checks/copy_raw_tables", customers=customers)
-    return there
+    copied = beside(cloud, name)
+    warehouse.create_dataset(copied)
+    run_sql(copied, "checks/copy_raw_tables", customers=customers)
+    return copied
 
 
-def build_features(there: Cloud, mistake: tuple[str, str] | None = None) -> None:
+def build_features(copied: Cloud, mistake: tuple[str, str] | None = None) -> None:
     """Run sql/02_build_features.sql in the copy, with a mistake if one is given.
 
     Raises:
         ValueError: the file no longer holds the words that the mistake replaces.
     """
-    (statement,) = warehouse.render("02_build_features", there.settings)
+    (statement,) = warehouse.render("02_build_features", copied.settings)
     if mistake:
         right, wrong = mistake
         if right not in statement:
             raise ValueError(f"sql/02_build_features.sql does not say {right!r}")
         statement = statement.replace(right, wrong)
-    warehouse.query(there, statement)
+    warehouse.query(copied, statement)
 
 
-def serve(there: Cloud) -> Outcome:
-    """Group, features and view of the copy, and a sync."""
-    feature_store.create_group(there)
-    feature_store.register_features(there)
-    feature_store.create_view(there)
-    return feature_store.sync(there, force=True)
+def serve(copied: Cloud) -> Outcome:
+    """Create the copy's group, features and view, and sync the view."""
+    feature_store.create_group(copied)
+    feature_store.register_features(copied)
+    feature_store.create_view(copied)
+    return feature_store.sync(copied, force=True)
 
 
 def remove(cloud: Cloud, name: str) -> None:
-    """Delete the copy `name`: view, group, dataset. What is not there is gone already."""
-    there = beside(cloud, name)
-    view, group = feature_store.view_name(there), feature_store.group_name(there)
+    """Delete the view, group and dataset of the copy `name`, if they exist."""
+    copied = beside(cloud, name)
+    view, group = feature_store.view_name(copied), feature_store.group_name(copied)
     forced = vertex.DeleteFeatureGroupRequest(name=group, force=True)
-    for gone, delete in ((view, lambda: there.online_admin.delete_feature_view(name=view)),
-                         (group, lambda: there.registry.delete_feature_group(request=forced))):
+    for resource, delete in (
+        (view, lambda: copied.online_admin.delete_feature_view(name=view)),
+        (group, lambda: copied.registry.delete_feature_group(request=forced)),
+    ):
         with suppress(NotFound):
-            waiting.operation(there.settings, "removal", delete(), gone)
-    there.bigquery.delete_dataset(
-        there.settings.dataset, delete_contents=True, not_found_ok=True)
+            waiting.operation(copied.settings, "removal", delete(), resource)
+    copied.bigquery.delete_dataset(
+        copied.settings.dataset, delete_contents=True, not_found_ok=True)
 
 
-def run_sql(there: Cloud, file: str, **values: object) -> None:
+def run_sql(copied: Cloud, file: str, **values: object) -> None:
     """Run every statement of sql/<file>.sql, each with those of `values` that it names."""
-    for statement in warehouse.render(file, there.settings):
+    for statement in warehouse.render(file, copied.settings):
         used = {k: v for k, v in values.items() if re.search(rf"@{k}\b", statement)}
-        warehouse.query(there, statement, **used)
+        warehouse.query(copied, statement, **used)

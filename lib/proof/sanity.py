@@ -1,6 +1,8 @@
 """Run sql/05_sanity_checks.sql: warn loudly, or end the run.
 
     python -m lib.proof.sanity
+
+Exit status: 0 no check failed, 1 a check failed, 2 a bad command line or config.yaml.
 """
 
 import argparse
@@ -9,9 +11,9 @@ import warnings
 
 import pandas as pd
 
-from lib import cloud as clouds
-from lib import config, errors, warehouse
-from lib.cloud import Cloud
+from lib import cli, warehouse
+from lib.cloud import Cloud, connect
+from lib.config import Settings
 from lib.errors import Needed
 from lib.stages import Outcome
 
@@ -21,7 +23,7 @@ class LabelWarning(UserWarning):
 
 
 def check(cloud: Cloud) -> Outcome:
-    """Every check; the Outcome's value is the table (check, value, low, high, status).
+    """Run every check; the Outcome's value is the table (check, value, low, high, status).
 
     Warns:
         LabelWarning: a positive rate outside label.positive_rate_band.
@@ -30,47 +32,36 @@ def check(cloud: Cloud) -> Outcome:
         Needed: a check failed; the message names each with its value and band.
     """
     checks = warehouse.run_checks(cloud)
-    failed = checks[checks["status"] == "fail"]
+    failed, odd = (checks[checks["status"] == status] for status in ("fail", "warn"))
     if len(failed):
-        raise Needed("sanity checks failed: " + _told(failed),
+        raise Needed("sanity checks failed: " + _describe(failed),
                      "data that passes sql/05_sanity_checks.sql",
                      ".venv/bin/python -m lib.proof.sanity")
-    odd = checks[checks["status"] == "warn"]
     if len(odd):
-        warnings.warn("the labels lean to one side: " + _told(odd), LabelWarning, stacklevel=2)
+        warnings.warn("the labels lean to one side: " + _describe(odd), LabelWarning, stacklevel=2)
     return Outcome("done", cloud.settings.dataset, {
         "checks": len(checks), "passed": int((checks["status"] == "pass").sum()),
         "warnings": len(odd), "positive_rate": positive_rate(checks)}, checks)
 
 
 def positive_rate(checks: pd.DataFrame) -> float:
-    """The overall share of label 1 among the checks' rows."""
+    """The overall share of label 1, 0 to 1, from the checks' rows."""
     return float(checks.set_index("check").loc["positive_rate", "value"])
 
 
-def _told(rows: pd.DataFrame) -> str:
+def _describe(rows: pd.DataFrame) -> str:
     return "; ".join(f"{r.check} = {r.value:.4g}, allowed {r.low:g} to {r.high:g}"
                      for r in rows.itertuples())
 
 
-def main() -> int:
-    """The command; status 0 if nothing failed."""
-    parser = argparse.ArgumentParser(prog="python -m lib.proof.sanity", description=__doc__)
-    parser.add_argument("--target", choices=["local", "gcp"])
-    parser.add_argument("--env", choices=["dev", "prod"])
-    options = parser.parse_args()
-    try:
-        settings = config.load(target=options.target, env=options.env)
-        checks = warehouse.run_checks(clouds.connect(settings))
-    except config.ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except Exception as error:
-        told = errors.explain(error, "sanity", "sql/05_sanity_checks.sql", settings)
-        if told is None:
-            raise
-        print(told, file=sys.stderr)
-        return 1
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    options = cli.parser("python -m lib.proof.sanity", __doc__).parse_args(arguments)
+    return cli.run(options, "sanity", "sql/05_sanity_checks.sql", _print_checks)
+
+
+def _print_checks(settings: Settings, _: argparse.Namespace) -> int:
+    checks = warehouse.run_checks(connect(settings))
     print(checks.to_string(index=False))
     return int((checks["status"] == "fail").any())
 

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from lib.charts import proof as charts
+from tests.charts.conftest import check_texts
 
 SCORES = {"naive_roc_auc": 0.78, "naive_model_on_honest_roc_auc": 0.62,
           "point_in_time_roc_auc": 0.73}
@@ -48,14 +49,14 @@ CASES = {
         "The parity check catches 1 of 1 planted faults, and names the columns; the healthy "
         "store has none"),
     "prediction_change": (
-        lambda: charts.prediction_change({"1": 0.9, "2": 0.8}, {"1": 0.7, "2": 0.85}),
-        "Customer 1: 90.0% on old features, 70.0% once the sync has run"),
+        lambda: charts.prediction_change({"1": (0.9, 0.7), "2": (0.8, 0.85)}),
+        "Customer 1: 90.0% on old features, 70.0% after the sync"),
     "latency_percentiles": (
         lambda: charts.latency_percentiles({"fetch": [2.0, 2.0], "by SQL": [40.0, 40.0]}),
         "Fetching features takes 2 ms; computing the same ones by SQL 40 ms: 20 times as long"),
     "latency_histograms": (
         lambda: charts.latency_histograms(SAMPLES, SAMPLES, 8),
-        "A prediction takes 12 ms alone, and 12 ms with 8 callers at once"),
+        "A prediction takes 12 ms for one caller, and 12 ms with 8 concurrent callers"),
 }
 
 
@@ -67,12 +68,23 @@ def test_the_title_is_the_finding_and_the_bytes_repeat(name):
     assert chart._repr_png_() == draw()._repr_png_()
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_text_lies_inside_the_figure_is_large_enough_and_does_not_overlap(name):
+    check_texts(CASES[name][0]())
+
+
+@pytest.mark.parametrize("draw", [
+    charts.parity_grid, charts.faults_caught, charts.prediction_change])
+def test_what_was_left_out_of_a_run_is_a_sentence(draw):
+    assert "left out" in repr(draw(None))
+
+
 @pytest.mark.parametrize("draw", [
     lambda: charts.leakage_promise({**SCORES, "runs": []}),
     lambda: charts.leaking_columns(COLUMNS[:0]),
     lambda: charts.naive_timeline({**TIMELINE, "orders": []}),
     lambda: charts.parity_grid(HEALTHY[:0]), lambda: charts.parity_grid({}),
-    lambda: charts.faults_caught({}), lambda: charts.prediction_change({}, {}),
+    lambda: charts.faults_caught({}), lambda: charts.prediction_change({}),
     lambda: charts.latency_percentiles({}), lambda: charts.latency_percentiles({"fetch": []}),
     lambda: charts.latency_histograms({"fetch": []}, SAMPLES, 8),
 ])

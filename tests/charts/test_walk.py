@@ -4,7 +4,6 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from itertools import combinations
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lib.charts import walk as charts
+from tests.charts.conftest import check_texts, finding, plain
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = timedelta(days=1)
@@ -137,30 +137,6 @@ def drawn(name):
     return chart, chart._repr_png_()
 
 
-def plain(text):
-    """Text without line ends and non-breaking spaces."""
-    return " ".join(text.split())
-
-
-def finding(chart):
-    return plain(chart.texts[0].get_text())
-
-
-def shown_texts(chart):
-    """Every piece of text that a reader sees, with its extent in pixels."""
-    found = list(chart.texts)
-    for axes in chart.axes:
-        found += axes.texts
-        if not axes.axison:
-            continue
-        found += [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
-        for axis, low_high in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-            ticks = zip(axis.get_ticklabels(), axis.get_ticklocs(), strict=False)  # shared: none
-            found += [label for label, at in ticks if min(low_high) <= at <= max(low_high)]
-    return [(text.get_text(), text.get_window_extent()) for text in found
-            if text.get_visible() and text.get_text().strip()]
-
-
 # --- every figure -----------------------------------------------------------------------------
 
 
@@ -174,17 +150,7 @@ def test_same_input_gives_the_same_bytes_whatever_the_users_settings(name):
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_text_lies_inside_the_figure_is_large_enough_and_does_not_overlap(name):
-    chart, _ = drawn(name)
-    texts = shown_texts(chart)
-    assert len(texts) >= 4
-    for text, box in texts:
-        assert box.x0 >= 0 and box.x1 <= chart.bbox.width, f"{text!r} is cut at the side"
-        assert box.y0 >= 0 and box.y1 <= chart.bbox.height, f"{text!r} is cut above or below"
-    for (text, box), (other, its) in combinations(texts, 2):
-        wide = min(box.x1, its.x1) - max(box.x0, its.x0)
-        high = min(box.y1, its.y1) - max(box.y0, its.y0)
-        assert wide <= 2 or high <= 4, f"{text!r} lies on {other!r}"
-    assert min(t.get_fontsize() for t in chart.findobj(matplotlib.text.Text)) >= 12
+    check_texts(drawn(name)[0])
 
 
 @pytest.mark.parametrize("name", ["orders_over_time", "labels_per_snapshot", "served_features"])
@@ -197,7 +163,8 @@ def test_shows_without_pyplot_and_is_described_by_its_finding():
     chart, _ = drawn("label_distribution")
     assert isinstance(chart, Figure)
     assert repr(chart) == f"<Figure: {finding(chart)}>"
-    code = ("import sys; from lib.charts import walk as charts; charts.label_distribution(9, 8, 60)._repr_png_();"
+    code = ("import sys; from lib.charts import walk as charts;"
+            "charts.label_distribution(9, 8, 60)._repr_png_();"
             "sys.exit('matplotlib.pyplot' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
@@ -235,11 +202,11 @@ def test_empty_input_is_refused_by_name(draw, missing):
 def test_orders_say_until_when_churn_is_known_and_what_the_last_week_is():
     chart = drawn("orders_over_time")[0]
     assert "up to 4 May 2026" in finding(chart) and "60 days" in finding(chart)
-    told = " ".join(plain(t.get_text()) for t in chart.axes[0].texts)
+    text = " ".join(plain(t.get_text()) for t in chart.axes[0].texts)
     daily = daily_orders()["orders"]
     usual, burst = daily[-98:-8].median(), daily[-8:-1].mean()
-    assert f"{burst:,.0f} orders a day, {burst / usual:.1f} times the usual {usual:,.0f}" in told
-    assert "(4 May 2026, 3 Jul 2026]" in told
+    assert f"{burst:,.0f} orders a day, {burst / usual:.1f} times the usual {usual:,.0f}" in text
+    assert "(4 May 2026, 3 Jul 2026]" in text
 
 
 def test_orders_without_a_jump_speak_of_none():
@@ -256,9 +223,9 @@ def test_orders_ignore_snapshots_that_are_too_late_for_a_label():
 def test_label_rate_is_weighted_by_rows_and_outliers_are_counted():
     frame = label_rates()
     rate = (frame["positive_rate"] * frame["rows"]).sum() / frame["rows"].sum()
-    told = finding(charts.labels_per_snapshot(frame, 60, (0.8, 0.97)))
-    assert told.startswith(f"{rate:.1%} of active customers place no order in the next 60 days")
-    assert "53 of 53 snapshots lie within the accepted 80% to 97%" in told
+    text = finding(charts.labels_per_snapshot(frame, 60, (0.8, 0.97)))
+    assert text.startswith(f"{rate:.1%} of active customers place no order in the next 60 days")
+    assert "53 of 53 snapshots lie within the accepted 80% to 97%" in text
     inside = sum(0.885 <= r <= 0.97 for r in frame["positive_rate"])
     assert f"{inside} of 53" in finding(charts.labels_per_snapshot(frame, 60, (0.885, 0.97)))
 
@@ -270,8 +237,8 @@ def test_labels_of_a_single_snapshot_can_be_drawn():
 
 @pytest.mark.parametrize("positives, share, same", [(90, "90.0%", "90.0%"), (30, "30.0%", "70.0%")])
 def test_label_distribution_names_the_constant_answers_accuracy(positives, share, same):
-    told = finding(charts.label_distribution(100, positives, 60))
-    assert told.startswith(share) and f"right {same} of the time" in told
+    text = finding(charts.label_distribution(100, positives, 60))
+    assert text.startswith(share) and f"right {same} of the time" in text
 
 
 def test_features_count_those_that_are_mostly_0_or_null():
@@ -297,12 +264,12 @@ def test_pick_counts_the_future_and_works_out_the_label():
     chart = drawn("point_in_time_pick")[0]
     assert "label of 4 May 2026 gets the snapshot of 1 May 2026" in finding(chart)
     assert "the 9 later ones" in finding(chart)
-    told = " ".join(plain(t.get_text()) for t in chart.axes[0].texts)
-    assert "orders 1, so label 0" in told  # the order on 3 July comes after the window's end
-    assert "taken: 1 May 2026" in told and "not taken: 3 Jul 2026" in told
+    text = " ".join(plain(t.get_text()) for t in chart.axes[0].texts)
+    assert "1 order, not churned" in text  # the order on 3 July comes after the window's end
+    assert "taken: 1 May 2026" in text and "not taken: 3 Jul 2026" in text
     late = one_customer(orders=[datetime(2026, 5, 4, tzinfo=UTC)])  # at T: not after it
     texts = charts.point_in_time_pick(**late).axes[0].texts
-    assert any("orders 0, so label 1" in t.get_text() for t in texts)
+    assert any("0 orders, churned" in t.get_text() for t in texts)
 
 
 @pytest.mark.parametrize("chosen", [datetime(2026, 5, 8, tzinfo=UTC),
@@ -315,23 +282,23 @@ def test_pick_refuses_a_snapshot_that_is_not_the_newest_known(chosen):
 def test_splits_tell_whether_label_windows_overlap():
     least = min((date(2025, 12, 1) - date(2025, 9, 29)).days,
                 (date(2026, 3, 16) - date(2026, 1, 12)).days)
-    told = finding(drawn("split_timeline")[0])
-    assert "36,071 later rows" in told and f"at least {least} days" in told
-    assert "no label window reaches" in told
-    told = finding(charts.split_timeline(splits(valid_from=date(2025, 11, 3)), 60))
-    assert "at least 35 days" in told and "OVERLAP" in told
+    text = finding(drawn("split_timeline")[0])
+    assert "36,071 later rows" in text and f"at least {least} days" in text
+    assert "no label window reaches" in text
+    text = finding(charts.split_timeline(splits(valid_from=date(2025, 11, 3)), 60))
+    assert "at least 35 days" in text and "OVERLAP" in text
 
 
 def test_roc_and_pr_stand_beside_their_baselines():
-    told = finding(drawn("roc_and_pr")[0])
-    assert "0.738 against 0.50" in told and "0.949 against a base rate of 0.872" in told
+    text = finding(drawn("roc_and_pr")[0])
+    assert "0.738 against 0.50" in text and "0.949 against a base rate of 0.872" in text
 
 
 def test_calibration_weighs_bins_by_rows():
     off = (0.10 * 100 + 0.01 * 200 + 0.01 * 200) / 500
     lean = (0.10 * 100 - 0.01 * 200 - 0.01 * 200) / 500
-    told = finding(drawn("calibration")[0])
-    assert f"differ by {100 * off:.1f}" in told and f"{100 * lean:.1f} too much" in told
+    text = finding(drawn("calibration")[0])
+    assert f"differ by {100 * off:.1f}" in text and f"{100 * lean:.1f} points too high" in text
 
 
 def test_importance_is_sorted_and_counts_the_features_that_do_nothing():
@@ -350,10 +317,10 @@ def test_histogram_cuts_where_the_classes_are_furthest_apart():
         return sum(bins[label][:cut]) / sum(bins[label])
 
     best = max(range(1, 51), key=lambda cut: below("label_0", cut) - below("label_1", cut))
-    told = finding(drawn("probability_histogram")[0])
-    assert f"below {bins['edges'][best]:.2f}" in told
-    assert f"{below('label_0', best):.0%} of those who came back" in told
-    assert f"only {below('label_1', best):.0%} of those who churned" in told
+    text = finding(drawn("probability_histogram")[0])
+    assert f"below {bins['edges'][best]:.2f}" in text
+    assert f"{below('label_0', best):.0%} of those who came back" in text
+    assert f"only {below('label_1', best):.0%} of those who churned" in text
 
 
 def test_predictions_are_counted_against_the_base_rate():
@@ -363,11 +330,11 @@ def test_predictions_are_counted_against_the_base_rate():
     assert chart.axes[0].get_yticklabels()[0].get_text() == "customer 112"
 
 
-@pytest.mark.parametrize("probability, told", [(0.9312, "6.0 points above"),
+@pytest.mark.parametrize("probability, text", [(0.9312, "6.0 points above"),
                                                (0.5, "37.1 points below")])
-def test_card_compares_with_the_base_rate_and_shows_null(probability, told):
+def test_card_compares_with_the_base_rate_and_shows_null(probability, text):
     chart = charts.served_features(**served(probability=probability))
-    assert f"{probability:.1%}, {told} the base rate" in finding(chart)
+    assert f"{probability:.1%}, {text} the base rate" in finding(chart)
     assert {"2", "125.03", "NULL"} <= {t.get_text() for t in chart.axes[0].texts}
 
 
@@ -389,9 +356,9 @@ def test_checks_name_what_fails_first_and_mark_it_by_more_than_colour():
 
 
 def test_architecture_names_every_part():
-    told = {plain(t.get_text()) for t in drawn("architecture")[0].axes[0].texts}
+    text = {plain(t.get_text()) for t in drawn("architecture")[0].axes[0].texts}
     assert {"train_dataset", "Feature Group", "Feature View", "Online Store", "Model Registry",
-            "Endpoint", "customer_id", "fetch", "predict", "churn probability"} <= told
+            "Endpoint", "customer_id", "fetch", "predict", "churn probability"} <= text
 
 
 def test_pipeline_graph_tells_whether_the_model_passed():

@@ -35,3 +35,11 @@ def deployed(proof):
     model_registry.upload(proof, training.train(proof).value)
     endpoint.deploy(proof, endpoint.create(proof).value, model_registry.find(proof))
     return proof
+
+
+def switched_off(cloud, switch):
+    """The same cloud with targets.local.<switch>: false."""
+    target = cloud.settings.target_settings.model_copy(update={switch: False})
+    settings = cloud.settings.model_copy(
+        update={"targets": {**cloud.settings.targets, "local": target}})
+    return dataclasses.replace(cloud, settings=settings)

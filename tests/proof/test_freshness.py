@@ -6,6 +6,7 @@ from google.api_core.exceptions import NotFound
 
 from lib import lookups, warehouse
 from lib.proof import freshness, parity, planted
+from tests.proof.conftest import switched_off
 
 TABLES = ("raw_orders", "raw_order_items", "features")
 
@@ -17,7 +18,7 @@ def counts(cloud):
 
 def test_red_before_the_sync_and_green_after(deployed):
     before = counts(deployed)
-    copy = freshness.prepare(deployed).value
+    copy = freshness.prepare(deployed)
     there, now = copy.cloud, lookups.newest_snapshot(copy.cloud)
     try:
         assert len(copy.customers) == 50 and 20 <= len(copy.buyers) <= 26
@@ -39,18 +40,18 @@ def test_red_before_the_sync_and_green_after(deployed):
         assert set(bad.loc[bad["feature"] == "tenure_days", "customer_id"]) == set(copy.customers)
         (age,) = parity.ages(there, stale).to_dict("records")
         assert age["days behind it"] == 1.0 and age["days behind that"] > 1.0
-        old = freshness.predict(copy).value
+        old = freshness.predictions(copy)
 
         freshness.sync(copy)
         fresh = parity.measure(there, copy.customers).value
         assert parity.figures(fresh)["mismatches"] == 0
         assert set(fresh["served_at"]) == {newer}
-        new = freshness.predict(copy).value
+        new = freshness.predictions(copy)
         assert [a.customer_id for a in old] == [a.customer_id for a in new] == copy.watched
-        assert freshness.probabilities(old) != freshness.probabilities(new)
+        assert [a.churn_probability for a in old] != [a.churn_probability for a in new]
         assert all(a.features["orders_90d"] >= 2 for a in new)
-        told = freshness.before_and_after(old, new)
-        assert {"churn probability", "snapshot", "orders_lifetime"} <= set(told.index)
+        moved = freshness.before_and_after(old, new)
+        assert {"churn probability", "snapshot", "orders_lifetime"} <= set(moved.index)
     finally:
         freshness.remove(deployed)
     assert counts(deployed) == before
@@ -63,7 +64,7 @@ def test_red_before_the_sync_and_green_after(deployed):
 def test_a_new_day_is_the_same_each_time_and_each_buyer_orders_the_same_again(deployed):
     orders = []
     for _ in range(2):
-        copy = freshness.prepare(deployed).value
+        copy = freshness.prepare(deployed)
         last = copy.cloud.bigquery.get_table(copy.cloud.settings.table("raw_orders")).num_rows
         freshness.new_day(copy)
         orders.append(warehouse.read_table(copy.cloud, "raw_orders").sort_values("order_id"))
@@ -81,3 +82,22 @@ def test_a_new_day_is_the_same_each_time_and_each_buyer_orders_the_same_again(de
         assert sorted(map(tuple, bought.to_numpy())) == sorted(
             map(tuple, newest[["product_id", "sale_price"]].to_numpy()))
     freshness.remove(deployed)
+
+
+def test_check_measures_both_sides_of_the_sync_unless_config_leaves_it_out(deployed):
+    outcome = freshness.check(deployed)
+    found = outcome.value
+    wrong = {name: len(parity.differences(frame)) for name, frame in found.compared.items()}
+    assert wrong["before the sync"] > 0 == wrong["after the sync"]
+    assert outcome.figures["mismatches before the sync"] == wrong["before the sync"]
+    assert found.ages["days behind it"].tolist() == [1.0, 0.0]
+    most = found.figures["customer_id"]
+    assert found.changes[most] == pytest.approx(
+        (found.figures["probability_before"], found.figures["probability_after"]), abs=1e-6)
+    with pytest.raises(NotFound):  # the copy is gone
+        deployed.bigquery.get_dataset(
+            planted.beside(deployed, freshness.NAME).settings.dataset)
+
+    outcome = freshness.check(switched_off(deployed, "freshness"))
+    assert outcome.value == freshness.Freshness()
+    assert outcome.figures == {"left out by": "targets.local.freshness: false"}

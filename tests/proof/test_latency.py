@@ -50,9 +50,7 @@ def test_compare_measures_what_config_says(deployed):
     assert list(latency.series(timings)) == [
         "fetch, 1 caller", "predict, 1 caller", "both, 1 caller", "fetch, 3 callers",
         "predict, 3 callers", "both, 3 callers", "features by SQL, 1 caller"]
-    table = latency.table(timings)
-    assert table["calls"].tolist() == [10] * 6 + [2]
-    assert (table["p50 ms"] <= table["p99 ms"]).all()
+    assert [len(ms) for ms in latency.series(timings).values()] == [10] * 6 + [2]
     assert set(latency.figures(timings["alone"])) == KEYS
     assert set(latency.figures(timings["alone"], timings["together"], timings["sql"])) == KEYS | {
         "both_p50", "both_p99", "both_concurrent_p50", "both_concurrent_p99",

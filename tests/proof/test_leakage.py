@@ -40,7 +40,8 @@ def test_the_scores_are_those_of_the_components_programs(proof, tmp_path):
     for key, model, tested_on in (
         ("naive_roc_auc", "naive", "naive"),
         ("naive_model_on_honest_roc_auc", "naive", "honest"),
-        ("point_in_time_roc_auc", "honest", "honest")):
+        ("point_in_time_roc_auc", "honest", "honest"),
+    ):
         program("eval", input_dataset=tmp_path / tested_on, label_col=label,
                 input_model=tmp_path / f"{model}_model", output_metrics=tmp_path / "metrics.json")
         metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -67,7 +68,7 @@ def test_the_table_reads_the_same():
     assert leakage.table(value)["ROC-AUC"].tolist() == [0.8, 0.6, 0.7, 0.5]
 
 
-def test_a_sample_with_one_class_is_told(proof):
+def test_a_sample_with_one_class_is_refused(proof):
     settings = proof.settings
     checks = settings.checks.model_copy(update={"leakage_sample_percent": 1})
     there = dataclasses.replace(proof, settings=settings.model_copy(update={"checks": checks}))
@@ -93,18 +94,20 @@ def test_one_column_alone_against_pairs_counted_one_by_one(frames):
 
 
 def test_the_columns_that_count_later_orders_leak(proof, frames):
-    columns = leakage.columns(*frames, proof.settings.feature_names, "label_churn_60d")
+    columns = leakage.columns(
+        leakage.pair(*frames), proof.settings.feature_names, "label_churn_60d")
     assert sorted(columns["feature"]) == sorted(proof.settings.feature_names)
     table = columns.set_index("feature")
     assert table.loc["orders_lifetime", "gain"] > 0.15
     assert abs(table.loc["tenure_days", "gain"]) < 0.1  # knows no order
     assert columns["gain"].is_monotonic_decreasing
-    same = leakage.columns(frames[0], frames[0], proof.settings.feature_names, "label_churn_60d")
+    same = leakage.columns(leakage.pair(frames[0], frames[0]), proof.settings.feature_names,
+                           "label_churn_60d")
     assert (same["gain"] == 0).all() and (same["differs"] == 0).all()
 
 
 def test_the_timeline_shows_the_order_that_only_the_naive_row_knows(proof, frames):
-    example = leakage.timeline(proof, *frames)
+    example = leakage.timeline(proof, leakage.pair(*frames))
     label, honest, naive = example["label_timestamp"], example["honest"], example["naive"]
     until = label + pd.Timedelta(days=60)
     inside = [t for t in example["orders"] if label < t <= until]

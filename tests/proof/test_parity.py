@@ -54,7 +54,7 @@ def test_many_callers_get_what_one_gets(proof):
 
 
 def test_the_command_says_equal_and_names_each_difference(proof, monkeypatch, capsys):
-    monkeypatch.setattr(parity.clouds, "connect", lambda settings: proof)
+    monkeypatch.setattr(parity, "connect", lambda settings: proof)
     assert parity.main(["--customers", "20"]) == 0
     shown = capsys.readouterr()
     assert "orders_90d" in shown.out and "days behind it" in shown.out and shown.err == ""
@@ -69,14 +69,14 @@ def test_the_command_says_equal_and_names_each_difference(proof, monkeypatch, ca
         there.bigquery.query(
             f"update `{there.settings.table('features')}` set orders_90d = orders_90d + 5, "
             f"revenue_90d = null where customer_id = '{changed}'").result()
-        monkeypatch.setattr(parity.clouds, "connect", lambda settings: there)
+        monkeypatch.setattr(parity, "connect", lambda settings: there)
         assert parity.main(["--customers", "20"]) == 1
-        told = capsys.readouterr().err.splitlines()
-        assert told[0] == (f"customer {changed}, orders_90d: online {old}, "
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[0] == (f"customer {changed}, orders_90d: online {old}, "
                            f"offline {old + 5} (different)")
-        assert told[1].startswith(f"customer {changed}, revenue_90d: online ")
-        assert told[1].endswith("offline NULL (null_offline)")
-        assert told[2].startswith("online and offline differ in 2 of ")
+        assert lines[1].startswith(f"customer {changed}, revenue_90d: online ")
+        assert lines[1].endswith("offline NULL (null_offline)")
+        assert lines[2].startswith("online and offline differ in 2 of ")
         with pytest.raises(Needed, match=f"customer {changed}, orders_90d"):
             parity.check(there, [changed])
         assert parity.measure(there, [changed]).value["outcome"].value_counts()["equal"] == 9
@@ -101,6 +101,6 @@ def test_tables_count_by_feature_and_outcome():
     assert list(table.index) == ["b", "a"]
     assert list(table.columns) == ["equal", "different", "null_online", "largest difference"]
     assert table.loc["a"].tolist() == [1, 1, 0, 2.0]
-    assert parity.told(parity.differences(frame)) == (
+    assert parity.describe(parity.differences(frame)) == (
         "customer 1, a: online 1, offline 3 (different); "
         "customer 2, b: online NULL, offline 1 (null_online)")

@@ -8,6 +8,7 @@ from google.api_core.exceptions import NotFound
 
 from lib import feature_store, lookups, warehouse
 from lib.proof import parity, planted
+from tests.proof.conftest import switched_off
 
 DAY = timedelta(days=1)
 SEOUL = timedelta(hours=9)
@@ -18,7 +19,7 @@ WINDOWED = {"orders_90d", "revenue_90d", "avg_order_value_90d", "distinct_produc
 @pytest.fixture(scope="module")
 def compared(proof):
     """Every fault's comparison, by its function's name."""
-    return {fault.__name__: fault(proof).value for fault in planted.FAULTS.values()}
+    return {fault.__name__: fault(proof) for fault in planted.FAULTS.values()}
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +46,19 @@ def caught(compared, feature=None):
 def test_dense_or_default_says_what_each_of_the_two_views_serves(proof, compared):
     for customer, served in compared["without_dense"].groupby("customer_id"):
         rows = lookups.customer_rows(proof, "features", customer).sample(frac=1, random_state=7)
-        told = feature_store.dense_or_default(rows, proof.settings.feature_names)
+        both = feature_store.dense_or_default(rows, proof.settings.feature_names)
         by_feature = served.set_index("feature")
         for column, seen in (("dense: true", "offline"), ("default", "online")):
             pd.testing.assert_series_equal(
-                told[column].astype(float), by_feature[seen].loc[told.index].astype(float),
+                both[column].astype(float), by_feature[seen].loc[both.index].astype(float),
                 check_names=False)
 
 
 def test_the_silent_customer_of_the_notebooks_differs_between_the_two(proof):
     customer = lookups.silent_customer(proof)
     rows = lookups.customer_rows(proof, "features", customer)
-    told = feature_store.dense_or_default(rows, proof.settings.feature_names)
-    differ = told[told["dense: true"].isna() & told["default"].notna()]
+    both = feature_store.dense_or_default(rows, proof.settings.feature_names)
+    differ = both[both["dense: true"].isna() & both["default"].notna()]
     assert list(differ.index) == ["avg_order_value_90d", "return_rate_90d"]
 
 
@@ -146,7 +147,7 @@ def test_what_an_interrupted_run_left_is_no_obstacle(proof, compared):
     there = planted.copy(proof, "planted", customers)  # and never removed
     planted.build_features(there)
     planted.serve(there)
-    again = planted.without_dense(proof).value
+    again = planted.without_dense(proof)
     pd.testing.assert_frame_equal(again, compared["without_dense"])
 
 
@@ -162,6 +163,22 @@ def test_a_copy_without_a_mistake_is_equal(proof):
         planted.remove(proof, "sound")
 
 
-def test_a_mistake_that_does_not_fit_the_file_is_told(proof):
+def test_a_mistake_that_does_not_fit_the_file_is_refused(proof):
     with pytest.raises(ValueError, match="does not say 'interval 91 day'"):
         planted.build_features(proof, ("interval 91 day", "interval 60 day"))
+
+
+def test_check_plants_every_fault_unless_config_leaves_them_out(proof, compared):
+    healthy = parity.check(proof, planted.choose(proof, 40)).value
+    outcome = planted.check(proof, healthy)
+    assert list(outcome.value) == ["healthy", *planted.FAULTS]
+    for name, plant in planted.FAULTS.items():
+        pd.testing.assert_frame_equal(outcome.value[name], compared[plant.__name__])
+    assert outcome.figures["planted"] == outcome.figures["caught"] == len(planted.FAULTS)
+    assert planted.caught(outcome.value) == {
+        name: len(parity.differences(compared[plant.__name__]))
+        for name, plant in planted.FAULTS.items()}
+
+    outcome = planted.check(switched_off(proof, "planted_faults"), healthy)
+    assert outcome.value is None and planted.table(None) is None and planted.caught(None) == {}
+    assert outcome.figures == {"left out by": "targets.local.planted_faults: false"}
