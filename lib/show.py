@@ -63,7 +63,8 @@ def table(rows: pd.DataFrame | list[dict] | None, caption: str = "", digits: int
     if rows is None:
         return note("No table: this part was left out of the run.")
     frame = pd.DataFrame(rows, columns=columns)
-    frame.rename_axis(frame.index.name or "").reset_index() if index else frame
+    if index:
+        frame = frame.rename_axis(frame.index.name or "").reset_index()
     cells = [[str(name), *_cells(values, digits)] for name, values in frame.items()]
     sides = ["right" if _is_numeric(values) else "left" for _, values in frame.items()]
     return Shown(_text(cells, sides, caption), html=_html(cells, sides, caption))
@@ -125,7 +126,13 @@ def sql(file: str, *parts: str) -> Shown:
     lines = (ROOT / "sql" / f"{file}.sql").read_text(encoding="utf-8").rstrip(";\n").split("\n")
     found = [f"-- sql/{file}.sql", *("\n".join(_part(lines, file, part)) for part in parts)]
     text = "\n".join(found)
-    return Shown(text, markdown=f"```sql\n{text}\n```")
+    return Shown(text, markdown=_fenced("sql", text))
+
+
+def _fenced(language: str, code: str, above: str = "") -> str:
+    """Markdown of a code block; nbconvert's pages show its letters in the style of the div."""
+    return (f'<div style="font-family: monospace">\n\n{above}```{language}\n{code}\n```\n\n'
+            "</div>")
 
 
 def _part(lines: list[str], file: str, part: str) -> list[str]:
@@ -209,9 +216,24 @@ def _short_path(path: str) -> str:
 
 def _exchange(lines: list[tuple[str, object]]) -> Shown:
     """Request and status lines, each with the JSON below it."""
-    text = [f"{line}\n{_json(body)}" for line, body in lines]
-    markdown = [f"`{line}`\n```json\n{_json(body)}\n```" for line, body in lines]
+    shown = [(line, _json(_sorted(body))) for line, body in lines]
+    text = [f"{line}\n{body}" for line, body in shown]
+    markdown = [_fenced("json", body, f"`{line}`\n") for line, body in shown]
     return Shown("\n\n".join(text), markdown="\n\n".join(markdown))
+
+
+def _is_flat(value: dict | list) -> bool:
+    """Whether it holds plain values only."""
+    children = value.values() if isinstance(value, dict) else value
+    return not any(isinstance(child, dict | list) for child in children)
+
+
+def _sorted(value: object) -> object:
+    """Names of plain values (labels, features) in order: protobuf maps have none of their own."""
+    if isinstance(value, dict):
+        names = sorted(value) if _is_flat(value) else value
+        return {name: _sorted(value[name]) for name in names}
+    return [_sorted(child) for child in value] if isinstance(value, list) else value
 
 
 def _json(value: object, indent: int = 0) -> str:
@@ -223,10 +245,9 @@ def _json(value: object, indent: int = 0) -> str:
     children = value.values() if named else value
     items = [(f'{json.dumps(key)}: ' if named else "") + _json(child, indent + 2)
              for key, child in zip(value, children, strict=True)]
-    if any(isinstance(child, dict | list) for child in children):
-        lines = items
-    else:  # plain values fill their lines
-        lines = [items[0]]
+    lines = items
+    if _is_flat(value):  # plain values fill their lines
+        lines = items[:1]
         for item in items[1:]:
             if indent + len(lines[-1]) + len(item) < WIDTH - 6:
                 lines[-1] += f", {item}"
