@@ -63,10 +63,10 @@ def check(cloud: Cloud) -> Outcome:
         copy = prepare(cloud)
         new_day(copy)
         stale, old_ages, before = _measure(copy)
-        sync(copy)
+        feature_store.sync(copy.cloud, force=True)
         fresh, new_ages, after = _measure(copy)
     finally:
-        remove(cloud)
+        planted.remove(cloud, NAME)
     ages = pd.concat({"before the sync": old_ages, "after the sync": new_ages})
     measured = Freshness(
         {"before the sync": stale, "after the sync": fresh},
@@ -104,19 +104,9 @@ def new_day(copy: Copy) -> None:
     planted.build_features(copy.cloud)
 
 
-def sync(copy: Copy) -> None:
-    """Sync the copy's view, so that it serves the new values."""
-    feature_store.sync(copy.cloud, force=True)
-
-
 def predictions(copy: Copy) -> list[Prediction]:
     """Predictions of the watched customers, from what the copy's view serves now."""
     return predict.many(predict.Predictor(copy.cloud), copy.watched).value
-
-
-def remove(cloud: Cloud) -> None:
-    """Delete the copy."""
-    planted.remove(cloud, NAME)
 
 
 def before_and_after(before: list[Prediction], after: list[Prediction]) -> pd.DataFrame:

@@ -7,8 +7,8 @@ the way, compares online with the healthy offline rows, and removes the copy.
 
 import dataclasses
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import pandas as pd
 from google.api_core.exceptions import NotFound
@@ -19,53 +19,61 @@ from lib.cloud import Cloud
 from lib.proof import parity
 from lib.stages import Outcome
 
+NAME = "planted"  # ending of the copy's names
 # (words of sql/02_build_features.sql, what someone might type instead)
 WRONG_WINDOW = ("interval 90 day", "interval 60 day")
 WRONG_MIDNIGHT = ("timestamp(snapshot_date)", "timestamp(snapshot_date, 'Asia/Seoul')")
 
 
-# -- the faults: each returns the comparison of `parity.compare` ----------------------------------
+# -- the faults: each makes one mistake while it serves a copy ------------------------------------
 
 
-def without_dense(cloud: Cloud) -> pd.DataFrame:
+def without_dense(copied: Cloud) -> None:
     """A feature group without `dense`: a NULL is served as the last value that was not NULL."""
-    with _planting(cloud) as (copied, customers):
-        build_features(copied)
-        sparse = copied.settings.feature_view.model_copy(update={"dense": False})
-        serve(_with(copied, feature_view=sparse))
-        return _compare(cloud, copied, customers)
+    build_features(copied)
+    sparse = copied.settings.feature_view.model_copy(update={"dense": False})
+    serve(_with(copied, feature_view=sparse))
 
 
-def another_window(cloud: Cloud) -> pd.DataFrame:
+def another_window(copied: Cloud) -> None:
     """Served from a table whose "90d" columns were computed over 60 days."""
-    with _planting(cloud) as (copied, customers):
-        build_features(copied, WRONG_WINDOW)
-        serve(copied)
-        return _compare(cloud, copied, customers)
+    build_features(copied, WRONG_WINDOW)
+    serve(copied)
 
 
-def local_midnight(cloud: Cloud) -> pd.DataFrame:
+def local_midnight(copied: Cloud) -> None:
     """Served from snapshots taken at midnight in Seoul: nine hours before midnight UTC."""
-    with _planting(cloud) as (copied, customers):
-        build_features(copied, WRONG_MIDNIGHT)
-        serve(copied)
-        return _compare(cloud, copied, customers)
+    build_features(copied, WRONG_MIDNIGHT)
+    serve(copied)
 
 
-def never_synced(cloud: Cloud) -> pd.DataFrame:
+def never_synced(copied: Cloud) -> None:
     """A new snapshot was built, and the view was not synced after it."""
-    with _planting(cloud) as (copied, customers):
-        build_features(copied)
-        run_sql(copied, "checks/forget_newest_snapshot")
-        serve(copied)
-        build_features(copied)
-        return _compare(cloud, copied, customers)
+    build_features(copied)
+    run_sql(copied, "checks/forget_newest_snapshot")
+    serve(copied)
+    build_features(copied)
 
 
 FAULTS = {
     "no dense": without_dense, "60 days as 90d": another_window,
     "midnight in Seoul": local_midnight, "never synced": never_synced,
 }
+
+
+def plant(cloud: Cloud, fault: Callable[[Cloud], None]) -> pd.DataFrame:
+    """Compare what a copy with this fault serves with the healthy offline rows; remove the copy.
+
+    Returns:
+        The table of `parity.compare`.
+    """
+    customers = choose(cloud, cloud.settings.checks.planted_customers)
+    try:
+        copied = copy(cloud, NAME, customers)
+        fault(copied)
+        return parity.compare(copied, customers, lookups.newest_rows(cloud, customers))
+    finally:
+        remove(cloud, NAME)
 
 
 def check(cloud: Cloud, healthy: pd.DataFrame) -> Outcome:
@@ -79,7 +87,7 @@ def check(cloud: Cloud, healthy: pd.DataFrame) -> Outcome:
     """
     if not cloud.settings.target_settings.planted_faults:
         return left_out(cloud, "planted_faults")
-    found = {"healthy": healthy} | {name: plant(cloud) for name, plant in FAULTS.items()}
+    found = {"healthy": healthy} | {name: plant(cloud, fault) for name, fault in FAULTS.items()}
     noticed = sum(count > 0 for count in caught(found).values())
     return Outcome("done", figures={
         "planted": len(FAULTS), "caught": noticed,
@@ -110,21 +118,6 @@ def caught(found: dict[str, pd.DataFrame] | None) -> dict[str, int]:
     """Fault -> number of values that the parity check found different, for summary.json."""
     return {name: len(parity.differences(compared))
             for name, compared in (found or {}).items() if name != "healthy"}
-
-
-@contextmanager
-def _planting(cloud: Cloud) -> Iterator[tuple[Cloud, list[str]]]:
-    """A copy for one fault, always removed at the end."""
-    customers = choose(cloud, cloud.settings.checks.planted_customers)
-    try:
-        yield copy(cloud, "planted", customers), customers
-    finally:
-        remove(cloud, "planted")
-
-
-def _compare(cloud: Cloud, copied: Cloud, customers: list[str]) -> pd.DataFrame:
-    """What the copy serves against the healthy offline rows."""
-    return parity.compare(copied, customers, lookups.newest_rows(cloud, customers))
 
 
 # -- a copy beside the healthy resources --------------------------------------------------------

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from google.api_core.exceptions import NotFound
 
-from lib import lookups, warehouse
+from lib import feature_store, lookups, warehouse
 from lib.proof import freshness, parity, planted
 from tests.proof.conftest import switched_off
 
@@ -42,7 +42,7 @@ def test_red_before_the_sync_and_green_after(deployed):
         assert age["days behind it"] == 1.0 and age["days behind that"] > 1.0
         old = freshness.predictions(copy)
 
-        freshness.sync(copy)
+        feature_store.sync(copy.cloud, force=True)
         fresh = parity.measure(there, copy.customers).value
         assert parity.figures(fresh)["mismatches"] == 0
         assert set(fresh["served_at"]) == {newer}
@@ -53,7 +53,7 @@ def test_red_before_the_sync_and_green_after(deployed):
         moved = freshness.before_and_after(old, new)
         assert {"churn probability", "snapshot", "orders_lifetime"} <= set(moved.index)
     finally:
-        freshness.remove(deployed)
+        planted.remove(deployed, freshness.NAME)
     assert counts(deployed) == before
     with pytest.raises(NotFound):
         deployed.bigquery.get_dataset(there.settings.dataset)
@@ -81,7 +81,7 @@ def test_a_new_day_is_the_same_each_time_and_each_buyer_orders_the_same_again(de
         bought = items.loc[items["order_id"] == order.order_id, ["product_id", "sale_price"]]
         assert sorted(map(tuple, bought.to_numpy())) == sorted(
             map(tuple, newest[["product_id", "sale_price"]].to_numpy()))
-    freshness.remove(deployed)
+    planted.remove(deployed, freshness.NAME)
 
 
 def test_check_measures_both_sides_of_the_sync_unless_config_leaves_it_out(deployed):

@@ -19,7 +19,7 @@ WINDOWED = {"orders_90d", "revenue_90d", "avg_order_value_90d", "distinct_produc
 @pytest.fixture(scope="module")
 def compared(proof):
     """Every fault's comparison, by its function's name."""
-    return {fault.__name__: fault(proof) for fault in planted.FAULTS.values()}
+    return {fault.__name__: planted.plant(proof, fault) for fault in planted.FAULTS.values()}
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_what_an_interrupted_run_left_is_no_obstacle(proof, compared):
     there = planted.copy(proof, "planted", customers)  # and never removed
     planted.build_features(there)
     planted.serve(there)
-    again = planted.without_dense(proof)
+    again = planted.plant(proof, planted.without_dense)
     pd.testing.assert_frame_equal(again, compared["without_dense"])
 
 
@@ -172,12 +172,12 @@ def test_check_plants_every_fault_unless_config_leaves_them_out(proof, compared)
     healthy = parity.check(proof, planted.choose(proof, 40)).value
     outcome = planted.check(proof, healthy)
     assert list(outcome.value) == ["healthy", *planted.FAULTS]
-    for name, plant in planted.FAULTS.items():
-        pd.testing.assert_frame_equal(outcome.value[name], compared[plant.__name__])
+    for name, fault in planted.FAULTS.items():
+        pd.testing.assert_frame_equal(outcome.value[name], compared[fault.__name__])
     assert outcome.figures["planted"] == outcome.figures["caught"] == len(planted.FAULTS)
     assert planted.caught(outcome.value) == {
-        name: len(parity.differences(compared[plant.__name__]))
-        for name, plant in planted.FAULTS.items()}
+        name: len(parity.differences(compared[fault.__name__]))
+        for name, fault in planted.FAULTS.items()}
 
     outcome = planted.check(switched_off(proof, "planted_faults"), healthy)
     assert outcome.value is None and planted.table(None) is None and planted.caught(None) == {}

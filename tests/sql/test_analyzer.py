@@ -107,8 +107,8 @@ def send_everything(cloud):
     latency.by_sql(cloud, ["7"], 1)
     parity.ages(cloud, empty(parity.COLUMNS))
     for fault in planted.FAULTS.values():
-        fault(cloud)
-    freshness.new_day(freshness.prepare(cloud).value)
+        planted.plant(cloud, fault)
+    freshness.new_day(freshness.prepare(cloud))
 
 
 @pytest.fixture(scope="module")
