@@ -59,9 +59,7 @@ def new_figure(finding: str, subtitle: str, height: float = 5.0, *grid: int, **o
 
     height: inches, with a subtitle of one line; each further line adds to it.
     """
-    count = math.ceil(len(finding) / TITLE)
-    title = textwrap.fill(finding, math.ceil(len(finding) / count) + 8 * (count > 1))
-    below = textwrap.fill(subtitle, SUBTITLE)
+    title, below = _wrap(finding, TITLE), _wrap(subtitle, SUBTITLE)
     more = 0.22 * below.count("\n")
     height += more
     figure = Chart(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
@@ -71,6 +69,12 @@ def new_figure(finding: str, subtitle: str, height: float = 5.0, *grid: int, **o
     room = (0.008, 0.01, 0.98, 1 - (under + 0.36 + more) / height)
     figure.get_layout_engine().set(rect=room, h_pad=0.06, w_pad=0.06)
     return figure, figure.subplots(*grid, **options)
+
+
+def _wrap(text: str, width: int) -> str:
+    """Lines of about equal length, at most `width` characters."""
+    count = math.ceil(len(text) / width)
+    return textwrap.fill(text, min(width, math.ceil(len(text) / count) + 8 * (count > 1)))
 
 
 def annotate(axes: Axes, text: str, xy: tuple, dx: float = 0, dy: float = 0, **options) -> None:

@@ -314,7 +314,7 @@ def feature_importance(curves: Mapping) -> Chart:
     others = f" (the next: {means[1]:.3f})" if len(means) > 1 else ""
     figure, axes = new_figure(
         f"{names[0]} matters most: shuffling it costs {means[0]:.3f} of ROC-AUC{others}",
-        "Drop in test ROC-AUC when one feature is shuffled (whisker: 1 standard deviation); "
+        "Drop in test ROC-AUC when a feature is shuffled (whisker: 1 standard deviation); "
         f"{sum(means <= stds)} of {len(means)} do not differ clearly from 0",
         1.7 + 0.36 * len(means))
     axes.barh(range(len(means)), means, xerr=stds, color=BLUE, height=0.62, ecolor=INK, capsize=3)
