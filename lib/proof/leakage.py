@@ -152,6 +152,22 @@ def load_component(name: str) -> ModuleType:
     return module
 
 
+def table(value: dict) -> pd.DataFrame:
+    """The comparison as a table: trained on, tested on, ROC-AUC, its spread, and what it is."""
+    rows = [
+        ("naive join", "naive join", "naive_roc_auc", "what its own test promises"),
+        ("naive join", "as known at the time", "naive_model_on_honest_roc_auc",
+         "what production would see"),
+        ("point-in-time join", "as known at the time", "point_in_time_roc_auc",
+         "what its own test promises and production would see"),
+    ]
+    return pd.DataFrame(
+        [(trained, tested, value[key], value.get(f"{key}_spread", 0.0), meaning)
+         for trained, tested, key, meaning in rows]
+        + [("nothing: guessing", "", 0.5, 0.0, "the baseline")],
+        columns=["trained on", "tested on", "ROC-AUC", "spread", "meaning"])
+
+
 # -- where it comes from ------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lib import cli, feature_store, lookups, show, warehouse
 from lib.cloud import Cloud, connect
-from lib.config import Settings
+from lib.config import TIMESTAMP, Settings
 from lib.errors import Needed
 from lib.stages import Outcome
 
@@ -43,7 +43,7 @@ def compare(
         offline = lookups.newest_rows(cloud, customers)
     served, stored = fetch_all(cloud, customers), offline.to_dict("index")
     names, tolerance = cloud.settings.feature_names, cloud.settings.checks.parity_tolerance
-    stamp, rows = config.TIMESTAMP, []
+    stamp, rows = TIMESTAMP, []
     for customer in customers:
         online, served_at = served[customer] or ({}, None)
         for name in names:

@@ -62,6 +62,12 @@ def test_mean_and_spread_are_over_the_runs():
     assert leakage.summarise(runs[:1])["naive_roc_auc_spread"] == 0
 
 
+def test_the_table_reads_the_same():
+    value = leakage.summarise([{
+        "naive_roc_auc": 0.8, "naive_model_on_honest_roc_auc": 0.6, "point_in_time_roc_auc": 0.7}])
+    assert leakage.table(value)["ROC-AUC"].tolist() == [0.8, 0.6, 0.7, 0.5]
+
+
 def test_a_sample_with_one_class_is_refused(proof):
     settings = proof.settings
     checks = settings.checks.model_copy(update={"leakage_sample_percent": 1})
