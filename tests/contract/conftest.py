@@ -52,7 +52,8 @@ class Project:
 
     def run(self, *arguments: str, timeout: float = 900, **settings) -> subprocess.CompletedProcess:
         """`python -m lib.operate.run ARGUMENTS`; `settings` are laid over config.yaml."""
-        return self.command("lib.operate.run", *arguments, "--target", TARGET, timeout=timeout, **settings)
+        return self.command(
+            "lib.operate.run", *arguments, "--target", TARGET, timeout=timeout, **settings)
 
     def command(self, module: str, *arguments: str, timeout: float = 900, **settings):
         tree = yaml.safe_load((ROOT / "config.yaml").read_text())

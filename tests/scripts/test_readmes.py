@@ -37,6 +37,8 @@ RUN_BY = {
         "tests/training/test_compile.py::test_compiling_needs_no_cloud_and_no_engine",
     f"{PYTHON} -m lib.training.pipeline_job":
         "tests/training/test_training.py::test_the_command_exits_non_zero_and_names_the_step",
+    ".venv/bin/lint-imports":
+        "tests/test_layers.py::test_imports_follow_the_layers_of_pyproject",
     "scripts/new_component.sh my_step":
         "tests/scripts/test_build_push.py::test_new_component_works_at_once",
     "python src/main.py --table my-project.churn_dev.train_dataset --label_col label_churn_60d "
