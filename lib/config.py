@@ -380,7 +380,7 @@ def _read(path: Path) -> dict:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must hold keys and values")
+        raise ConfigError(f"{path}: must be a YAML mapping of keys to values")
     return tree
 
 

@@ -42,29 +42,49 @@ def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outc
         Needed: it took longer than waits.deploy_seconds.
     """
     settings, serve = cloud.settings, cloud.settings.serve
-    wanted = (model.name.split("@")[0], model.version_id)
-    deployed = cloud.endpoints.get_endpoint(name=endpoint.name).deployed_models
-    current = [d for d in deployed if (d.model.split("@")[0], d.model_version_id) == wanted]
     figures = {"version": model.version_id, "machine": serve.machine_type}
-    if not current:
+    kept, others = _deployments(cloud, endpoint.name, model)
+    status = "reused" if kept else "created"
+    if not kept:
         operation = cloud.endpoints.deploy_model(
             endpoint=endpoint.name, traffic_split={"0": 100},  # "0" is the model deployed here
             deployed_model=vertex.DeployedModel(
-                model="@".join(wanted), display_name=settings.names.model,
+                model=f"{plain_name(model)}@{model.version_id}",
+                display_name=settings.names.model,
                 dedicated_resources=vertex.DedicatedResources(
                     machine_spec=vertex.MachineSpec(machine_type=serve.machine_type),
                     min_replica_count=serve.min_replica_count,
                     max_replica_count=serve.max_replica_count)))
         waiting.operation(settings, "deployment", operation, endpoint.name,
                           settings.waits.deploy_seconds)
-    # One is kept: a deployment that timed out in an earlier run may have succeeded later, beside
-    # a second one. An earlier run that stopped here has left older ones.
-    for old in deployed:
-        if old not in current[:1]:
-            operation = cloud.endpoints.undeploy_model(
-                endpoint=endpoint.name, deployed_model_id=old.id)
-            waiting.operation(settings, "removal of the older model", operation, endpoint.name)
-    return Outcome("reused" if current else "created", endpoint.name, figures)
+        kept, others = _deployments(cloud, endpoint.name, model)
+    # Older versions, also those that an earlier run left when it stopped before this loop.
+    for old in others:
+        operation = cloud.endpoints.undeploy_model(
+            endpoint=endpoint.name, deployed_model_id=old, traffic_split={kept: 100})
+        waiting.operation(settings, "removal of the older model", operation, endpoint.name)
+    return Outcome(status, endpoint.name, figures)
+
+
+def _deployments(
+    cloud: Cloud, name: str, model: vertex.Model
+) -> tuple[str | None, list[str]]:
+    """(id of the deployment of this model version, ids of all others), read from the endpoint.
+
+    Of two of this version, the one with more traffic: a deployment that timed out in an earlier
+    run may have succeeded later, beside a second one.
+    """
+    found = cloud.endpoints.get_endpoint(name=name)
+    wanted = (plain_name(model), model.version_id)
+    ours = [d.id for d in found.deployed_models
+            if (d.model.split("@")[0], d.model_version_id) == wanted]
+    kept = max(ours, key=lambda id_: found.traffic_split.get(id_, 0), default=None)
+    return kept, [d.id for d in found.deployed_models if d.id != kept]
+
+
+def plain_name(model: vertex.Model) -> str:
+    """The model's resource name without "@version", which Google adds to some answers."""
+    return model.name.split("@")[0]
 
 
 def connect(cloud: Cloud) -> vertex.Endpoint:

@@ -135,8 +135,8 @@ def _read_serving(cloud: Cloud, found: Lineage) -> None:
     found.nodes["endpoint"] = LineageNode("endpoint", service.display_name, (
         f"serves version {versions}", f"endpoint {short(service.name)}"))
     if model is not None and any(
-            (d.model.split("@")[0], d.model_version_id) == (model.name, model.version_id)
-            for d in deployed):
+            (d.model.split("@")[0], d.model_version_id)
+            == (endpoint.plain_name(model), model.version_id) for d in deployed):
         found.edges.append(("model", "endpoint", ""))
 
 

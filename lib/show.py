@@ -48,7 +48,7 @@ def note(sentence: str) -> Shown:
 def number(value: float) -> str:
     """Whole numbers in full, others to two decimals or three digits; NULL for a missing one."""
     if pd.isna(value) or value % 1 == 0:
-        return "NULL" if pd.isna(value) else f"{value:,.0f}"
+        return "NULL" if pd.isna(value) else f"{value + 0:,.0f}"  # + 0: no "-0"
     return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
@@ -63,6 +63,8 @@ def table(rows: pd.DataFrame | list[dict] | None, caption: str = "", digits: int
     if rows is None:
         return note("No table: this part was left out of the run.")
     frame = pd.DataFrame(rows, columns=columns)
+    if not len(frame.columns):
+        return note("No rows.")
     if index:
         frame = frame.rename_axis(frame.index.name or "").reset_index()
     cells = [[str(name), *_cells(values, digits)] for name, values in frame.items()]
@@ -78,7 +80,7 @@ def _cells(values: pd.Series, digits: int | None) -> list[str]:
     fixed = digits is not None and _is_numeric(values) and (values.dropna() % 1 != 0).any()
 
     def cell(value: object) -> str:
-        if pd.isna(value):
+        if pd.api.types.is_scalar(value) and pd.isna(value):
             return "NULL"
         if isinstance(value, pd.Timestamp):
             return f"{value:%Y-%m-%d}" if value == value.normalize() else f"{value:%Y-%m-%d %H:%M}"

@@ -131,6 +131,7 @@ class Stage:
             (s for s in ("created", "reused") if s in self._statuses), "done")
         self._entry["seconds"] = round(time.monotonic() - self._started, 1)
         self._save(**summary)
+        _explain_errors_of_cells(None)
         self._log(f"{self.stage}: finished in {self._entry['seconds']} s")
 
     def _log(self, line: str, print_it: bool = True) -> None:
@@ -163,15 +164,22 @@ def open_stage(
     return opened
 
 
-def _explain_errors_of_cells(opened: Stage) -> None:
+def _explain_errors_of_cells(opened: Stage | None) -> None:
     """In a notebook: show an error that a user can act on as `Stage.step` does, whichever cell
-    raised it. Papermill passes on only the name and the text of what is shown."""
+    raised it. Papermill passes on only the name and the text of what is shown.
+
+    opened: the stage that such an error fails; None: it is finished, and errors are its no more.
+    """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None:
         return
+    if opened is None:
+        shell.set_custom_exc((), None)
+        return
 
+    # IPython calls this instead of printing the traceback.
     def show(shell, kind, error, traceback, tb_offset=None) -> None:
-        explained = error  # of a step, which has recorded it
+        explained = error  # a StageError has been recorded by `step`
         if not isinstance(error, errors.StageError):
             explained = opened.fail(f"cell {len(shell.user_ns['In']) - 1}", error)
         if explained is None:

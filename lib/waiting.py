@@ -57,7 +57,7 @@ def until(
         raise Needed(
             f"{what} is not ready after {limit:g} s; last state: "
             f"{last_result(attempt) or 'unknown'}",
-            "more time (`waits` in config.yaml), or a look at its page in the console",
+            "more time (`waits` in config.yaml), or check its page in the console",
             console or f"https://console.cloud.google.com/vertex-ai?project={settings.project}")
 
     def pause(attempt: tenacity.RetryCallState) -> float:
@@ -65,8 +65,13 @@ def until(
         # The jitter keeps many waiters from polling at the same moment.
         return min(grown, waits.longest_pause_seconds) * random.uniform(0.8, 1.2)
 
+    def is_blip(error: BaseException) -> bool:
+        # A refused connection means that the local cloud has stopped; Google's may be a restart.
+        stopped = settings.target == "local" and is_refused(error)
+        return isinstance(error, BLIPS) and not stopped
+
     return tenacity.Retrying(
-        retry=(tenacity.retry_if_exception(lambda e: isinstance(e, BLIPS) and not is_refused(e))
+        retry=(tenacity.retry_if_exception(is_blip)
                | tenacity.retry_if_result(lambda result: not is_done(result))),
         stop=tenacity.stop_after_delay(limit), wait=pause, before_sleep=progress,
         retry_error_callback=time_out,

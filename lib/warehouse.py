@@ -94,11 +94,14 @@ def layout_in_sql(statement: str) -> tuple[str, Layout]:
     """Full name and layout of the table that a statement of a sql/ file makes.
 
     Raises:
-        ValueError: the statement makes no table, or partitions it in a way not known here.
+        Needed: its first lines are written differently from the files' own.
     """
     head = HEAD.search(statement)
     if head is None:
-        raise ValueError(f"this statement has no head that HEAD matches: {statement[:200]}")
+        raise Needed(
+            f"a statement that begins {statement[:80]!r} cannot be read",
+            "first lines like those of sql/02_build_features.sql: create or replace table, "
+            "partition by timestamp_trunc(...), cluster by, as", "git diff sql")
     partition = (head["column"], head["unit"].upper()) if head["column"] else None
     clusters = tuple(head["clusters"].split(", ")) if head["clusters"] else ()
     return head["table"], Layout(partition, clusters)
@@ -161,6 +164,8 @@ def build(cloud: Cloud, file: str) -> Outcome:
     outdated = {settings.table(key) for key, table, statement
                 in zip(makes, tables, statements, strict=True)
                 if table is not None and _must_go(cloud, table, statement)}
+    for statement in statements if outdated else ():  # a cap must stop it before the deletion
+        _check_cap(cloud, estimate(cloud, statement.split("\nas\n", 1)[1]))
     scanned = 0
     for number, statement in enumerate(statements, 1):
         name, _ = layout_in_sql(statement)
@@ -191,17 +196,22 @@ def dollars(settings: Settings, scanned: int) -> float:
 
 def _run(cloud: Cloud, statement: str, what: str = "a statement") -> int:
     """Print what one statement will cost, and run it; the bytes of its estimate."""
-    scanned, cap = estimate(cloud, statement), cloud.settings.costs.max_bytes_billed
+    scanned = estimate(cloud, statement)
     if scanned:
         print(f"  {what}: will scan {scanned / 1e9:.3f} GB, at most "
               f"${dollars(cloud.settings, scanned):.4f}; the first TiB a month is free", flush=True)
+    _check_cap(cloud, scanned)
+    cloud.bigquery.query(statement, job_config=_capped(cloud, statement)).result()
+    return scanned
+
+
+def _check_cap(cloud: Cloud, scanned: int) -> None:
+    cap = cloud.settings.costs.max_bytes_billed
     if scanned > cap:
         raise Needed(
             f"a statement would scan {scanned / 1e9:.1f} GB, over the cap of {cap / 1e9:.1f} GB",
             "fewer customers (snapshots.sample_percent) or a higher costs.max_bytes_billed",
             "edit config.yaml")
-    cloud.bigquery.query(statement, job_config=_capped(cloud, statement)).result()
-    return scanned
 
 
 def find_table(cloud: Cloud, key: str) -> bigquery.Table | None:

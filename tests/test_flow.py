@@ -258,6 +258,28 @@ def test_another_model_replaces_the_old_one_on_the_endpoint(cloud):
     assert deployed.model_version_id == model.version_id
 
 
+@pytest.mark.parametrize(("extra", "split"), [("older", (50, 50)), ("same", (0, 100))])
+def test_deploying_completes_what_an_earlier_run_left_half_done(cloud, extra, split):
+    """Two deployments share the traffic: an older version, or a second one of this version. The
+    one of this version that has traffic is kept, with all of it."""
+    service, model = endpoint.find(cloud), model_registry.find(cloud)
+    (first,) = service.deployed_models
+    versions = sorted(cloud.models.list_model_versions(name=endpoint.plain_name(model)),
+                      key=lambda v: int(v.version_id))
+    version = versions[0].version_id if extra == "older" else model.version_id
+    cloud.endpoints.deploy_model(
+        endpoint=service.name, traffic_split={"0": split[1], first.id: split[0]},
+        deployed_model=vertex.DeployedModel(
+            model=f"{endpoint.plain_name(model)}@{version}",
+            dedicated_resources=first.dedicated_resources)).result()
+    second = next(d for d in endpoint.find(cloud).deployed_models if d.id != first.id)
+    assert endpoint.deploy(cloud, service, model).status == "reused"
+    found = endpoint.find(cloud)
+    kept = first.id if extra == "older" else second.id
+    assert [d.id for d in found.deployed_models] == [kept]
+    assert dict(found.traffic_split) == {kept: 100}
+
+
 def test_a_group_over_another_table_is_not_silently_reused(cloud):
     tables = cloud.settings.tables.model_copy(update={"features": "other_table"})
     changed = dataclasses.replace(

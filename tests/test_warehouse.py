@@ -189,3 +189,11 @@ def test_over_the_cap_our_own_message_comes(server, cloud):
         warehouse.build(cloud, "03_build_labels_churn")
     assert "snapshots.sample_percent" in refused.value.need
     assert "labels_customer_churn" not in server.tables
+
+
+def test_over_the_cap_an_old_table_stays(server, cloud):
+    server.tables["labels_customer_churn"] = OTHER_LAYOUTS[0] | {"labels": OURS}
+    server.scanned = cloud.settings.costs.max_bytes_billed + 1
+    with pytest.raises(Needed, match="over the cap"):
+        warehouse.build(cloud, "03_build_labels_churn")
+    assert deleted(server) == [] and "labels_customer_churn" in server.tables

@@ -96,7 +96,7 @@ def labels_per_snapshot(per_snapshot: DataFrame, horizon_days: int, band: Sequen
     figure, (upper, lower) = new_figure(
         f"{np.average(rate, weights=rows):.1%} of active customers place no order in the next "
         f"{horizon_days} days; {sum(~out)} of {len(out)} snapshots lie within the {accepted}",
-        f"Above: share labelled 1 at each snapshot. Below: label rows, {rows.sum():,.0f} in all",
+        f"Above: share labelled 1 at each snapshot. Below: label rows, {rows.sum():,.0f} in total",
         5.6, 2, 1, sharex=True, height_ratios=[2.4, 1])
     upper.axhspan(*band, color=PALE, alpha=0.6, linewidth=0)
     upper.plot(at, rate, color=ORANGE)

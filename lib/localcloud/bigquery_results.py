@@ -33,7 +33,7 @@ ARROW = {
 }
 
 
-class Retention:
+class Bounded:
     """Names of things in memory; drops the oldest when they are too old or too big in all."""
 
     def __init__(self, drop: Callable[[str], None]):
@@ -70,8 +70,8 @@ def _drop_session(name: str) -> None:
     session.table = session.table.schema.empty_table()
 
 
-results = Retention(_drop_result)
-_sessions = Retention(_drop_session)
+results = Bounded(_drop_result)
+_sessions = Bounded(_drop_session)
 
 
 def bound_results() -> None:

@@ -19,10 +19,10 @@ from google.protobuf import field_mask_pb2
 from lib import feature_store, waiting
 from lib.cloud import Cloud
 from lib.config import Settings
-from lib.proof import planted
+from lib.proof import freshness, planted
 from lib.training import inputs, jobs
 
-COPIES = ("planted", "freshness")  # lib/proof: a run that was killed may leave them
+COPIES = (planted.NAME, freshness.NAME)  # a run that was killed may leave them
 JOB_FIELDS = field_mask_pb2.FieldMask(
     paths=["name", "display_name", "labels", "create_time", "state"])
 
@@ -66,9 +66,9 @@ class Kind(NamedTuple):
 
 def _not_ours(labels: Any, settings: Settings) -> str:
     """Why a resource with our name is not ours; "" if its labels say that it is."""
-    found = {key: dict(labels or {}).get(key) for key in ("app", "env")}
-    if found == {"app": settings.app, "env": settings.env}:
+    if settings.owns(labels):
         return ""
+    found = {key: dict(labels or {}).get(key) for key in ("app", "env")}
     return "labels differ (" + ", ".join(f"{k} {v or 'missing'}" for k, v in found.items()) + ")"
 
 

@@ -18,8 +18,8 @@ BUILDERS = {"docker": "docker", "gcloud": "Cloud Build"}  # as images.engine nam
 
 
 def check(cloud: Cloud) -> Iterator[Finding]:
-    """Every image is in the registry, by the digest of lib/images.lock.json; else what a build
-    would meet, which goes on behind the run and fails late."""
+    """Every image is in the registry, by the digest of lib/images.lock.json; else what would
+    stop a build: it runs in the background and fails late."""
     settings = cloud.settings
     if not settings.target_settings.pinned_images:
         yield Finding("ok", "run from their folders: nothing to build")
@@ -60,7 +60,7 @@ def check(cloud: Cloud) -> Iterator[Finding]:
 
 
 def _build(cloud: Cloud, engine: str, command: str, unpinned: list[str]) -> Iterator[Finding]:
-    """What a build of the images would meet."""
+    """What would stop a build of the images."""
     host, project = cloud.settings.serve.image_repository.split("/")[0], cloud.settings.project
     if unpinned:
         yield Finding(

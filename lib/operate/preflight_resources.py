@@ -11,10 +11,10 @@ from lib.cloud import Cloud
 from lib.errors import wrong_location
 from lib.operate import finding
 from lib.operate.finding import Finding
+from lib.proof import freshness, planted
 
 STORES, VIEWS = 10, 30  # quotas of a project and region: Google's "Agent Platform quotas" page
 NEAR = 0.9  # of a quota: from here on there is a warning
-COPY = "_freshness"  # lib/proof creates its copies one at a time: one view beside the run's own
 PRICE_READ = "2026-09-28"  # when costs.usd_per_tib_scanned of config.yaml was read
 # Cities that are in Europe, but not in BigQuery's multi-region EU: London and Zurich, by
 # cloud.google.com/bigquery/docs/locations (from memory, not read again here).
@@ -117,7 +117,8 @@ def quotas(cloud: Cloud) -> Iterator[Finding]:
     existing = {tuple(v.name.split("/")[-3:]) for v in views}
     wanted = {names.feature_view}
     if target.planted_faults or target.freshness:
-        wanted.add(names.feature_view + COPY)
+        # Copies are created one at a time: one view beside the run's own.
+        wanted.add(planted.beside(cloud, freshness.NAME).settings.names.feature_view)
     new_views = sum((names.online_store, "featureViews", view) not in existing for view in wanted)
     new_stores = int(names.online_store not in {s.name.rsplit("/", 1)[1] for s in stores})
     yield _room(cloud, "online stores", len(stores), new_stores, STORES)

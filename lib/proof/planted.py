@@ -87,7 +87,10 @@ def check(cloud: Cloud, healthy: pd.DataFrame) -> Outcome:
     """
     if not cloud.settings.target_settings.planted_faults:
         return left_out(cloud, "planted_faults")
-    found = {"healthy": healthy} | {name: plant(cloud, fault) for name, fault in FAULTS.items()}
+    found = {"healthy": healthy}
+    for name, fault in FAULTS.items():
+        print(f"  planted fault: {name}", flush=True)
+        found[name] = plant(cloud, fault)
     noticed = sum(count > 0 for count in caught(found).values())
     return Outcome("done", figures={
         "planted": len(FAULTS), "caught": noticed,

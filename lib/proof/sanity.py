@@ -38,7 +38,8 @@ def check(cloud: Cloud) -> Outcome:
                      "data that passes sql/05_sanity_checks.sql",
                      ".venv/bin/python -m lib.proof.sanity")
     if len(odd):
-        warnings.warn("the labels lean to one side: " + _describe(odd), LabelWarning, stacklevel=2)
+        warnings.warn("the positive rate is outside label.positive_rate_band: " + _describe(odd),
+                      LabelWarning, stacklevel=2)
     return Outcome("done", cloud.settings.dataset, {
         "checks": len(checks), "passed": int((checks["status"] == "pass").sum()),
         "warnings": len(odd), "positive_rate": positive_rate(checks)}, checks)

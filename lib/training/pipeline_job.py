@@ -48,9 +48,11 @@ def find(cloud: Cloud, fingerprint: str):
 def find_or_submit(cloud: Cloud, fingerprint: str):
     """A job with this fingerprint (aiplatform.PipelineJob), and whether it is "reused", because
     it has succeeded, or "started": running, or submitted now."""
-    if job := find(cloud, fingerprint):
-        return job, "reused"
-    running = (job for job in _list(cloud, fingerprint) if jobs.state(job) not in jobs.ENDED)
+    known = [(job, jobs.state(job)) for job in _list(cloud, fingerprint)]
+    for job, state in known:
+        if state == "SUCCEEDED":
+            return job, "reused"
+    running = (job for job, state in known if state not in jobs.ENDED)
     return next(running, None) or submit(cloud, fingerprint), "started"
 
 

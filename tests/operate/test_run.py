@@ -150,6 +150,15 @@ def test_an_error_with_a_known_remedy_names_it_in_any_cell(
     assert summary["stages"][0]["status"] == "failed"
 
 
+def test_an_error_after_the_end_of_a_stage_leaves_it_done(fake_notebooks, tmp_path, capsys):
+    """As when a presenter mistypes in a cell below run.finish()."""
+    fake_notebooks(("03_training_set", "run.finish()",
+                    "from lib.errors import Needed\nraise Needed('oops', 'no typing')"))
+    assert run.main([]) == 1
+    summary = json.loads((tmp_path / "runs/latest/summary.json").read_text())
+    assert summary["stages"][0]["status"] == "done"
+
+
 def test_the_lines_of_a_long_wait_are_shown_while_it_lasts(fake_notebooks, capsys):
     fake_notebooks(("04_feature_store",
                     "print('not for the terminal')\nprint('  online store: 20 s, state UPDATING')",
