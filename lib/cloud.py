@@ -46,8 +46,8 @@ EMULATOR_VARIABLES = (
 class LocalSession(AuthorizedSession):
     """The HTTP session of BigQuery's and Cloud Storage's clients on the local cloud.
 
-    It reports a local cloud that has stopped. The clients would retry a refused connection for
-    up to ten minutes; they do not retry Needed.
+    It reports a local cloud that has stopped or does not answer. The clients would retry for up to
+    ten minutes; they do not retry Needed.
     """
 
     def __init__(self, settings: Settings):
@@ -55,10 +55,11 @@ class LocalSession(AuthorizedSession):
         self._settings = settings
 
     def request(self, *arguments, **options) -> requests.Response:
-        """Raises lib.errors.Needed if nothing listens at the address."""
+        """Raises lib.errors.Needed if nothing listens at the address, or nothing answers."""
         try:
             return super().request(*arguments, **options)
-        except requests.ConnectionError as error:
+        except (requests.ConnectionError, requests.Timeout) as error:
+            _check_local(error)
             if not is_refused(error):
                 raise
             raise Needed("the local cloud has stopped",
@@ -113,7 +114,8 @@ class Cloud:
         import grpc
 
         channel = grpc.insecure_channel(
-            self.bigquery_grpc, options=[("grpc.max_receive_message_length", -1)])
+            self.bigquery_grpc, options=[
+                ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)])
         return bigquery_storage_v1.BigQueryReadClient(
             transport=transports.BigQueryReadGrpcTransport(channel=channel))
 
@@ -253,9 +255,9 @@ def _connect_local(settings: Settings) -> Cloud:
     try:
         running, started = localcloud.start(settings.project, thelook)
     except localcloud.LocalCloudError as error:
-        raise Needed(str(error), "the local cloud",
-                     ".venv/bin/python -m lib.localcloud reset") from None
+        raise Needed(str(error), error.need, error.command or settings.rerun_command()) from None
     os.environ.update({
+        **localcloud.no_proxy(),
         "BIGQUERY_EMULATOR_HOST": running["bigquery"],
         "BIGQUERY_STORAGE_GRPC_ENDPOINT": running["bigquery_grpc"],
         "STORAGE_EMULATOR_HOST": running["storage"],
@@ -265,6 +267,15 @@ def _connect_local(settings: Settings) -> Cloud:
         running["bigquery_grpc"], running["platform"],
         "local cloud " + ("started" if started else "is running"), started,
         running["project_number"], LocalSession(settings))
+
+
+def _check_local(error: Exception) -> None:
+    """Raise Needed if the local cloud is running and does not answer."""
+    from lib import localcloud
+
+    if not localcloud.status() and (pid := localcloud.owner()):
+        stuck = localcloud.not_answering(pid)
+        raise Needed(str(stuck), stuck.need, stuck.command) from error
 
 
 def stop_local() -> bool:

@@ -8,6 +8,10 @@ import pytest
 _STATE = tempfile.TemporaryDirectory(prefix="localcloud-test-", ignore_cleanup_errors=True)
 os.environ["LOCALCLOUD_STATE"] = _STATE.name  # before anything imports lib.localcloud
 
+from lib.localcloud.loopback import no_proxy  # noqa: E402
+
+os.environ.update(no_proxy())  # for the requests that tests make themselves
+
 SMALL = {"thelook": {"users": 3000}}
 
 

@@ -1,9 +1,20 @@
 """An embedded stand-in for the Google services that the demo uses; see README.md here.
 
-`start`, `status`, `stop` and `reset` manage its one process; nothing else is public. It imports
-nothing from the rest of `lib` and could serve another project.
+`start`, `status`, `owner`, `stop` and `reset` manage its one process; `not_answering` is the error
+for one that is too slow, `no_proxy` is for its clients; nothing else is public. It imports nothing
+from the rest of `lib` and could serve another project.
 """
 
-from lib.localcloud.process import LocalCloudError, reset, start, status, stop
+from lib.localcloud.loopback import no_proxy
+from lib.localcloud.process import (
+    LocalCloudError,
+    not_answering,
+    owner,
+    reset,
+    start,
+    status,
+    stop,
+)
 
-__all__ = ["LocalCloudError", "reset", "start", "status", "stop"]
+__all__ = [
+    "LocalCloudError", "no_proxy", "not_answering", "owner", "reset", "start", "status", "stop"]

@@ -20,7 +20,7 @@ def main() -> int:
     start.add_argument("--as-of", default=DEFAULT_THELOOK["as_of"], help="end of the orders")
     start.add_argument("--runner", choices=("process", "container"), default=None,
                        help="how pipeline tasks and custom jobs run; container: on DOCKER_HOST")
-    commands.add_parser("status", help="report where it runs; exit status 1 if it does not")
+    commands.add_parser("status", help="report where it runs; exit status 1 if it does not answer")
     commands.add_parser("stop", help="stop it; its data are kept")
     commands.add_parser("reset", help="stop it and delete its data")
     serve = commands.add_parser("serve", help="run in the foreground (what `start` launches)")
@@ -31,19 +31,28 @@ def main() -> int:
         from lib.localcloud import server
 
         server.run(options.arguments)
-    elif options.command == "start":
+        return 0
+    try:
+        return _manage(options)
+    except process.LocalCloudError as error:
+        print(f"{error}\nneeded:    {error.need}", file=sys.stderr)
+        if error.command:
+            print(f"command:   {error.command}", file=sys.stderr)
+        return 1
+
+
+def _manage(options: argparse.Namespace) -> int:
+    """start, status, stop or reset; returns the exit status."""
+    if options.command == "start":
         thelook = {"users": options.users, "seed": options.seed, "as_of": options.as_of}
-        try:
-            running, new = process.start(options.project, thelook, runner=options.runner)
-        except process.LocalCloudError as error:
-            print(error, file=sys.stderr)
-            return 1
+        running, new = process.start(options.project, thelook, runner=options.runner)
         print("started" if new else "already running")
         _show(running)
     elif options.command == "status":
         running = process.status()
         if not running:
-            print("not running")
+            pid = process.owner()
+            print(f"running, pid {pid}, not answering ({process.STOP})" if pid else "not running")
             return 1
         _show(running)
     elif options.command == "stop":

@@ -1,10 +1,12 @@
 """Start, find and stop the local cloud's process.
 
-Everything is kept in one folder, `state`: running.json while it runs, server.log, and the data
-of each service, which survives a restart.
+Everything is kept in one folder, `state`: running.json while it runs, server.lock, server.log, and
+the data of each service, which survives a restart. The process locks server.lock, with its pid in
+it, until it ends: a held lock means that it is alive, also when it is too slow to answer.
 """
 
 import fcntl
+import http.client
 import json
 import os
 import shutil
@@ -12,20 +14,32 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+
+from lib.localcloud import loopback
 
 ROOT = Path(__file__).resolve().parents[2]
 # $LOCALCLOUD_STATE: another folder, so that tests never touch the data of a run.
 STATE = Path(os.environ.get("LOCALCLOUD_STATE") or ROOT / ".localcloud")
 START_SECONDS = 120
+ANSWER_SECONDS = 20  # how long `start` waits for one that is running and does not answer
+PING_SECONDS = 5
 STOP_SECONDS = 20
+KILL_SECONDS = 5
 SERVER = "lib.localcloud"  # the module that `start` launches
+STOP = ".venv/bin/python -m lib.localcloud stop"
 
 
 class LocalCloudError(RuntimeError):
-    """The local cloud did not start or stop; the message holds the end of its log."""
+    """The local cloud did not start or stop.
+
+    need, command: what helps, and the command for it ("" means: try again).
+    """
+
+    def __init__(self, cause: str, need: str, command: str = ""):
+        super().__init__(cause)
+        self.need, self.command = need, command
 
 
 def start(
@@ -51,18 +65,19 @@ def start(
         now.
 
     Raises:
-        LocalCloudError: with the last lines of its log.
+        LocalCloudError: it did not start, with the last lines of its log; or it is running and
+            does not answer.
     """
     state = state.resolve()
     state.mkdir(parents=True, exist_ok=True)
     with _locked(state):
-        running = status(state)
+        running = status(state) or _wait_for_answer(state)
         same = running and (running["project"], running["thelook"]) == (project, thelook)
         same = same and runner in (None, running.get("runner"))
         if same and module in (None, running.get("module")):
             return running, False
         if running:
-            _stop(running["pid"])
+            _stop(running["pid"], state)
         return _launch(state, {
             "state": str(state), "project": project, "thelook": thelook,
             "images": {k: str(v) for k, v in (images or local_images()).items()},
@@ -79,29 +94,104 @@ def status(state: Path = STATE) -> dict | None:
     """What running.json holds if that process answers, else None."""
     try:
         running = json.loads((state / "running.json").read_text())
-        with urllib.request.urlopen(running["vertex"] + "/healthz", timeout=5) as answer:
+        address = running["vertex"] + "/healthz"
+        with loopback.OPENER.open(address, timeout=PING_SECONDS) as answer:
             same = json.loads(answer.read()).get("pid") == running["pid"]
         return running if same else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, http.client.HTTPException):
         return None
 
 
+def owner(state: Path = STATE) -> int | None:
+    """The pid of the process that serves this folder, whether or not it answers; None if none."""
+    try:
+        with (state / "server.lock").open() as file:
+            try:
+                # Shared: two that ask do not take each other for the process.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def own(state: Path) -> None:
+    """Become the process that serves this folder, until this process ends.
+
+    Raises:
+        LocalCloudError: another process serves it.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    # A bare descriptor: it stays open, and locked, to the very end.
+    lock = os.open(state / "server.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + 2  # `owner` locks the file for a moment
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise not_answering(owner(state)) from None
+            time.sleep(0.05)
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+
+
 def stop(state: Path = STATE) -> bool:
-    """Stop the local cloud; its data are kept. False if none was running."""
+    """Stop the local cloud, also one that does not answer; its data are kept. False if none ran.
+
+    Raises:
+        LocalCloudError: it cannot be stopped.
+    """
     state.mkdir(parents=True, exist_ok=True)
     with _locked(state):
-        running = status(state)
-        if running:
-            _stop(running["pid"])
-        return bool(running)
+        return _stop_any(state)
 
 
 def reset(state: Path = STATE) -> None:
-    """Stop the local cloud and delete everything that it holds."""
-    stop(state)
-    for part in ("bigquery", "storage", "vertex", "running.json", "server.log"):
-        path = state / part
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Stop the local cloud and delete everything that it holds.
+
+    Raises:
+        LocalCloudError: it cannot be stopped; then nothing is deleted.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    with _locked(state):
+        _stop_any(state)
+        for part in ("bigquery", "storage", "vertex", "running.json", "server.log"):
+            path = state / part
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _stop_any(state: Path) -> bool:
+    running = status(state)
+    pid = running["pid"] if running else owner(state)
+    if pid:
+        _stop(pid, state)
+        (state / "running.json").unlink(missing_ok=True)
+    return bool(pid)
+
+
+def _wait_for_answer(state: Path) -> dict | None:
+    """What running.json holds, once the process that serves this folder answers; None if none
+    does. One that is still starting has no running.json yet."""
+    deadline = time.monotonic() + (
+        ANSWER_SECONDS if (state / "running.json").exists() else START_SECONDS)
+    while pid := owner(state):
+        if running := status(state):
+            return running
+        if time.monotonic() > deadline:
+            raise not_answering(pid)
+        time.sleep(0.1)
+    return None
+
+
+def not_answering(pid: int | None) -> LocalCloudError:
+    """The error for a local cloud that is alive, but too slow or suspended."""
+    return LocalCloudError(
+        f"the local cloud is running, pid {pid}, but does not answer",
+        "a local cloud that answers: try again if this machine is busy, or stop it (its data are "
+        "kept)", STOP)
 
 
 def _launch(state: Path, arguments: dict) -> dict:
@@ -118,21 +208,49 @@ def _launch(state: Path, arguments: dict) -> dict:
         if running:
             return running
         if child.poll() is not None:
-            raise LocalCloudError(f"the local cloud ended at start\n{_log_end(state)}")
+            raise LocalCloudError(
+                f"the local cloud ended at start\n{_log_end(state)}",
+                f"a local cloud that starts; {state / 'server.log'} says why it did not")
         time.sleep(0.1)
-    _stop(child.pid)
-    raise LocalCloudError(f"the local cloud was not up in {START_SECONDS} s\n{_log_end(state)}")
+    _stop(child.pid, state)
+    raise LocalCloudError(
+        f"the local cloud was not up in {START_SECONDS} s\n{_log_end(state)}",
+        "more time: what was loaded so far is kept")
 
 
-def _stop(pid: int) -> None:
-    """Ask the process to end, and wait; it closes its files and ends its own processes."""
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline:
-        if ended(pid):
+def _stop(pid: int, state: Path) -> None:
+    """Ask the process to end, and wait; it closes its files and ends its own processes.
+
+    Raises:
+        LocalCloudError: it has not ended, or belongs to another user.
+    """
+    # Where another process started it and did not collect it, its pid outlives it; its lock does
+    # not.
+    locked = owner(state) == pid
+
+    def over(seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not (ended(pid) or (locked and owner(state) != pid)):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    try:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)  # a suspended process would not see it
+        if over(STOP_SECONDS):
             return
-        time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        if over(KILL_SECONDS):
+            return
+        why = ""
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        why = ": it belongs to another user"
+    raise LocalCloudError(f"the local cloud, pid {pid}, cannot be stopped{why}",
+                          "that process ended, by the user who started it")
 
 
 def ended(pid: int) -> bool:
@@ -146,12 +264,15 @@ def ended(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
+    except PermissionError:  # of another user
+        pass
     return False
 
 
 def _log_end(state: Path, lines: int = 12) -> str:
     try:
-        return "\n".join((state / "server.log").read_text().splitlines()[-lines:])
+        found = (state / "server.log").read_text().splitlines()[-lines:]
+        return "\n".join(line[:300] for line in found)
     except OSError:
         return "(no log)"
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from lib.localcloud import rest
+from lib.localcloud import loopback, process, rest
 from lib.localcloud.bigquery import BigQueryServer, load_thelook_async
 from lib.localcloud.platform import Platform
 from lib.localcloud.storage import StorageServer
@@ -42,7 +43,13 @@ def run(arguments: str, front: Front | None = None) -> None:
             module: what was started, recorded in running.json.
         front: see Front.
     """
-    asyncio.run(_serve(front=front, **json.loads(arguments)))
+    given = json.loads(arguments)
+    os.environ.update(loopback.no_proxy())  # its services are clients of each other
+    try:
+        process.own(Path(given["state"]))
+    except process.LocalCloudError as error:
+        sys.exit(f"{error}; needed: {error.need}")
+    asyncio.run(_serve(front=front, **given))
 
 
 async def _serve(

@@ -92,7 +92,8 @@ def test_deploy_predict_undeploy(vertex, endpoint, model, deploy):
 
 def test_the_container_contract(vertex, endpoint, model, deploy):
     deployed = deploy(model(
-        health_route="/live", predict_route="/score", env=[{"name": "THRESHOLD", "value": "0.5"}]))
+        health_route="/live", predict_route="/score", env=[
+            {"name": "THRESHOLD", "value": "0.5"}, {"name": "NO_PROXY", "value": "corp"}]))
     seen = dict(vertex.predictions.predict(
         endpoint=endpoint, instances=["environment"]).predictions[0])
     assert seen["AIP_HEALTH_ROUTE"] == "/live" and seen["AIP_PREDICT_ROUTE"] == "/score"
@@ -100,6 +101,7 @@ def test_the_container_contract(vertex, endpoint, model, deploy):
     assert seen["AIP_MODE"] == "PREDICTION" and seen["AIP_DEPLOYED_MODEL_ID"] == deployed.id
     assert seen["AIP_ENDPOINT_ID"] == endpoint.rsplit("/")[-1]
     assert seen["STORAGE_EMULATOR_HOST"].startswith("http") and seen["AIP_HTTP_PORT"].isdecimal()
+    assert seen["no_proxy"] == seen["NO_PROXY"] == "corp,127.0.0.1,localhost"
     assert not [key for key in seen if key.startswith("PYTEST")]  # nothing of the host's
     undeploy_all(vertex, endpoint)
 

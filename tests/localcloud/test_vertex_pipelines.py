@@ -367,13 +367,14 @@ def test_the_environment_is_that_of_a_container_with_the_local_endpoints(
 
     @dsl.pipeline(name="environment")
     def environment():
-        show().set_env_variable("MINE", "1")
+        show().set_env_variable("MINE", "1").set_env_variable("no_proxy", "corp")
 
     job = lab.run(lab.spec(environment, tmp_path))
     found = json.loads(lab.read(tasks(job)["show"].outputs["out"].artifacts[0].uri))
     assert found["STORAGE_EMULATOR_HOST"] == lab.storage_url and found["MINE"] == "1"
     assert found["BIGQUERY_EMULATOR_HOST"] == "http://127.0.0.1:1"
     assert found["BIGQUERY_STORAGE_GRPC_ENDPOINT"] == "127.0.0.1:2"
+    assert found["no_proxy"] == found["NO_PROXY"] == "corp,127.0.0.1,localhost"
     assert "GOOGLE_CLOUD_PROJECT" not in found
 
 

@@ -195,7 +195,8 @@ def connect(project: str):
     endpoint = os.environ.get("BIGQUERY_STORAGE_GRPC_ENDPOINT")
     if not endpoint:
         return client, None, LOCAL_CALL_SECONDS  # rows then come over REST, which is slower
-    channel = grpc.insecure_channel(endpoint, options=[("grpc.max_receive_message_length", -1)])
+    channel = grpc.insecure_channel(endpoint, options=[
+        ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)])
     reader = bigquery_storage_v1.BigQueryReadClient(
         transport=BigQueryReadGrpcTransport(channel=channel))
     return client, reader, LOCAL_CALL_SECONDS

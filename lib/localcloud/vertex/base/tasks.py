@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from lib.localcloud import loopback
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.programs.mount import Mount
 from lib.localcloud.vertex.programs.runner import Task
@@ -38,8 +39,8 @@ def run(vertex: Vertex, task: Task, mount: Mount, stop: threading.Event) -> None
     localize = mount.localize
     task = replace(
         task, command=tuple(map(localize, task.command)), args=tuple(map(localize, task.args)),
-        environment=_client_variables(vertex)
-        | {key: localize(value) for key, value in task.environment.items()})
+        environment=_environment(
+            vertex, {key: localize(value) for key, value in task.environment.items()}))
     try:
         vertex.runner.run(task, stop)
     finally:
@@ -47,10 +48,12 @@ def run(vertex: Vertex, task: Task, mount: Mount, stop: threading.Event) -> None
             mount.store()
 
 
-def _client_variables(vertex: Vertex) -> dict[str, str]:
-    """By these Google's clients in a task find this local cloud."""
-    return {
+def _environment(vertex: Vertex, own: dict[str, str]) -> dict[str, str]:
+    """A task's own variables, and those by which Google's clients in it find this local cloud, past
+    any proxy."""
+    variables = {
         "PYTHONUNBUFFERED": "1",
         "STORAGE_EMULATOR_HOST": vertex.addresses["storage"],
         "BIGQUERY_EMULATOR_HOST": vertex.addresses["bigquery"],
-        "BIGQUERY_STORAGE_GRPC_ENDPOINT": vertex.addresses["bigquery_grpc"]}
+        "BIGQUERY_STORAGE_GRPC_ENDPOINT": vertex.addresses["bigquery_grpc"], **own}
+    return variables | loopback.no_proxy(variables)

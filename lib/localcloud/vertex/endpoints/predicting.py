@@ -8,6 +8,7 @@ from google.cloud.aiplatform_v1 import types
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from lib.localcloud import loopback
 from lib.localcloud.errors import ApiError, precondition
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.state import new_message
@@ -78,6 +79,7 @@ def server_spec(vertex: Vertex, endpoint_name: str, deployed: Message) -> Spec:
         "SERVING_HOST": "127.0.0.1",
         **{variable.name: variable.value for variable in container.env},
     }
+    environment |= loopback.no_proxy(environment)
     return Spec(
         deployed_model_id=deployed.id, image_uri=container.image_uri, health_route=health,
         predict_route=route, environment=environment, command=tuple(container.command),

@@ -57,7 +57,8 @@ class BigQuery:
             client_options={"api_endpoint": rest})
         # A record batch is larger than gRPC's default limit of 4 MiB a message.
         self._channel = grpc.insecure_channel(
-            grpc_address, options=[("grpc.max_receive_message_length", -1)])
+            grpc_address, options=[
+                ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)])
         self._reader = bigquery_storage_v1.BigQueryReadClient(
             transport=BigQueryReadGrpcTransport(channel=self._channel))
 
