@@ -138,7 +138,8 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     try:
         papermill.execute_notebook(
             notebook, folder / notebook.name, parameters=parameters, cwd=notebook.parent,
-            kernel_name="python3", progress_bar=bar, stdout_file=_Progress(folder),
+            kernel_name="python3", kernel_manager_class=_kernel_manager(), progress_bar=bar,
+            stdout_file=_Progress(folder),
             # Without it ipykernel warns, at every start, that loopback is not encrypted.
             extra_arguments=["--IPKernelApp.log_level=ERROR"])
     except PapermillExecutionError as error:
@@ -147,6 +148,19 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     stage = next(s for s in summary["stages"] if s["name"] == notebook.stem)
     say(folder, f"{position} {notebook.stem}: {stage['status']} in "
                 f"{time.monotonic() - began:.1f} s | {_headline(summary, stage)}")
+
+
+def _kernel_manager() -> type:
+    """A KernelManager that starts this Python: the first kernel named python3 in Jupyter's path
+    may be any other."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    class ThisPython(AsyncKernelManager):
+        kernel_spec = KernelSpec(**get_kernel_dict())
+
+    return ThisPython
 
 
 class _Progress:

@@ -91,6 +91,18 @@ def test_a_run_leaves_notebooks_log_summary_and_latest(fake_notebooks, tmp_path,
     assert "[2/2] 02_features: done in" in capsys.readouterr().out
 
 
+def test_notebooks_run_in_this_python_whatever_kernels_jupyter_finds(
+        fake_notebooks, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "jupyter" / "kernels" / "python3"
+    other.mkdir(parents=True)
+    (other / "kernel.json").write_text(json.dumps({
+        "argv": ["false", "{connection_file}"], "display_name": "Other", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    fake_notebooks(("01_data", "print('  by ' + sys.executable)", "run.finish()"))
+    assert run.main([]) == 0
+    assert f"  by {sys.executable}\n" in capsys.readouterr().out
+
+
 def test_from_and_only_choose_notebooks(fake_notebooks, capsys):
     books = [(f"0{n}_x", "run.finish()") for n in (1, 2, 3)]
     fake_notebooks(*books)
