@@ -22,6 +22,11 @@ CONFIG_VARIABLE = "CHURN_DEMO_CONFIG"  # path of another file than config.yaml
 SETTINGS_VARIABLE = "CHURN_DEMO_SET"  # JSON merged into the file: how run_all.sh passes --source
 RUN_VARIABLE = "CHURN_DEMO_RUN_ID"  # how run_all.sh passes the id of its run to the notebooks
 
+# $CHURN_DEMO_RUNS: another folder, so that a test leaves runs/latest as it was.
+RUNS = Path(os.environ.get("CHURN_DEMO_RUNS") or ROOT / "runs")
+# In a run's folder: its --config and --source, which notebooks opened by hand go on with.
+OPTIONS_FILE = "options.json"
+
 # Columns of features_customer; the files in sql/ name them literally.
 ENTITY, TIMESTAMP = "customer_id", "feature_timestamp"
 
@@ -295,10 +300,12 @@ class Settings(Block):
     @property
     def options(self) -> str:
         """The command-line options that load these settings again."""
-        source = json.loads(os.environ.get(SETTINGS_VARIABLE) or "{}").get("source")
-        given = {"--target": self.target, "--env": self.env,
-                 "--config": os.environ.get(CONFIG_VARIABLE), "--source": source}
-        return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
+        return _words({"--target": self.target, "--env": self.env, **_given()})
+
+    @property
+    def build_options(self) -> str:
+        """The same for scripts/build_push_all.sh, which needs no source."""
+        return _words({"--target": self.target, "--env": self.env, **_given(), "--source": None})
 
     @property
     def dataset(self) -> str:
@@ -337,6 +344,7 @@ def load(
     target: str | None = None,
     env: str | None = None,
     overrides: dict | None = None,
+    run_dir: str | None = None,
 ) -> Settings:
     """Read, merge, expand and check the configuration.
 
@@ -344,10 +352,14 @@ def load(
         path: the YAML file; by default $CHURN_DEMO_CONFIG, else the repository's config.yaml.
         target, env: instead of the file's own.
         overrides: nested keys, merged last; by default the JSON in $CHURN_DEMO_SET.
+        run_dir: a notebook's parameter. "" means that it was opened by hand: it then goes on with
+            --config and --source of the last run, unless one of the two variables is set.
 
     Raises:
         ConfigError: naming each bad key, its value, and what is allowed.
     """
+    if run_dir == "" and path is None and overrides is None:
+        _follow_last_run()
     path = Path(path or os.environ.get(CONFIG_VARIABLE) or ROOT / "config.yaml")
     tree = _read(path)
     target, env = target or tree.get("target"), env or tree.get("env")
@@ -370,6 +382,37 @@ def load(
         raise ConfigError("\n".join(
             f"{path.name}: {key} = {value!r}: {allowed}" for key, value, allowed in problems))
     return settings
+
+
+def save_options(folder: Path) -> None:
+    """Keep a run's --config and --source in its folder, if it has any."""
+    names = [name for name in (CONFIG_VARIABLE, SETTINGS_VARIABLE) if os.environ.get(name)]
+    if names:
+        (folder / OPTIONS_FILE).write_text(json.dumps({n: os.environ[n] for n in names}))
+
+
+def _follow_last_run() -> None:
+    """Use --config and --source of the last run, and say so."""
+    if CONFIG_VARIABLE in os.environ or SETTINGS_VARIABLE in os.environ:
+        return
+    try:
+        found = json.loads((RUNS / "latest" / OPTIONS_FILE).read_text())
+    except (OSError, ValueError):
+        return
+    os.environ.update(found)
+    if given := _words(_given()):
+        print(f"as in the last run: {given} (./run_all.sh without them, or "
+              f"{SETTINGS_VARIABLE}={{}} in the environment, uses config.yaml as it is)")
+
+
+def _given() -> dict[str, str | None]:
+    """--config and --source as they were given."""
+    source = json.loads(os.environ.get(SETTINGS_VARIABLE) or "{}").get("source")
+    return {"--config": os.environ.get(CONFIG_VARIABLE), "--source": source}
+
+
+def _words(options: dict[str, str | None]) -> str:
+    return " ".join(f"{name} {shlex.quote(value)}" for name, value in options.items() if value)
 
 
 def _read(path: Path) -> dict:

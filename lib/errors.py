@@ -121,7 +121,7 @@ TRANSLATIONS = (
     Translation((google_errors.GoogleAPICallError,),
         r"(?i)manifest[ _]unknown|image\b.*(not found|not exist|cannot be pulled|no such)",
         "that image in {repository}, by the digest of lib/images.lock.json",
-        "scripts/build_push_all.sh --target {target} --env {env}"),
+        "scripts/build_push_all.sh {build_options}"),
     Translation((google_errors.GoogleAPICallError,),
         "(?i)health|model server|container (exited|ended|terminated)",
         "a serving container that starts, loads its model and answers /health; its log says why "
@@ -182,6 +182,7 @@ def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object
     return {
         "project": settings.project, "region": settings.region, "target": settings.target,
         "env": settings.env, "options": settings.options,
+        "build_options": settings.build_options,
         "location": settings.target_settings.location,
         "repository": settings.serve.image_repository, "attempts": settings.retries.attempts,
         "permission": f"{permission[1]}, as in " if permission else "",

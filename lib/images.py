@@ -7,6 +7,7 @@ scripts/ build, push and write the lock file; this module reads it and starts th
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Collection
@@ -36,7 +37,7 @@ def reference(settings: Settings, name: str, required: bool = True) -> str:
     if required:
         raise Needed(f"image {repository}/{name} is not in lib/images.lock.json",
                      "the image in the registry, by digest",
-                     " ".join(build_command(settings, engine(settings))))
+                     shlex.join(build_command(settings, engine(settings))))
     return f"{repository}/{name}"
 
 
@@ -69,8 +70,8 @@ def engine(settings: Settings) -> str:
 
 def build_command(settings: Settings, by: str) -> list[str]:
     """The command that builds and pushes every image. by: a result of `engine`."""
-    command = ["scripts/build_push_all.sh", "--target", settings.target, "--env", settings.env]
-    return command + (["--cloud-build"] if by == "gcloud" else [])
+    return ["scripts/build_push_all.sh", *shlex.split(settings.build_options),
+            *(["--cloud-build"] if by == "gcloud" else [])]
 
 
 def source_refused() -> Needed | None:
@@ -146,7 +147,7 @@ def wait_build(
         raise Needed(
             f"building the images ended with status {code}: {_last_line(log, 6)}",
             f"{', '.join(sorted(unbuilt()))} in the registry",
-            " ".join(build_command(settings, engine(settings))))
+            shlex.join(build_command(settings, engine(settings))))
     return Outcome("created", settings.serve.image_repository)
 
 

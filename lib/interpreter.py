@@ -1,4 +1,4 @@
-"""Check that this Python has the project's packages; standard library only, for any Python 3.
+"""Check that this Python has the project's packages; standard library and old syntax only.
 
 `import lib` calls it first, so that a notebook with another kernel, or a command with another
 Python, says what to select, instead of which module it did not find.
@@ -19,7 +19,7 @@ class WrongPython(ImportError):
 
     def _render_traceback_(self):
         """Jupyter shows this instead of a traceback."""
-        return ["STOPPED\n%s" % self]
+        return [f"STOPPED\n{self}"]
 
 
 def missing(packages=PACKAGES):
@@ -49,8 +49,8 @@ def check(in_notebook=None):
     if not causes:
         return
     folder = Path(__file__).resolve().parents[1]
-    lines = ["cause:     this Python %s: %s" % (" and ".join(causes), sys.executable),
-             "needed:    the project's Python, %s/.venv (scripts/setup.sh makes it)" % folder]
+    lines = [f"cause:     this Python {' and '.join(causes)}: {sys.executable}",
+             f"needed:    the project's Python, {folder}/.venv (scripts/setup.sh makes it)"]
     if "ipykernel" in sys.modules if in_notebook is None else in_notebook:
         lines += ["           JupyterLab: after the command below, Kernel > Change Kernel > "
                   "Churn demo (.venv)",

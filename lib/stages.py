@@ -20,10 +20,8 @@ from typing import Any, Literal
 import tenacity
 
 from lib import errors
-from lib.config import ROOT, Settings
+from lib.config import RUNS, Settings
 
-# $CHURN_DEMO_RUNS: another folder, so that a test leaves runs/latest as it was.
-RUNS = Path(os.environ.get("CHURN_DEMO_RUNS") or ROOT / "runs")
 SUMMARY_KEYS = (
     "labels", "metrics", "leakage", "parity", "freshness", "latency_ms", "predictions")
 

@@ -154,7 +154,7 @@ def build(cloud: Cloud, file: str) -> Outcome:
     inputs = [built_at(cloud, key) for key in reads]
     if None in inputs:
         raise Needed(f"sql/{file}.sql reads {', '.join(reads)}, not all built yet",
-                     "the earlier stages", "./run_all.sh")
+                     "the earlier stages", settings.rerun_command())
     origin = [settings.thelook, _origin(settings)] if not reads else []
     used = _used(parameters(settings), " ".join(statements))
     fingerprint = settings.fingerprint(statements, used, inputs, origin)

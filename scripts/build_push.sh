@@ -5,6 +5,7 @@
 #
 #   --target gcp|local   push to serve.image_repository of config.yaml for it (default gcp)
 #   --env dev|prod       and for this environment (default: config.yaml's)
+#   --config FILE        another file than config.yaml
 #   --registry HOST/PATH push to this repository instead
 #   --version 1.2.3      also push this release tag
 #   --allow-dirty        build uncommitted changes, with "-dirty" at the end of the tag
@@ -24,6 +25,7 @@ while [ $# -gt 0 ]; do
         -h | --help) show_help; exit 0 ;;
         --target) target=$(value_of "$@"); shift 2 ;;
         --env) env=$(value_of "$@"); shift 2 ;;
+        --config) config=$(value_of "$@"); use_config "$config"; shift 2 ;;
         --registry) registry=$(value_of "$@"); shift 2 ;;
         --version) version=$(value_of "$@"); shift 2 ;;
         --allow-dirty) allow_dirty=true; shift ;;

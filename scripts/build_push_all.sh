@@ -8,7 +8,7 @@
 #   --check              only check that a build would not be refused for uncommitted changes
 #   --dry-run            only print what would be done; needs no engine
 #
-# and options of build_push.sh: --target, --env, --registry, --version, --allow-dirty,
+# and options of build_push.sh: --target, --env, --config, --registry, --version, --allow-dirty,
 # --cloud-build. Stops at the first failure; the images pushed before it stay pinned.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,6 +25,7 @@ while [ $# -gt 0 ]; do
         --list-json) list=json; shift ;;
         --check) list=check; shift ;;
         --target | --env | --registry | --version) pass+=("$1" "$(value_of "$@")"); shift 2 ;;
+        --config) config=$(value_of "$@"); use_config "$config"; shift 2 ;;
         --allow-dirty) allow_dirty=true; pass+=("$1"); shift ;;
         --cloud-build) pass+=("$1"); shift ;;
         --dry-run) dry_run=true; pass+=("$1"); shift ;;

@@ -31,6 +31,16 @@ show_help() {
     awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
 }
 
+# use_config FILE: read it instead of config.yaml. A relative path is relative to the folder where
+# the script was called: it has changed to the repository's root since.
+use_config() {
+    case $1 in
+        /*) CHURN_DEMO_CONFIG=$1 ;;
+        *) CHURN_DEMO_CONFIG=$OLDPWD/$1 ;;
+    esac
+    export CHURN_DEMO_CONFIG
+}
+
 # value_of OPTION [VALUE]: print the value, or fail if there is none.
 value_of() {
     if [ $# -lt 2 ] || [ -z "$2" ]; then

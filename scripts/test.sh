@@ -20,7 +20,8 @@ esac
 if [ "${1:-}" != --quick ]; then
     # A new local cloud for the test: the outputs to compare are those of a first run.
     LOCALCLOUD_STATE=$(mktemp -d)
-    export LOCALCLOUD_STATE
+    # As config.yaml says, whatever the last run used.
+    export LOCALCLOUD_STATE CHURN_DEMO_SET="${CHURN_DEMO_SET:-"{}"}"
     trap '.venv/bin/python -m lib.localcloud stop >/dev/null; rm -rf "$LOCALCLOUD_STATE"' EXIT
     echo "running the seven notebooks and comparing their outputs (about two minutes)"
     .venv/bin/python -m pytest -q -p no:cacheprovider --nbval \

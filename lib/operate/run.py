@@ -17,7 +17,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lib import cli, errors, stages
+from lib import cli, config, errors, stages
 from lib.cloud import Cloud, connected
 from lib.config import ROOT, RUN_VARIABLE, Settings
 
@@ -78,6 +78,7 @@ def _new_folder(settings: Settings) -> Path:
     folder = stages.RUNS / run_id
     folder.mkdir(parents=True, exist_ok=True)
     stages.write_summary(folder, stages.new_summary(run_id, settings))
+    config.save_options(folder)
     latest = stages.RUNS / "latest"
     latest.unlink(missing_ok=True)
     latest.symlink_to(run_id)

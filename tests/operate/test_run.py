@@ -103,6 +103,55 @@ def test_notebooks_run_in_this_python_whatever_kernels_jupyter_finds(
     assert f"  by {sys.executable}\n" in capsys.readouterr().out
 
 
+SET_UP = """
+import sys
+from lib import config
+settings = config.load(target=None, env=None, run_dir=sys.argv[1] if len(sys.argv) > 1 else "")
+print(settings.source, settings.app, settings.options, sep="|")
+"""
+
+
+def set_up(runs, *arguments, **variables):
+    """What the set-up cell of a notebook does, by hand if there is no argument."""
+    environment = {k: v for k, v in os.environ.items()
+                   if k not in (config.CONFIG_VARIABLE, config.SETTINGS_VARIABLE)}
+    done = subprocess.run(
+        [sys.executable, "-c", SET_UP, *arguments], cwd=ROOT, text=True, capture_output=True,
+        timeout=60, env={**environment, "CHURN_DEMO_RUNS": str(runs), **variables})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_notebook_opened_by_hand_goes_on_with_the_options_of_the_last_run(
+        fake_notebooks, tmp_path, monkeypatch):
+    for name in (config.CONFIG_VARIABLE, config.SETTINGS_VARIABLE):
+        monkeypatch.setenv(name, "")  # is put back after the test
+        monkeypatch.delenv(name)
+    export = tmp_path / "my export"
+    export.mkdir()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text((ROOT / "config.yaml").read_text().replace("app: churn", "app: mychurn"))
+    fake_notebooks(("01_data", "run.finish()"))
+    runs = tmp_path / "runs"
+    built_in = set_up(runs)
+    assert built_in.startswith("bigquery-public-data.")  # no run yet
+
+    assert run.main(["--source", str(export), "--config", str(mine)]) == 0
+    said, settings = set_up(runs).splitlines()
+    assert settings == (f"{export}|mychurn|--target local --env dev --config {mine} "
+                        f"--source '{export}'")
+    for part in (f"--source '{export}'", f"--config {mine}", "CHURN_DEMO_SET={}"):
+        assert part in said
+    # What is chosen in another way is not replaced: by a run's own options, or the environment.
+    assert set_up(runs, str(runs / "other")) == built_in
+    assert set_up(runs, CHURN_DEMO_SET="{}") == built_in
+
+    for name in (config.CONFIG_VARIABLE, config.SETTINGS_VARIABLE):
+        monkeypatch.delenv(name)
+    assert run.main([]) == 0  # the last run has none
+    assert set_up(runs) == built_in
+
+
 def test_from_and_only_choose_notebooks(fake_notebooks, capsys):
     books = [(f"0{n}_x", "run.finish()") for n in (1, 2, 3)]
     fake_notebooks(*books)

@@ -265,6 +265,27 @@ def test_cloud_build(project):
     assert message["stage"] == "digest of train"
 
 
+@pytest.mark.parametrize("script, name", [
+    ("build_push.sh", ["train"]), ("build_push_all.sh", []), ("build_serving_container.sh", [])])
+def test_another_configuration(project, tmp_path, script, name):
+    tree = yaml.safe_load((project.root / "config.yaml").read_text())
+    tree["serve"]["image_repository"] = "registry.example/of/mine"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump(tree))
+    for given in ([*name, "--config", str(mine)], name):
+        done = project.run(script, *given, "--target", "local", "--dry-run",
+                           **({} if "--config" in given else {"CHURN_DEMO_CONFIG": str(mine)}))
+        assert done.returncode == 0, done.stderr
+        assert "registry.example/of/mine/" in done.stdout
+    # relative to where the command is typed, not to the repository
+    done = subprocess.run(
+        [project.root / "scripts" / script, *name, "--config", "mine.yaml", "--target", "local",
+         "--dry-run"], cwd=tmp_path, env=project.environment, capture_output=True, text=True)
+    assert "registry.example/of/mine/" in done.stdout, done.stderr
+    done = project.run(script, *name, "--config", "none.yaml", "--target", "local", "--dry-run")
+    assert "none.yaml" in refusal(done)["cause"]
+
+
 # --- build_push_all.sh ------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from lib import images
+from lib import config, images
 from lib.errors import Needed
 from scripts import pin
 
@@ -41,6 +41,15 @@ def test_reference_says_what_is_needed(settings, lock_file, monkeypatch, text):
         images.reference(settings, "eval")
     assert caught.value.command == (
         "scripts/build_push_all.sh --target local --env dev --cloud-build")
+
+
+def test_the_build_command_carries_the_configuration(settings, monkeypatch):
+    monkeypatch.setenv(config.CONFIG_VARIABLE, "/my files/mine.yaml")
+    assert settings.build_options == "--target local --env dev --config '/my files/mine.yaml'"
+    assert images.build_command(settings, "docker")[-2:] == ["--config", "/my files/mine.yaml"]
+    with pytest.raises(Needed) as caught:
+        images.reference(settings, "no-such-image")
+    assert "--config '/my files/mine.yaml'" in caught.value.command
 
 
 def test_damaged_lock_file(settings, lock_file):
