@@ -1,6 +1,7 @@
 """The layout of lib: which room imports which (pyproject.toml), and no foreign private names."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,15 @@ def test_an_image_imports_nothing_of_lib(room):
                                  [n.name for n in node.names] if isinstance(node, ast.Import)
                                  else [])]
         assert not [name for name in imported if name.split(".")[0] == "lib"], path
+
+
+def test_no_command_is_suggested_without_the_options_of_the_run():
+    """By Settings.rerun_command, .command or .options; the local cloud's commands have none."""
+    found = []
+    for path in sources("lib"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and "\n" not in text and "{" not in text and re.match(
+                    r"(\./run_all\.sh|\.venv/bin/python -m lib\.(?!localcloud))\S*$", text):
+                found.append(f"{path.relative_to(ROOT)}: {text}")
+    assert found == ["lib/operate/run.py: ./run_all.sh"]  # the name of the command itself

@@ -34,7 +34,7 @@ def check_honest(cloud: Cloud, metrics: dict) -> Outcome:
         raise Needed(
             f"test ROC-AUC {found:.3f} is above {limit}, which theLook cannot give: a feature "
             "sees the future", "features that use nothing after feature_timestamp",
-            ".venv/bin/python -m lib.proof.sanity")
+            cloud.settings.command("lib.proof.sanity"))
     return Outcome("done", figures={"roc_auc": found, "no more than": limit})
 
 

@@ -36,7 +36,7 @@ def check(cloud: Cloud) -> Outcome:
     if len(failed):
         raise Needed("sanity checks failed: " + _describe(failed),
                      "data that passes sql/05_sanity_checks.sql",
-                     ".venv/bin/python -m lib.proof.sanity")
+                     cloud.settings.command("lib.proof.sanity"))
     if len(odd):
         warnings.warn("the positive rate is outside label.positive_rate_band: " + _describe(odd),
                       LabelWarning, stacklevel=2)
