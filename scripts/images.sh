@@ -9,6 +9,12 @@ export PYTHONDONTWRITEBYTECODE=1
 # With its default attestations buildx pushes an index, whose digest is not the image's.
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1
 
+# Requests to loopback do not go through a proxy.
+no_proxy=${no_proxy:-${NO_PROXY:-}}
+[ "$no_proxy" = '*' ] || no_proxy=${no_proxy:+$no_proxy,}127.0.0.1,localhost
+NO_PROXY=$no_proxy
+export no_proxy NO_PROXY
+
 # fail STAGE CAUSE NEEDED [COMMAND]: print what went wrong and what is needed; exit status 1.
 fail() {
     {

@@ -100,7 +100,9 @@ async def _serve_table(ready: Path) -> None:
         await asyncio.to_thread(_load_table, server.rest_url)
         draft = ready.with_suffix(".draft")
         draft.write_text(f"BIGQUERY_EMULATOR_HOST={server.rest_url}\n"
-                         f"BIGQUERY_STORAGE_GRPC_ENDPOINT={server.grpc_endpoint}\n")
+                         f"BIGQUERY_STORAGE_GRPC_ENDPOINT={server.grpc_endpoint}\n"
+                         # An engine may give its containers a proxy.
+                         "NO_PROXY=127.0.0.1\nno_proxy=127.0.0.1\n")
         draft.replace(ready)
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

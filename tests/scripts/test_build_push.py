@@ -379,3 +379,17 @@ def test_new_component_works_at_once(project):
 def test_every_script_is_executable():
     for script in SCRIPTS:
         assert os.access(ROOT / "scripts" / script, os.X_OK), script
+
+
+# --- proxies ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given, expected", [
+    ({}, "127.0.0.1,localhost"), ({"NO_PROXY": "corp"}, "corp,127.0.0.1,localhost"),
+    ({"no_proxy": "a", "NO_PROXY": "b"}, "a,127.0.0.1,localhost"), ({"NO_PROXY": "*"}, "*")])
+def test_what_a_script_starts_reaches_loopback_past_a_proxy(given, expected):
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_PROXY", "no_proxy")}
+    done = subprocess.run(
+        ["bash", "-c", ". scripts/images.sh; env"], cwd=ROOT, env={**environment, **given},
+        capture_output=True, text=True, check=True)
+    assert {f"NO_PROXY={expected}", f"no_proxy={expected}"} <= set(done.stdout.splitlines())
