@@ -24,6 +24,6 @@ if [ "${1:-}" != --quick ]; then
     export LOCALCLOUD_STATE CHURN_DEMO_SET="${CHURN_DEMO_SET:-"{}"}"
     trap '.venv/bin/python -m lib.localcloud stop >/dev/null; rm -rf "$LOCALCLOUD_STATE"' EXIT
     echo "running the seven notebooks and comparing their outputs (about two minutes)"
-    .venv/bin/python -m pytest -q -p no:cacheprovider --nbval \
+    .venv/bin/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env \
         --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks
 fi
