@@ -210,7 +210,8 @@ def _launch(state: Path, arguments: dict) -> dict:
         if child.poll() is not None:
             raise LocalCloudError(
                 f"the local cloud ended at start\n{_log_end(state)}",
-                f"a local cloud that starts; {state / 'server.log'} says why it did not")
+                f"a local cloud that starts: {state / 'server.log'} says why it did not. Only if "
+                "its data are damaged: `.venv/bin/python -m lib.localcloud reset` deletes them")
         time.sleep(0.1)
     _stop(child.pid, state)
     raise LocalCloudError(

@@ -192,3 +192,14 @@ def test_a_second_server_on_the_same_folder_says_which_process_has_it(stopped):
         text=True, capture_output=True, timeout=60)
     assert done.returncode == 1 and f"pid {pid}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_one_that_ends_at_start_shows_its_log_and_reset_is_the_last_resort(tmp_path):
+    (tmp_path / "bigquery").mkdir()
+    (tmp_path / "bigquery" / "bqemulator.duckdb").write_text("no database")
+    with pytest.raises(process.LocalCloudError, match="ended at start") as caught:
+        process.start(PROJECT, None, {}, state=tmp_path)
+    assert "duckdb" in str(caught.value).lower()
+    assert max(map(len, str(caught.value).splitlines())) <= 300
+    assert "Only if its data are damaged" in caught.value.need
+    assert not caught.value.command  # that is: try again
