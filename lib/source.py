@@ -93,6 +93,14 @@ def read_export(folder: Path) -> dict[str, pa.Table]:
     return tables
 
 
+def describe(tables: dict[str, pa.Table]) -> str:
+    """Number of rows of each table, and the days of the first and last order."""
+    times = pc.min_max(tables["orders"]["created_at"])
+    first, last = (times[end].as_py().date() for end in ("min", "max"))
+    rows = ", ".join(f"{name} {table.num_rows:,}" for name, table in tables.items())
+    return f"{rows} rows; orders from {first} to {last}"
+
+
 def _read_table(folder: Path, name: str) -> tuple[pa.Table | None, list[str]]:
     """Find, read, cast and check one table: (table or None, problems)."""
     path, problems = _find(folder, name)

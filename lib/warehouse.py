@@ -325,13 +325,13 @@ def load_source(cloud: Cloud) -> Outcome:
 
 
 def _origin(settings: Settings) -> str:
-    """Identifies the source: a dataset's name, or a digest of a folder's files."""
+    """Identifies the source: a dataset's name, or a digest of the files that are read."""
     if not settings.source_is_folder or not settings.source_folder.is_dir():
         return settings.source
     digest = hashlib.sha256()
-    for path in sorted(settings.source_folder.iterdir()):
-        if path.is_file():
-            digest.update(path.name.encode() + path.read_bytes())
+    for path in source.files(settings.source_folder):
+        with path.open("rb") as file:  # file_digest reads in pieces
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return f"export {digest.hexdigest()[:16]}"
 
 

@@ -199,3 +199,15 @@ def test_a_lopsided_label_warns_and_a_single_class_stops(cloud, source, tmp_path
     there.bigquery.query(f"update `{labels}` set label_churn_60d = 1 where true").result()
     with pytest.raises(Needed, match="positive_rate = 1"):
         sanity.check(there)
+
+
+def test_only_the_files_that_are_read_decide_whether_to_load_again(cloud, source, tmp_path):
+    there, _ = build(cloud, source, tmp_path, 60)
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / "events.csv").write_text("id\n")
+    assert warehouse.load_source(there).status == "reused"
+    assert warehouse.build(there, "01_prepare_bq").status == "reused"
+    users = pd.read_parquet(tmp_path / "users.parquet")
+    users.to_parquet(tmp_path / "users.parquet", compression="gzip")
+    assert warehouse.load_source(there).status == "created"
+    assert warehouse.build(there, "01_prepare_bq").status == "created"
