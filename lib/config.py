@@ -106,6 +106,9 @@ class Label(Block):
 
 
 class Checks(Block):
+    max_unusable_rate: Share
+    min_week_of_orders: Share
+    min_customers: Count
     min_join_coverage: Share
     max_null_rate: Share
     max_honest_roc_auc: Share

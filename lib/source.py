@@ -7,15 +7,18 @@ the demo needs; reports all problems together.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from lib.config import Settings
 from lib.errors import Needed
 
 # Table -> column -> BigQuery type: the columns that the demo needs; an export may have more.
@@ -375,3 +378,83 @@ def _repeats(ids: pa.ChunkedArray, name: str) -> str | None:
         f"table {name}, column {KEYS[name][0]}: {len(repeated)} used more than once, "
         f"for instance {pc.min(repeated).as_py()}"
     )
+
+
+# --- the data as a whole -------------------------------------------------------------------
+
+# Column of sql/checks/source.sql -> table, what its rows are, and what sql/01 does with them.
+UNUSABLE = {
+    "orders_of_unknown_users": ("orders", "have a user_id that is not in users", "left out"),
+    "orders_before_sign_up": ("orders", "are older than their user's sign-up", "left out"),
+    "items_of_unknown_orders": (
+        "order_items", "have an order_id that is not in orders", "left out"),
+    "items_of_unknown_products": (
+        "order_items", "have a product_id that is not in products", "kept, without a category"),
+    "items_with_negative_price": ("order_items", "have a sale_price below 0", "left out"),
+}
+
+
+def shortest_history(settings: Settings) -> int:
+    """Days from the first label date to the last, at the least, for three splits by time with a
+    gap of one horizon between them (see lib/components/data_load)."""
+    step = settings.snapshots.step_days
+    return 2 * step * math.ceil(settings.label.horizon_days / step)
+
+
+def require(facts: dict, newest: pd.DataFrame | None, settings: Settings) -> dict[str, str]:
+    """Check the source as a whole.
+
+    Args:
+        facts: the row of sql/checks/source.sql.
+        newest: the rows of sql/checks/orders_after.sql, if there are thin weeks and others before.
+
+    Returns:
+        Key of UNUSABLE -> sentence about the rows, for those that are few enough to go on.
+
+    Raises:
+        Needed: the demo would be meaningless: too short a time, a calendar that follows some stray
+            orders, or too many unusable rows. The message has the number that is needed.
+    """
+    checks, horizon = settings.checks, settings.label.horizon_days
+    days, needed = facts["days_of_orders"], horizon + shortest_history(settings)
+    if days < needed:
+        raise Needed(
+            f"the orders span {days} days, too few for labels of {horizon} days and three splits",
+            f"orders over {needed} days or more; no setting helps"
+            + (" but label.horizon_days: 60" if horizon > 60 else ""))
+    if facts["thin_weeks"]:
+        raise _stray_orders(facts, newest, settings)
+    found, too_many = {}, []
+    for name, (table, what, fate) in UNUSABLE.items():
+        if not facts[name]:
+            continue
+        rate = facts[name] / facts[table]
+        text = (f"{facts[name]:,} of {facts[table]:,} {table} ({rate:.1%}) {what}, for instance "
+                f"{facts[f'{name}_id']}")
+        found[name] = f"{text}: {fate}"
+        too_many += [text] if rate > checks.max_unusable_rate else []
+    if too_many:
+        raise Needed(
+            "; ".join(too_many),
+            f"tables that belong together, with at most {checks.max_unusable_rate:.0%} of such "
+            "rows (checks.max_unusable_rate)", "edit the source, or config.yaml")
+    return found
+
+
+def _stray_orders(facts: dict, newest: pd.DataFrame, settings: Settings) -> Needed:
+    """The error for a newest order that is far from the others."""
+    horizon = settings.label.horizon_days
+    after = ""
+    if newest is not None:
+        count = int(newest["order_count"].iloc[0])
+        named = [f"order {row.order_id} of user {row.user_id} at {row.ordered_at}"
+                 for row in newest.itertuples()]
+        after = (f". After {facts['last_usual_date']} there are {count:,} orders: "
+                 + ", ".join(named + ["..."] * (count > len(named))))
+    return Needed(
+        f"{facts['thin_weeks']} of the last {math.ceil(horizon / 7)} weeks up to "
+        f"{facts['last_date']} have less than {settings.checks.min_week_of_orders:.0%} of the "
+        f"{facts['median_orders']:,} orders of a median week, and all dates count back from the "
+        f"newest order{after}",
+        "a source without these orders, or with their right dates; if they are right, orders in "
+        f"each of the last {horizon} days")

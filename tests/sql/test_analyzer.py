@@ -95,6 +95,8 @@ def empty(columns):
 def send_everything(cloud):
     """Call every function of lib that sends SQL, but for the other services."""
     list(preflight.CHECKS["cost"](cloud))
+    warehouse.source_facts(cloud)
+    warehouse.orders_after(cloud, "2026-07-03")
     for file in warehouse.BUILDS:
         warehouse.build(cloud, file)
     warehouse.run_checks(cloud)
