@@ -24,7 +24,7 @@ from lib import config, lookups, source, warehouse
 from lib.config import ENTITY, ROOT, TIMESTAMP
 from lib.localcloud import thelook
 from lib.operate import preflight
-from lib.proof import freshness, latency, parity, planted
+from lib.proof import freshness, latency, parity, planted, remedies
 from lib.stages import Outcome
 from tests.sql.googlesql import GoogleSql, SqlError, Statement, Tables, declared
 
@@ -100,6 +100,7 @@ def send_everything(cloud):
     for file in warehouse.BUILDS:
         warehouse.build(cloud, file)
     warehouse.run_checks(cloud)
+    remedies.label_dates(cloud)
     lookups.customer_rows(cloud, "features", "7")
     lookups.newest_features(cloud)
     lookups.served_customers(cloud, 5)
