@@ -449,7 +449,7 @@ def _stray_orders(facts: dict, newest: pd.DataFrame, settings: Settings) -> Need
         count = int(newest["order_count"].iloc[0])
         named = [f"order {row.order_id} of user {row.user_id} at {row.ordered_at}"
                  for row in newest.itertuples()]
-        after = (f". After {facts['last_usual_date']} there are {count:,} orders: "
+        after = (f". Orders after {facts['last_usual_date']}: {count:,}, namely "
                  + ", ".join(named + ["..."] * (count > len(named))))
     return Needed(
         f"{facts['thin_weeks']} of the last {math.ceil(horizon / 7)} weeks up to "

@@ -17,36 +17,38 @@ SHORTEST_SETTING = Snapshots.model_fields["history_days"].metadata[0].ge  # days
 MARGIN = 1.2  # on an estimated sample_percent: the sample at a date varies
 
 
-def find(cloud: Cloud, failed: pd.DataFrame) -> str:
-    """What is needed for data that pass, given the rows of the failed checks.
+def find(cloud: Cloud, failed: pd.DataFrame) -> tuple[str, bool]:
+    """What is needed for data that pass, given the rows of the failed checks; and whether a
+    setting helps.
 
     A history_days is tried on the label dates that exist, so following it leads to data that
-    pass; a sample_percent is an estimate. The text says so if no setting helps.
+    pass; a sample_percent is an estimate.
     """
     settings, values = cloud.settings, failed.set_index("check")["value"]
     nullable = [f"null_rate_{feature.name}" for feature in settings.features if feature.nullable]
     fixed = [name for name in values.index if not name.startswith(DATED)
              or (name.startswith("null_rate_") and name not in nullable)]
     if fixed:
-        return ("data that passes sql/05_sanity_checks.sql: " + NOTHING
-                + f" against {', '.join(fixed)}")
+        return (f"data that passes sql/05_sanity_checks.sql: {NOTHING}"
+                f" against {', '.join(fixed)}", False)
     empty = [name.removeprefix("null_rate_") for name in nullable if values.get(name) == 1]
     if empty:
         return (f"values in the source columns that {', '.join(empty)} is computed from, or the "
-                f"feature removed as lib/README.md says; {NOTHING}")
+                f"feature removed as lib/README.md says; {NOTHING}", False)
     if percent := _larger_sample(settings, values.get("customers_per_label_date")):
         return (f"snapshots.sample_percent: {percent} in config.yaml, estimated for "
-                f"{settings.checks.min_customers} customers at each label date")
+                f"{settings.checks.min_customers} customers at each label date", True)
     dates = label_dates(cloud)
     if days := longest_history(dates, settings):
-        return f"snapshots.history_days: {days} in config.yaml, the longest that this data allows"
+        return (f"snapshots.history_days: {days} in config.yaml, the longest that this data "
+                "allows", True)
     if days := longest_history(dates, settings, rates=False):
-        return _looser_rates(dates, settings, days)
+        return _looser_rates(dates, settings, days), True
     good = int(_usable(dates, settings).cumprod().sum())
     return (f"a larger export: {NOTHING}. Three splits need "
             f"{shortest_history(settings) // settings.snapshots.step_days + 1} label dates in a "
             f"row up to the newest, each with at least {settings.checks.min_customers} customers "
-            f"and both labels; there are {good}")
+            f"and both labels; there are {good}", False)
 
 
 def band(checks: pd.DataFrame, settings: Settings) -> tuple[float, float]:

@@ -18,7 +18,6 @@ from lib.errors import Needed
 from lib.proof import remedies
 from lib.stages import Outcome
 
-
 # Before the name of a check that fails: what it means.
 WORDS = {"customers_per_label_date": "too few customers: "}
 
@@ -41,8 +40,10 @@ def check(cloud: Cloud) -> Outcome:
     failed, odd = (checks[checks["status"] == status] for status in ("fail", "warn"))
     if len(failed):
         failed = _causes(failed)
-        raise Needed("sanity checks failed: " + _describe(failed), remedies.find(cloud, failed),
-                     cloud.settings.command("lib.proof.sanity"))
+        need, helps = remedies.find(cloud, failed)
+        command = (f"edit config.yaml, then {cloud.settings.rerun_command('02')}" if helps
+                   else cloud.settings.command("lib.proof.sanity"))
+        raise Needed("sanity checks failed: " + _describe(failed), need, command)
     if len(odd):
         low, high = remedies.band(checks, cloud.settings)
         warnings.warn(

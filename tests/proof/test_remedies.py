@@ -76,6 +76,8 @@ def test_eleven_months_name_the_longest_history_that_passes(check):
     assert 126 <= days < 275
     assert set(check(snapshots={"history_days": days})["status"]) <= {"pass", "warn"}
     refused(check, snapshots={"history_days": days + 7})
+    assert error.command.startswith("edit config.yaml, then ./run_all.sh ")
+    assert error.command.endswith(" --from 02")
 
 
 def test_a_small_sample_names_a_larger_one(check):

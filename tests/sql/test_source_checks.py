@@ -68,7 +68,7 @@ def test_stray_orders_end_the_load_and_are_named(load, strays):
     with pytest.raises(Needed) as caught:
         load(tables)
     message = str(caught.value)
-    assert f"After 2026-03-10 there are {len(strays)} orders:" in message
+    assert f"Orders after 2026-03-10: {len(strays)}, namely order" in message
     newest = max(strays, key=lambda n: (strays[n], -n))
     assert f"order {newest} of user 7 at {strays[newest]:%Y-%m-%d}" in message
     tables["orders"] = tables["orders"][:-len(strays)]  # as the message says
