@@ -41,6 +41,7 @@ BucketId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
 # views; groups may be longer). aiplatform_v1/types/feature_online_store_admin_service.py
 FeatureStoreId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 PROJECT_ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
+ARCHIVES = ("zip", "gz", "tgz", "tar", "7z", "rar")  # not the dataset of `source: name.zip`
 
 
 class ConfigError(ValueError):
@@ -110,6 +111,9 @@ class Label(Block):
 
 
 class Checks(Block):
+    max_unusable_rate: Share
+    min_week_of_orders: Share
+    min_customers: Count
     min_join_coverage: Share
     max_null_rate: Share
     max_honest_roc_auc: Share
@@ -315,7 +319,9 @@ class Settings(Block):
     @property
     def source_is_folder(self) -> bool:
         """Is `source` an export on disk, not a BigQuery dataset?"""
-        return not re.fullmatch(r"[a-z][a-z0-9-]+\.[A-Za-z0-9_]+", self.source)
+        project, dot, dataset = self.source.partition(".")
+        named = dot and PROJECT_ID.fullmatch(project) and re.fullmatch(r"\w+", dataset, re.ASCII)
+        return not named or dataset in ARCHIVES or self.source_folder.exists()
 
     @property
     def source_folder(self) -> Path:

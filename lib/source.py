@@ -6,15 +6,19 @@ the demo needs; reports all problems together.
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from lib.config import Settings
 from lib.errors import Needed
 
 # Table -> column -> BigQuery type: the columns that the demo needs; an export may have more.
@@ -79,6 +83,8 @@ def read_export(folder: Path) -> dict[str, pa.Table]:
         SourceError: with the problems of all tables.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise SourceError(folder, ["it is a file, not a folder: unpack it, and name the folder"])
     if not folder.is_dir():
         raise SourceError(folder, ["there is no such folder"])
     tables, problems = {}, []
@@ -90,16 +96,28 @@ def read_export(folder: Path) -> dict[str, pa.Table]:
     return tables
 
 
+def describe(tables: dict[str, pa.Table]) -> str:
+    """Number of rows of each table, and the days of the first and last order."""
+    times = pc.min_max(tables["orders"]["created_at"])
+    first, last = (times[end].as_py().date() for end in ("min", "max"))
+    rows = ", ".join(f"{name} {table.num_rows:,}" for name, table in tables.items())
+    return f"{rows} rows; orders from {first} to {last}"
+
+
 def _read_table(folder: Path, name: str) -> tuple[pa.Table | None, list[str]]:
     """Find, read, cast and check one table: (table or None, problems)."""
     path, problems = _find(folder, name)
     if problems:
         return None, problems
+    if reason := _wrong_content(path):
+        return None, [f"{path.name} cannot be read: {reason}"]
     try:
         rows, problems = _read_file(path, name)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # The further lines of Arrow's message are the content of the row.
         reason = str(error).splitlines()[0]
+        if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in reason:
+            reason = "it is not UTF-8: save it with that encoding"
         return None, [f"{path.name} cannot be read: {reason}"]
     if problems:
         return None, problems
@@ -109,16 +127,55 @@ def _read_table(folder: Path, name: str) -> tuple[pa.Table | None, list[str]]:
     return table, problems + _key_problems(table, name)
 
 
+def files(folder: Path) -> list[Path]:
+    """The files of an export that the demo reads, in the order of NEEDED; missing ones left out."""
+    paths = [folder / (name + ending) for name in NEEDED for ending in ENDINGS]
+    return [path for path in paths if path.is_file()]
+
+
 def _find(folder: Path, name: str) -> tuple[Path | None, list[str]]:
     """The one file of a table, or the problem: no file, or more than one."""
     accepted = [name + ending for ending in ENDINGS]
-    found = [folder / file for file in accepted if (folder / file).is_file()]
+    found = [path for path in files(folder) if path.name in accepted]
     if not found:
-        return None, [f"table {name}: there is no {' or '.join(accepted)}"]
+        return None, [f"table {name}: there is no {' or '.join(accepted)}{_near(folder, name)}"]
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         return None, [f"table {name}: {names} are both there, keep one"]
     return found[0], []
+
+
+def _near(folder: Path, name: str) -> str:
+    """A hint: the file whose name is nearest to that of a missing table; "" if none is near."""
+    others = {path.name.lower().split(".")[0]: path.name for path in sorted(folder.iterdir())
+              if path.is_file() and path not in files(folder)}
+    close = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+    return f"; is {others[close[0]]} meant? Rename or convert it" if close else ""
+
+
+# The first bytes of a file -> what it is and what to do; the endings for which that is right.
+CONTENTS = (
+    (b"version https://git-lfs", "it is a Git LFS pointer, not the data: run `git lfs pull`", ()),
+    (b"\x1f\x8b", "it is compressed by gzip: rename it to end in .csv.gz", (".gz",)),
+    (b"PAR1", "it is a Parquet file: rename it to end in .parquet", (".parquet",)),
+    (b"PK\x03\x04", "it is a zip archive or an Excel file: unpack it, or save it as CSV", ()),
+    (b"\xff\xfe", "it is UTF-16: save it as UTF-8", ()),
+    (b"\xfe\xff", "it is UTF-16: save it as UTF-8", ()),
+)
+
+
+def _wrong_content(path: Path) -> str:
+    """Why the first bytes of a file do not fit its name; "" if they do."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if not start.strip():
+        return "it is blank"
+    for first, reason, endings in CONTENTS:
+        if start.startswith(first) and path.suffix not in endings:
+            return reason
+    if path.suffix == ".csv" and b"\0" in start:
+        return "it has NUL bytes, as UTF-16 text has: save it as UTF-8"
+    return ""
 
 
 def _read_file(path: Path, name: str) -> tuple[pa.Table | None, list[str]]:
@@ -142,7 +199,9 @@ def _column_problems(found: list[str], name: str) -> list[str]:
     problems = []
     if missing:
         has = ", ".join(found)
-        problems.append(f"table {name} lacks {_columns(missing)}; it has {has}")
+        separator = next((mark for mark in ";\t|" if len(found) == 1 and mark in has), "")
+        hint = f", separated by {separator!r}: use commas" if separator else ""
+        problems.append(f"table {name} lacks {_columns(missing)}; it has {has}{hint}")
     if twice:
         problems.append(f"table {name} has {_columns(twice)} more than once")
     return problems
@@ -199,9 +258,12 @@ def _cast(rows: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
 
 
 def _plain(values: pa.ChunkedArray) -> pa.Array:
-    """One array without dictionary encoding, and with NaN (null in pandas) as null."""
+    """One array without dictionary encoding, text as string (polars writes large_string and
+    string_view), and NaN (null in pandas) as null."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
+    if pa.types.is_large_string(values.type) or pa.types.is_string_view(values.type):
+        values = values.cast(pa.string())
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), None, values)
     return values.combine_chunks()
@@ -228,10 +290,6 @@ def _first_bad_row(values: pa.Array, convert: Callable[[pa.Array], pa.Array]) ->
     return start
 
 
-def _is_text(values: pa.Array) -> bool:
-    return pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-
-
 def _refuse(values: pa.Array, accepted: tuple[Callable[[pa.DataType], bool], ...]) -> None:
     """Raise ArrowTypeError unless the values' type passes one of the tests.
 
@@ -246,7 +304,7 @@ _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 
 def _integers(values: pa.Array) -> pa.Array:
     """Cast text or numbers to integers; '12.0' is one, as pandas writes a column with nulls."""
-    if _is_text(values):
+    if pa.types.is_string(values.type):
         trimmed = pc.utf8_trim_whitespace(values)
         return pc.replace_substring_regex(trimmed, r"\.0+$", "").cast(pa.int64())
     _refuse(values, _NUMBERS)
@@ -257,7 +315,7 @@ def _floats(values: pa.Array) -> pa.Array:
     """Cast text or numbers to finite floats."""
     if pa.types.is_decimal(values.type):
         values = values.cast(pa.string())  # a direct cast makes 19.990000000000002 of 19.99
-    if _is_text(values):
+    if pa.types.is_string(values.type):
         values = pc.utf8_trim_whitespace(values)
     else:
         _refuse(values, _NUMBERS)
@@ -269,13 +327,13 @@ def _floats(values: pa.Array) -> pa.Array:
 
 def _strings(values: pa.Array) -> pa.Array:
     """Cast text, or the numbers of a text column with only numbers, to strings."""
-    _refuse(values, (pa.types.is_string, pa.types.is_large_string, *_NUMBERS))
+    _refuse(values, (pa.types.is_string, *_NUMBERS))
     return values.cast(pa.string())
 
 
 def _times(values: pa.Array) -> pa.Array:
     """Cast text or timestamps to UTC timestamps in microseconds."""
-    if _is_text(values):
+    if pa.types.is_string(values.type):
         return _parse_times(values)
     _refuse(values, (pa.types.is_timestamp,))
     return values.cast(ARROW_TYPES["TIMESTAMP"], safe=False)  # safe refuses nanoseconds
@@ -320,3 +378,83 @@ def _repeats(ids: pa.ChunkedArray, name: str) -> str | None:
         f"table {name}, column {KEYS[name][0]}: {len(repeated)} used more than once, "
         f"for instance {pc.min(repeated).as_py()}"
     )
+
+
+# --- the data as a whole -------------------------------------------------------------------
+
+# Column of sql/checks/source.sql -> table, what its rows are, and what sql/01 does with them.
+UNUSABLE = {
+    "orders_of_unknown_users": ("orders", "have a user_id that is not in users", "left out"),
+    "orders_before_sign_up": ("orders", "are older than their user's sign-up", "left out"),
+    "items_of_unknown_orders": (
+        "order_items", "have an order_id that is not in orders", "left out"),
+    "items_of_unknown_products": (
+        "order_items", "have a product_id that is not in products", "kept, without a category"),
+    "items_with_negative_price": ("order_items", "have a sale_price below 0", "left out"),
+}
+
+
+def shortest_history(settings: Settings) -> int:
+    """Days from the first label date to the last, at the least, for three splits by time with a
+    gap of one horizon between them (see lib/components/data_load)."""
+    step = settings.snapshots.step_days
+    return 2 * step * math.ceil(settings.label.horizon_days / step)
+
+
+def require(facts: dict, newest: pd.DataFrame | None, settings: Settings) -> dict[str, str]:
+    """Check the source as a whole.
+
+    Args:
+        facts: the row of sql/checks/source.sql.
+        newest: the rows of sql/checks/orders_after.sql, if there are thin weeks and others before.
+
+    Returns:
+        Key of UNUSABLE -> sentence about the rows, for those that are few enough to go on.
+
+    Raises:
+        Needed: the demo would be meaningless: too short a time, a calendar that follows some stray
+            orders, or too many unusable rows. The message has the number that is needed.
+    """
+    checks, horizon = settings.checks, settings.label.horizon_days
+    days, needed = facts["days_of_orders"], horizon + shortest_history(settings)
+    if days < needed:
+        raise Needed(
+            f"the orders span {days} days, too few for labels of {horizon} days and three splits",
+            f"orders over {needed} days or more; no setting helps"
+            + (" but label.horizon_days: 60" if horizon > 60 else ""))
+    if facts["thin_weeks"]:
+        raise _stray_orders(facts, newest, settings)
+    found, too_many = {}, []
+    for name, (table, what, fate) in UNUSABLE.items():
+        if not facts[name]:
+            continue
+        rate = facts[name] / facts[table]
+        text = (f"{facts[name]:,} of {facts[table]:,} {table} ({rate:.1%}) {what}, for instance "
+                f"{facts[f'{name}_id']}")
+        found[name] = f"{text}: {fate}"
+        too_many += [text] if rate > checks.max_unusable_rate else []
+    if too_many:
+        raise Needed(
+            "; ".join(too_many),
+            f"tables that belong together, with at most {checks.max_unusable_rate:.0%} of such "
+            "rows (checks.max_unusable_rate)", "edit the source, or config.yaml")
+    return found
+
+
+def _stray_orders(facts: dict, newest: pd.DataFrame, settings: Settings) -> Needed:
+    """The error for a newest order that is far from the others."""
+    horizon = settings.label.horizon_days
+    after = ""
+    if newest is not None:
+        count = int(newest["order_count"].iloc[0])
+        named = [f"order {row.order_id} of user {row.user_id} at {row.ordered_at}"
+                 for row in newest.itertuples()]
+        after = (f". Orders after {facts['last_usual_date']}: {count:,}, namely "
+                 + ", ".join(named + ["..."] * (count > len(named))))
+    return Needed(
+        f"{facts['thin_weeks']} of the last {math.ceil(horizon / 7)} weeks up to "
+        f"{facts['last_date']} have less than {settings.checks.min_week_of_orders:.0%} of the "
+        f"{facts['median_orders']:,} orders of a median week, and all dates count back from the "
+        f"newest order{after}",
+        "a source without these orders, or with their right dates; if they are right, orders in "
+        f"each of the last {horizon} days")

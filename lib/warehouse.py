@@ -8,7 +8,8 @@ import hashlib
 import io
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import jinja2
 import pandas as pd
@@ -70,6 +71,8 @@ def parameters(settings: Settings) -> dict[str, int | float]:
         "positive_rate_high": high,
         "min_join_coverage": settings.checks.min_join_coverage,
         "max_null_rate": settings.checks.max_null_rate,
+        "min_customers": settings.checks.min_customers,
+        "min_week_of_orders": settings.checks.min_week_of_orders,
     }
 
 
@@ -100,8 +103,8 @@ def layout_in_sql(statement: str) -> tuple[str, Layout]:
     if head is None:
         raise Needed(
             f"a statement that begins {statement[:80]!r} cannot be read",
-            "first lines like those of sql/02_build_features.sql: create or replace table, "
-            "partition by timestamp_trunc(...), cluster by, as", "git diff sql")
+            "first lines of the form that sql/02_build_features.sql has: table, partition, "
+            "clusters, as", "git diff sql")
     partition = (head["column"], head["unit"].upper()) if head["column"] else None
     clusters = tuple(head["clusters"].split(", ")) if head["clusters"] else ()
     return head["table"], Layout(partition, clusters)
@@ -298,11 +301,41 @@ def grant_reader(cloud: Cloud, email: str) -> None:
 
 
 def load_source(cloud: Cloud) -> Outcome:
-    """Make theLook readable by SQL: load a folder; a BigQuery dataset is read where it is.
+    """Make theLook readable by SQL, and check it: load a folder; a BigQuery dataset is read where
+    it is.
+
+    Rows that sql/01 leaves out are printed, and counted in the Outcome's figures.
 
     Raises:
         lib.source.SourceError: a file, column or value of the exported copy cannot be used.
+        Needed: the data would make the demo meaningless (see lib.source.require).
     """
+    outcome = _load_source(cloud)
+    facts = source_facts(cloud)
+    last_usual = facts["last_usual_date"]
+    newest = orders_after(cloud, last_usual) if last_usual else None
+    unusable = source.require(facts, newest, cloud.settings)
+    for problem in unusable.values():
+        print(f"  {problem}", flush=True)
+    return replace(outcome, figures=outcome.figures | {
+        name: facts[name] for name in unusable})
+
+
+def source_facts(cloud: Cloud) -> dict:
+    """The row of sql/checks/source.sql, column -> value; None for NULL."""
+    (statement,) = render("checks/source", cloud.settings)
+    (row,) = query(cloud, statement).to_dict("records")
+    return {name: None if pd.isna(value) else value for name, value in row.items()}
+
+
+def orders_after(cloud: Cloud, day: str) -> pd.DataFrame:
+    """The newest orders after a day (2026-07-03): order_id, user_id, ordered_at, order_count."""
+    (statement,) = render("checks/orders_after", cloud.settings)
+    return query(cloud, statement, day=datetime.fromisoformat(day).replace(tzinfo=UTC))
+
+
+def _load_source(cloud: Cloud) -> Outcome:
+    """Load a folder, or reuse what was loaded from the same files."""
     settings = cloud.settings
     if not settings.source_is_folder:
         return Outcome("done", settings.source_dataset, {"as": "read where it is"})
@@ -325,13 +358,13 @@ def load_source(cloud: Cloud) -> Outcome:
 
 
 def _origin(settings: Settings) -> str:
-    """Identifies the source: a dataset's name, or a digest of a folder's files."""
+    """Identifies the source: a dataset's name, or a digest of the files that are read."""
     if not settings.source_is_folder or not settings.source_folder.is_dir():
         return settings.source
     digest = hashlib.sha256()
-    for path in sorted(settings.source_folder.iterdir()):
-        if path.is_file():
-            digest.update(path.name.encode() + path.read_bytes())
+    for path in source.files(settings.source_folder):
+        with path.open("rb") as file:  # file_digest reads in pieces
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return f"export {digest.hexdigest()[:16]}"
 
 

@@ -2,7 +2,7 @@
 --
 -- status: pass if low <= value <= high; else warn for a positive rate (the data may be like
 -- that), fail for all other checks. A positive rate of exactly 0 or 1 is a fail: with one class
--- no model can be trained.
+-- no model can be trained. So is a null rate of 1, whatever is allowed: the feature is empty.
 with orders as (
     select * from `{{ tables.raw_orders }}`
 ),
@@ -23,6 +23,7 @@ positive_rate_at_snapshot as (
     select
         label_timestamp,
         avg({{ label_column }}) as positive_rate,
+        count(*) as row_count,
     from labels
     group by label_timestamp
 ),
@@ -91,6 +92,9 @@ measured as (
         positive_rate, @positive_rate_low, @positive_rate_high
     from positive_rate_at_snapshot
     union all
+    select 'customers_per_label_date', min(row_count), @min_customers, 1e12
+    from positive_rate_at_snapshot
+    union all
     select 'feature_rows', row_count, 1, 1e12 from features_summary
     union all
     select 'label_rows', row_count, 1, 1e12 from labels_summary
@@ -156,6 +160,7 @@ select
             when check_value < low or check_value > high then 'warn'
             else 'pass'
         end
+        when starts_with(check_name, 'null_rate') and check_value = 1 then 'fail'
         when check_value between low and high then 'pass'
         else 'fail'
     end as status,

@@ -100,6 +100,24 @@ def test_a_source_is_a_dataset_or_a_folder(tmp_path):
     assert folder.source_dataset == "local-demo.churn_dev_source"
 
 
+@pytest.mark.parametrize(("source", "is_folder"), [
+    ("some-project-1.thelook", False), ("bigquery-public-data.thelook_ecommerce", False),
+    ("export-2026.zip", True), ("thelook-export.tgz", True), ("v2.export", True),
+    ("my export", True), ("exports/v1.2", True)])
+def test_an_archive_and_a_folder_with_a_dot_are_no_datasets(source, is_folder):
+    settings = config.load(target="local", overrides={"source": source})
+    assert settings.source_is_folder == is_folder
+
+
+def test_an_existing_folder_whose_name_looks_like_a_dataset(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    settings = config.load(config.Path(__file__).parents[1] / "config.yaml", target="local",
+                           overrides={"source": "thelook-export.v2"})
+    assert not settings.source_is_folder
+    (tmp_path / "thelook-export.v2").mkdir()
+    assert settings.source_is_folder
+
+
 def test_the_commands_that_are_suggested_carry_the_options_in_force(monkeypatch, tmp_path):
     monkeypatch.delenv(config.CONFIG_VARIABLE, raising=False)
     monkeypatch.delenv(config.SETTINGS_VARIABLE, raising=False)

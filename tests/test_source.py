@@ -463,3 +463,88 @@ def test_all_problems_are_reported_at_once_in_one_paragraph(tmp_path):
     assert "\n" not in message
     assert all(problem in message for problem in found)
     assert "(6) table products" in message
+
+
+# --- files that other tools write, and files that are not what they seem ---------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "values"),
+    [
+        ("products", "category", pa.array(["Jeans", None, "Socks"], pa.string_view())),
+        ("products", "category", pa.array(["Jeans", None, "Socks"], pa.large_string())),
+        ("products", "category",
+         pa.array(["Jeans", None, "Socks"], pa.large_string()).dictionary_encode()),
+        ("orders", "created_at", pa.array(
+            ["2022-08-01 10:00:00Z", "2023-02-01T10:00:00+00:00"], pa.string_view())),
+        ("orders", "user_id", pa.array(["1", "2"], pa.string_view())),
+        ("orders", "user_id", pa.array([1, 2], pa.uint8())),
+        ("orders", "user_id", pa.array([1, 2], pa.uint64())),
+        ("orders", "user_id", pa.array([1, 2], pa.decimal128(18, 0))),
+        ("orders", "user_id", pa.array([1, 2], pa.uint32()).dictionary_encode()),
+        ("order_items", "sale_price", pa.array(
+            [Decimal("19.99"), Decimal("5.00"), Decimal("0.50")], pa.decimal256(40, 2))),
+        ("order_items", "sale_price", pa.array(
+            [Decimal("19.99"), Decimal("5.00"), Decimal("0.50")], pa.decimal64(9, 2))),
+    ], ids=lambda value: str(getattr(value, "type", value)))
+def test_arrow_types_of_polars_and_duckdb(tmp_path, table, column, values):
+    plain = read_export(write_csv(tmp_path))[table]
+    assert read_export(write_parquet(tmp_path, table, **{column: values}))[table].equals(plain)
+
+
+GOOD = "\n".join(CSV["users"]).encode()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("users.csv", b"", "it is blank"),
+        ("users.csv", b" \r\n\n", "it is blank"),
+        ("users.parquet", b"", "it is blank"),
+        ("users.csv", gzip.compress(GOOD),
+         "it is compressed by gzip: rename it to end in .csv.gz"),
+        ("users.csv", b"PAR1....", "it is a Parquet file: rename it to end in .parquet"),
+        ("users.csv", b"PK\x03\x04....",
+         "it is a zip archive or an Excel file: unpack it, or save it as CSV"),
+        ("users.csv", GOOD.decode().encode("utf-16"), "it is UTF-16: save it as UTF-8"),
+        ("users.csv", GOOD.decode().encode("utf-16-be"),
+         "it has NUL bytes, as UTF-16 text has: save it as UTF-8"),
+        ("users.csv", GOOD.replace(b"first_name", "prénom".encode("latin-1")),
+         "it is not UTF-8: save it with that encoding"),
+        *((file, b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+           "it is a Git LFS pointer, not the data: run `git lfs pull`")
+          for file in ("users.csv", "users.csv.gz", "users.parquet")),
+    ])
+def test_a_file_that_is_not_what_its_name_says(tmp_path, file, content, reason):
+    (write_csv(tmp_path) / "users.csv").unlink()
+    (tmp_path / file).write_bytes(content)
+    assert problems(tmp_path) == [f"{file} cannot be read: {reason}"]
+
+
+def test_a_value_that_is_not_utf8(tmp_path):
+    write_csv(tmp_path)
+    path = tmp_path / "products.csv"
+    path.write_bytes(path.read_bytes().replace(b"Socks", "Hüte".encode("latin-1")))
+    assert problems(tmp_path) == [
+        "products.csv cannot be read: it is not UTF-8: save it with that encoding"]
+
+
+@pytest.mark.parametrize("near", ["order.csv", "Orders.csv", "orders.CSV", "orders.xlsx"])
+def test_a_name_close_to_the_expected_one(tmp_path, near):
+    (write_csv(tmp_path) / "orders.csv").rename(tmp_path / near)
+    assert problems(tmp_path) == [
+        "table orders: there is no orders.csv or orders.csv.gz or orders.parquet; "
+        f"is {near} meant? Rename or convert it"]
+
+
+def test_columns_separated_by_semicolons(tmp_path):
+    lines = [line.replace(",", ";") for line in CSV["products"]]
+    (problem,) = problems(write_csv(tmp_path, products=lines))
+    assert problem.startswith("table products lacks columns id, category; it has id;cost;")
+    assert problem.endswith("separated by ';': use commas")
+
+
+def test_an_archive_instead_of_a_folder(tmp_path):
+    path = tmp_path / "archive.zip"
+    path.write_bytes(b"PK\x03\x04")
+    assert problems(path) == ["it is a file, not a folder: unpack it, and name the folder"]

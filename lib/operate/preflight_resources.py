@@ -12,6 +12,7 @@ from lib.errors import wrong_location
 from lib.operate import finding
 from lib.operate.finding import Finding
 from lib.proof import freshness, planted
+from lib.source import describe, read_export
 
 STORES, VIEWS = 10, 30  # quotas of a project and region: Google's "Agent Platform quotas" page
 NEAR = 0.9  # of a quota: from here on there is a warning
@@ -83,11 +84,13 @@ def _place(cloud: Cloud, kind: str, name: str, found) -> Finding:
 
 
 def source(cloud: Cloud) -> Iterator[Finding]:
-    """A row can be read, and the source is in the location of our tables."""
+    """A row can be read, and the source is in the location of our tables; an export's files,
+    columns, types and keys are right (all of it is read, which takes seconds)."""
     settings = cloud.settings
     if settings.source_is_folder:
-        if settings.source_folder.is_dir():
-            yield Finding("ok", f"a folder: {settings.source}")
+        if settings.source_folder.exists():
+            tables = read_export(settings.source_folder)  # SourceError: preflight reports it
+            yield Finding("ok", f"a folder: {settings.source}: {describe(tables)}")
         else:
             yield Finding("blocker", f"there is no folder {settings.source_folder}",
                           "an exported copy of theLook there, or another `source`",

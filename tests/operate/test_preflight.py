@@ -21,6 +21,7 @@ from lib.localcloud import process
 from lib.operate import permissions, preflight, preflight_access, preflight_resources
 from lib.operate.finding import UNKNOWN, member
 from tests.support import local_cloud
+from tests.test_source import write_csv
 
 SMALL = {"thelook": {"users": 1000}}
 
@@ -394,12 +395,27 @@ def test_a_source_that_we_may_not_read(cloud, refuse):
 
 
 def test_a_folder_as_source_needs_nothing_of_bigquery_before_the_run(cloud, tmp_path):
-    own = changed(cloud, source=str(tmp_path))
+    own = changed(cloud, source=str(write_csv(tmp_path)))
     assert {f.level for f in preflight.check(own)} == {"ok"}
+    (finding,) = found(own, "source")
+    assert finding.found.endswith(
+        "users 2, orders 2, order_items 3, products 3 rows; orders from 2022-08-01 to 2023-02-01")
     (finding,) = found(changed(cloud, source=str(tmp_path / "gone")), "source")
     assert finding.level == "blocker" and "there is no folder" in finding.found
     (finding,) = found(with_target(own, billed=True), "cost")
     assert finding.level == "ok" and "without a charge" in finding.found
+
+
+def test_an_export_that_cannot_be_used_is_a_blocker(cloud, tmp_path):
+    write_csv(tmp_path, products=["id,category", "ten,Jeans"])
+    (tmp_path / "orders.csv").rename(tmp_path / "order.csv")
+    (tmp_path / "users.csv").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (finding,) = found(changed(cloud, source=str(tmp_path)), "source")
+    assert finding.level == "blocker"
+    for part in ("3 problems", "is order.csv meant?", "users.csv cannot be read: it is a Git LFS",
+                 "column id: INT64 expected, but data row 1 has 'ten'"):
+        assert part in finding.found
+    assert finding.need.startswith("a folder with one file each for users, orders")
 
 
 def test_a_quota_that_would_be_exceeded_is_found_before_the_run(cloud, emulator):

@@ -17,7 +17,7 @@ OVERRIDES = {
     "app": "sqltest",
     "snapshots": {"history_days": 42},
     "label": {"positive_rate_band": [0.0, 1.0]},
-    "checks": {"min_join_coverage": 0.0, "max_null_rate": 1.0},
+    "checks": {"min_join_coverage": 0.0, "max_null_rate": 1.0, "min_customers": 1},
 }
 
 
@@ -33,7 +33,7 @@ def make_source() -> dict[str, list[dict]]:
                           "product_id": product, "sale_price": price, "returned_at": returned})
 
     for user in range(1, 81):
-        joined = MIDNIGHT - rng.uniform(150, 900) * DAY
+        joined = MIDNIGHT - rng.uniform(410, 900) * DAY
         users.append({"id": user, "created_at": joined.replace(second=0, microsecond=0)})
     for user in range(1, 61):  # 61 to 80: hand-made below, or never ordered
         for _ in range(rng.choice([0, 1, 2, 3, 6])):
@@ -63,6 +63,10 @@ def make_source() -> dict[str, list[dict]]:
     order(75, LABELLED - 1 * DAY, (2, 10.0, None))  # first order after the newest snapshot <= t
     order(76, MIDNIGHT - 400 * DAY, (3, 10.0, None))  # silent for a year: zeros and NULLs
     order(77, LAST, (3, 10.0, None))  # the newest order of all
+    order(78, users[77]["created_at"] - micro, (3, 10.0, None))  # before the sign-up: left out
+    order(79, users[78]["created_at"], (3, 10.0, None))  # exactly at it
+    order(80, LABELLED - 20 * DAY, (1, 10.0, None), (2, -5.0, None))  # a price below 0: left out
+    order(999, LABELLED - 10 * DAY, (1, 10.0, None))  # nobody's: left out
     products = [{"id": n, "category": f"category {n % 5}"} for n in range(1, 13)]
     return {"users": users, "orders": orders, "order_items": items, "products": products}
 

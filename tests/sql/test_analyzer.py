@@ -22,9 +22,10 @@ from google.cloud import bigquery
 from lib import cloud as clouds
 from lib import config, lookups, source, warehouse
 from lib.config import ENTITY, ROOT, TIMESTAMP
+from lib.errors import Needed
 from lib.localcloud import thelook
 from lib.operate import preflight
-from lib.proof import freshness, latency, parity, planted
+from lib.proof import freshness, latency, parity, planted, remedies
 from lib.stages import Outcome
 from tests.sql.googlesql import GoogleSql, SqlError, Statement, Tables, declared
 
@@ -95,9 +96,12 @@ def empty(columns):
 def send_everything(cloud):
     """Call every function of lib that sends SQL, but for the other services."""
     list(preflight.CHECKS["cost"](cloud))
+    warehouse.source_facts(cloud)
+    warehouse.orders_after(cloud, "2026-07-03")
     for file in warehouse.BUILDS:
         warehouse.build(cloud, file)
     warehouse.run_checks(cloud)
+    remedies.label_dates(cloud)
     lookups.customer_rows(cloud, "features", "7")
     lookups.newest_features(cloud)
     lookups.served_customers(cloud, 5)
@@ -166,7 +170,7 @@ def test_layouts_are_read_from_sql_as_google_reads_them(analyzed, gcp):
             made = analyzed.made[name]
             assert name == gcp.table(key)
             assert layout == warehouse.Layout(made.partition, made.clusters)
-    with pytest.raises(ValueError, match="no head"):
+    with pytest.raises(Needed, match="cannot be read"):
         warehouse.layout_in_sql(statement.replace("timestamp_trunc(", "date("))
 
 

@@ -27,13 +27,14 @@ def oracle_features(source: dict, at: datetime) -> dict[str, dict]:
     rows = {}
     for user in source["users"]:
         known = [o for o in source["orders"]
-                 if o["user_id"] == user["id"] and o["created_at"] <= at]
+                 if o["user_id"] == user["id"] and user["created_at"] <= o["created_at"] <= at]
         if not known:
             continue
         recent = [o for o in known if o["created_at"] > at - 90 * DAY]
         month = {o["order_id"] for o in known if o["created_at"] > at - 30 * DAY}
         ids = {o["order_id"] for o in recent}
-        items = [i for i in source["order_items"] if i["order_id"] in ids]
+        items = [i for i in source["order_items"]
+                 if i["order_id"] in ids and i["sale_price"] >= 0]
         revenue = sum(i["sale_price"] for i in items)
         returned = [i for i in items if i["returned_at"] and i["returned_at"] <= at]
         seconds = [int(t.timestamp() // 1) for t in
@@ -57,7 +58,8 @@ def oracle_labels(source: dict, at: datetime, horizon: int) -> dict[str, int]:
     """Who was active at `at`, and whether they then stayed silent."""
     labels = {}
     for user in source["users"]:
-        times = [o["created_at"] for o in source["orders"] if o["user_id"] == user["id"]]
+        times = [o["created_at"] for o in source["orders"]
+                 if o["user_id"] == user["id"] and o["created_at"] >= user["created_at"]]
         if any(at - 90 * DAY < t <= at for t in times):
             labels[str(user["id"])] = int(not any(at < t <= at + horizon * DAY for t in times))
     return labels
@@ -199,3 +201,15 @@ def test_a_lopsided_label_warns_and_a_single_class_stops(cloud, source, tmp_path
     there.bigquery.query(f"update `{labels}` set label_churn_60d = 1 where true").result()
     with pytest.raises(Needed, match="positive_rate = 1"):
         sanity.check(there)
+
+
+def test_only_the_files_that_are_read_decide_whether_to_load_again(cloud, source, tmp_path):
+    there, _ = build(cloud, source, tmp_path, 60)
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / "events.csv").write_text("id\n")
+    assert warehouse.load_source(there).status == "reused"
+    assert warehouse.build(there, "01_prepare_bq").status == "reused"
+    users = pd.read_parquet(tmp_path / "users.parquet")
+    users.to_parquet(tmp_path / "users.parquet", compression="gzip")
+    assert warehouse.load_source(there).status == "created"
+    assert warehouse.build(there, "01_prepare_bq").status == "created"

@@ -72,6 +72,14 @@ def test_sanity_checks_are_equal(google, local, computed):
     assert different(expected, computed.run(statement), columns) == []
 
 
+def test_checks_of_the_source_are_equal(google, local, computed):
+    (statement,) = warehouse.render("checks/source", local.settings)
+    columns = google.analyze(statement, computed.tables, computed.kinds).columns
+    expected = plain([warehouse.source_facts(local).values()], columns)
+    assert expected[0][0] > 100
+    assert different(expected, computed.run(statement), columns) == []
+
+
 def test_features_at_request_time_are_equal(local, computed):
     (statement,) = warehouse.render("request_time_features", local.settings)
     name, now = local.settings.table("features"), lookups.newest_snapshot(local).astimezone(UTC)

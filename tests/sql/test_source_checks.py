@@ -1,0 +1,124 @@
+"""The source as a whole: stray dates, references, impossible values, through a real load."""
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lib import config, source, warehouse
+from lib.errors import Needed
+
+DAY = timedelta(days=1)
+NEWEST = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
+
+def make(days=400, per_day=3):
+    """An export with `per_day` orders a day up to NEWEST, one item each, as lists of rows."""
+    count = days * per_day
+    times = [NEWEST - DAY * (n // per_day) for n in range(count)]
+    return {
+        "users": [{"id": n, "created_at": NEWEST - 900 * DAY} for n in range(1, 101)],
+        "orders": [{"order_id": n, "user_id": n % 100 + 1, "created_at": at}
+                   for n, at in enumerate(times, 1)],
+        "order_items": [{"id": n, "order_id": n, "product_id": n % 10 + 1, "returned_at": None,
+                         "sale_price": 5.0} for n in range(1, count + 1)],
+        "products": [{"id": n, "category": "Jeans"} for n in range(1, 11)],
+    }
+
+
+@pytest.fixture
+def load(cloud, tmp_path):
+    """Write an export and load it."""
+    def run(tables):
+        for name, rows in tables.items():
+            schema = pa.schema([(column, source.ARROW_TYPES[kind])
+                                for column, kind in source.NEEDED[name].items()])
+            pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / f"{name}.parquet")
+        settings = config.load(target="local", env="dev", overrides={
+            "app": "srctest", "source": str(tmp_path)})
+        own = dataclasses.replace(cloud, settings=settings)
+        own.bigquery.delete_dataset(
+            settings.source_dataset, delete_contents=True, not_found_ok=True)
+        return warehouse.load_source(own)
+    return run
+
+
+def test_the_built_in_data_has_nothing_to_say(cloud, capsys):
+    assert warehouse.load_source(cloud).figures == {"as": "read where it is"}
+    assert capsys.readouterr().out == ""
+
+
+def test_good_data_pass(load, capsys):
+    assert set(load(make()).figures) == {f"{name} rows" for name in source.NEEDED}
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("strays", [
+    {9001: NEWEST + 40 * DAY},
+    {9001: datetime(2029, 5, 1, tzinfo=UTC)},
+    {9001: NEWEST + 40 * DAY, 9002: NEWEST + 12 * DAY, 9003: datetime(2031, 1, 1, tzinfo=UTC)},
+    {9000 + n: NEWEST + 30 * DAY for n in range(30)},  # a batch with the month wrong
+], ids=["40 days ahead", "in 2029", "three", "a batch"])
+def test_stray_orders_end_the_load_and_are_named(load, strays):
+    tables = make()
+    tables["orders"] += [{"order_id": n, "user_id": 7, "created_at": at}
+                         for n, at in strays.items()]
+    with pytest.raises(Needed) as caught:
+        load(tables)
+    message = str(caught.value)
+    assert f"Orders after 2026-03-10: {len(strays)}, namely order" in message
+    newest = max(strays, key=lambda n: (strays[n], -n))
+    assert f"order {newest} of user 7 at {strays[newest]:%Y-%m-%d}" in message
+    tables["orders"] = tables["orders"][:-len(strays)]  # as the message says
+    load(tables)
+
+
+def test_a_last_week_of_three_days_is_no_stray_order(load):
+    tables = make()
+    tables["orders"] = [o for o in tables["orders"]
+                        if not NEWEST - 6.5 * DAY < o["created_at"] < NEWEST - 2.5 * DAY]
+    load(tables)
+
+
+def few(tables, name, count, **values):
+    """Change the first `count` rows of a table."""
+    tables[name] = [row | values if n < count else row for n, row in enumerate(tables[name])]
+    return tables
+
+
+PROBLEMS = [
+    ("orders", {"user_id": 999}, "orders_of_unknown_users", "have a user_id that is not in users"),
+    ("orders", {"created_at": NEWEST - 901 * DAY}, "orders_before_sign_up",
+     "are older than their user's sign-up"),
+    ("order_items", {"order_id": 99999}, "items_of_unknown_orders",
+     "have an order_id that is not in orders"),
+    ("order_items", {"product_id": 99999}, "items_of_unknown_products",
+     "have a product_id that is not in products"),
+    ("order_items", {"sale_price": -1.0}, "items_with_negative_price",
+     "have a sale_price below 0"),
+]
+
+
+@pytest.mark.parametrize(("table", "values", "name", "text"), PROBLEMS,
+                         ids=[name for _, _, name, _ in PROBLEMS])
+def test_unusable_rows_are_counted_and_too_many_end_the_load(
+        load, capsys, table, values, name, text):
+    assert load(few(make(), table, 60, **values)).figures[name] == 60  # 5 of 100: not above it
+    assert f"60 of 1,200 {table} (5.0%) {text}, for instance 1: " in capsys.readouterr().out
+    with pytest.raises(Needed, match=rf"61 of 1,200 {table} \(5.1%\) {text}.*at most 5%"):
+        load(few(make(), table, 61, **values))
+
+
+def test_too_short_a_time_ends_the_load_with_the_days_that_are_needed(load):
+    with pytest.raises(Needed, match="the orders span 185 days.*orders over 186 days"):
+        load(make(days=186))
+    load(make(days=187))
+
+
+def test_stray_orders_without_a_usual_time_before_them(load):
+    tables = make(days=21)
+    tables["orders"][-1]["created_at"] -= 400 * DAY
+    with pytest.raises(Needed, match="6 of the last 9 weeks up to 2026-03-10 have less than 10%"):
+        load(tables)
