@@ -9,6 +9,7 @@ Conventions: cloud.google.com/apis/design and google/api/http.proto.
 import importlib
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -178,9 +179,30 @@ def _parse(
     return message
 
 
+def parse_json(text: bytes | str) -> object:
+    """JSON without what Python adds to it: NaN, infinity and numbers beyond a float64.
+
+    Raises:
+        ValueError: the text is no such JSON, or nests too deeply.
+    """
+    def finite(read: Callable[[str], float]) -> Callable[[str], float]:
+        def number(literal: str) -> float:
+            if not math.isfinite(float(literal)):
+                raise ValueError(f"{literal[:40]} is not a finite number.")
+            return read(literal)
+
+        return number
+
+    try:
+        return json.loads(
+            text, parse_constant=finite(float), parse_float=finite(float), parse_int=finite(int))
+    except RecursionError:
+        raise ValueError("It nests too deeply.") from None
+
+
 def _json(body: bytes) -> dict:
     try:
-        content = json.loads(body) if body.strip() else {}
+        content = parse_json(body) if body.strip() else {}
     except ValueError as error:
         raise invalid(f"Invalid JSON payload received. {error}") from None
     if not isinstance(content, dict):
@@ -191,7 +213,7 @@ def _json(body: bytes) -> dict:
 def _fill(message: Message, content: dict) -> None:
     try:
         json_format.ParseDict(content, message)
-    except json_format.ParseError as error:
+    except (json_format.ParseError, UnicodeEncodeError) as error:  # or half a surrogate pair
         unknown = re.search(r'no field named "([^"]+)" at "([^"]+)"', str(error))
         raise invalid(
             f'Invalid JSON payload received. Unknown name "{unknown[1]}" at "{unknown[2]}": '

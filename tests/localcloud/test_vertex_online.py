@@ -1,5 +1,6 @@
 """Online stores, feature views, syncs and fetching."""
 
+import math
 import time
 
 import pytest
@@ -378,3 +379,17 @@ def test_fetching_is_quick(vertex, group, view, sync, table):
         seconds.append(time.perf_counter() - started)
         assert status == 200
     assert sorted(seconds)[150] < 0.003
+
+
+def test_nan_and_infinity_are_served_as_key_values_and_refused_as_a_struct(
+    vertex, group, view, sync, fetch, table
+):
+    group(table("""select 'a' as id, timestamp '2024-01-01 00:00:00+00' as feature_timestamp,
+        cast('nan' as float64) as f0, cast('-inf' as float64) as f1"""), ["f0", "f1"], dense=True)
+    name = view(["f0", "f1"])
+    sync(name)
+    served = fetch(name, "a")
+    assert math.isnan(served["f0"]) and served["f1"] == -math.inf
+    with pytest.raises(errors.BadRequest, match="f0 .*PROTO_STRUCT"):
+        vertex.online.fetch_feature_values(request={
+            "feature_view": name, "data_key": {"key": "a"}, "data_format": "PROTO_STRUCT"})
