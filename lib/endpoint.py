@@ -31,7 +31,7 @@ def create(cloud: Cloud) -> Outcome:
     operation = cloud.endpoints.create_endpoint(
         parent=cloud.parent,
         endpoint=vertex.Endpoint(display_name=name, labels=cloud.settings.labels))
-    made = waiting.operation(cloud.settings, "endpoint", operation, name)
+    made = waiting.operation(cloud.settings, "endpoint", operation, name) or find(cloud)
     return Outcome("created", made.name, value=cloud.endpoints.get_endpoint(name=made.name))
 
 
