@@ -179,8 +179,8 @@ def vertex(start_vertex, tmp_path_factory):
 
 @pytest.fixture
 def location():
-    """A location that no other test uses."""
-    return f"projects/{PROJECT}/locations/test{next(_numbers)}"
+    """A location that no other test uses; its project is named as answers name it."""
+    return f"projects/{app.PROJECT_NUMBER}/locations/test{next(_numbers)}"
 
 
 @pytest.fixture

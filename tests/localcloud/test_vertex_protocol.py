@@ -67,7 +67,7 @@ def test_operations(vertex, location):
     created = requests.post(
         f"{vertex.url}/v1/{location}/endpoints", json={"displayName": "e"}).json()
     name = created["name"]
-    assert created["done"] and created["response"]["displayName"] == "e"
+    assert created["done"] and created["response"]["name"].startswith(f"{location}/endpoints/")
     assert created["response"]["@type"].endswith("aiplatform.v1.Endpoint")
     for prefix in ("v1", "ui"):  # the documented path, and the one that the clients poll
         assert requests.get(f"{vertex.url}/{prefix}/{name}").json() == created
@@ -78,12 +78,14 @@ def test_operations(vertex, location):
 
 
 def test_the_project_number_stands_for_the_project(vertex, location):
-    vertex.endpoints.create_endpoint(
-        parent=location, endpoint={"display_name": "e"}, endpoint_id="e").result()
     number = vertex.vertex.project_number
-    path = location.replace("projects/p1/", f"projects/{number}/")
-    assert vertex.endpoints.get_endpoint(name=f"{path}/endpoints/e").name == (
-        f"{location}/endpoints/e")
+    by_id = location.replace(f"projects/{number}/", "projects/p1/")
+    assert by_id != location
+    vertex.endpoints.create_endpoint(
+        parent=by_id, endpoint={"display_name": "e"}, endpoint_id="e").result()
+    for path in (location, by_id):
+        assert vertex.endpoints.get_endpoint(name=f"{path}/endpoints/e").name == (
+            f"{location}/endpoints/e")
 
 
 def test_a_defect_is_an_internal_error(vertex, location):

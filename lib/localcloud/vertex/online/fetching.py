@@ -36,9 +36,8 @@ def fetch_feature_values(vertex: Vertex, request: Message) -> Message:
         response.proto_struct.update({name: value for name, _, value in features})
         return response
     for name, kind, value in features:
-        entry = response.key_values.features.add(name=name)
-        if value is not None:  # a null feature is a name without a value
-            _set_value(entry.value, kind, value)
+        if value is not None:  # a null is left out: tests of googleapis/java-vertex-feature-store
+            _set_value(response.key_values.features.add(name=name).value, kind, value)
     return response
 
 
