@@ -12,7 +12,6 @@ import requests
 from google.api_core import exceptions as errors
 from google.cloud import aiplatform_v1
 
-
 NUMBER = "100000000001"
 SPEC = {
     "schemaVersion": "2.1.0", "sdkVersion": "kfp-2.17.0", "pipelineInfo": {"name": "p"},
