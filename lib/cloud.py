@@ -9,6 +9,7 @@ and a command or a notebook needs only some of them.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -208,9 +209,54 @@ class Cloud:
     def _client(self, name: str, package: str = "aiplatform_v1"):
         address = self.vertex if package == "aiplatform_v1" else self.platform
         # REST on both targets, so that both raise the same error classes.
-        return getattr(import_module(f"google.cloud.{package}"), name)(
+        client = getattr(import_module(f"google.cloud.{package}"), name)(
             credentials=self.credentials, transport="rest",
             client_options={"api_endpoint": address} if address else None)
+        transports = [client.transport]
+        if hasattr(client.transport, "operations_client"):
+            transports.append(client.transport.operations_client.transport)
+        for transport in transports:
+            transport._session.hooks["response"].append(make_operation_readable)
+        return client
+
+
+def make_operation_readable(response: requests.Response, **_: object) -> None:
+    """Drop what the installed packages cannot parse from a response that is an operation.
+
+    Google's clients parse operations strictly (google.api_core.operations_v1.transports.rest): a
+    field or a type that is newer than the package would end in a ParseError, and the operation
+    would be lost. A result of an unknown type is dropped, too; see `lib.waiting.operation`.
+    """
+    if not response.ok or b"/operations/" not in response.content:
+        return
+    content = response.json()
+    if not isinstance(content, dict) or "/operations/" not in str(content.get("name")):
+        return
+    from google.longrunning import operations_pb2
+
+    kept = {k: v for k, v in content.items()
+            if k in operations_pb2.Operation.DESCRIPTOR.fields_by_name}
+    for key in ("metadata", "response"):
+        if key in kept and (found := _known_message(kept.pop(key))):
+            kept[key] = found
+    if "error" in kept:
+        details = map(_known_message, kept["error"].get("details", []))
+        kept["error"] = {**kept["error"], "details": list(filter(None, details))}
+    response._content = json.dumps(kept).encode()  # requests has no public way to replace it
+
+
+def _known_message(content: dict) -> dict | None:
+    """A google.protobuf.Any as JSON, with the fields that its type has here; None if the type is
+    unknown. v1beta1 is read as v1, whose messages have the same names."""
+    from google.protobuf import any_pb2, json_format
+
+    v1 = {**content, "@type": content.get("@type", "").replace(".v1beta1.", ".v1.")}
+    message = any_pb2.Any()
+    try:
+        json_format.ParseDict(v1, message, ignore_unknown_fields=True)
+        return json_format.MessageToDict(message)
+    except (json_format.ParseError, TypeError):
+        return None
 
 
 def connect(settings: Settings) -> Cloud:

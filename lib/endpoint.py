@@ -1,5 +1,7 @@
 """Create or reuse the endpoint, deploy a model version to it, predict."""
 
+import math
+
 from google.api_core.exceptions import GoogleAPICallError
 from google.cloud import aiplatform_v1 as vertex
 
@@ -29,7 +31,7 @@ def create(cloud: Cloud) -> Outcome:
     operation = cloud.endpoints.create_endpoint(
         parent=cloud.parent,
         endpoint=vertex.Endpoint(display_name=name, labels=cloud.settings.labels))
-    made = waiting.operation(cloud.settings, "endpoint", operation, name)
+    made = waiting.operation(cloud.settings, "endpoint", operation, name) or find(cloud)
     return Outcome("created", made.name, value=cloud.endpoints.get_endpoint(name=made.name))
 
 
@@ -106,9 +108,29 @@ def connect(cloud: Cloud) -> vertex.Endpoint:
 def predict(
     cloud: Cloud, endpoint: vertex.Endpoint, instances: list[dict[str, object]]
 ) -> list[float]:
-    """Churn probability, 0 to 1, of each instance ({feature name: value or None})."""
+    """Churn probability, 0 to 1, of each instance ({feature name: value or None}).
+
+    Raises:
+        Needed: a value is NaN or infinite, which JSON does not have; or the model server's answer
+            has no probability for an instance.
+    """
+    rerun = cloud.settings.rerun_command
+    for position, instance in enumerate(instances):
+        for name, value in instance.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise Needed(f"{name} of instance {position} is {value}",
+                             "finite numbers, or null for no value, in the features", rerun("02"))
     reply = cloud.predictions.predict(endpoint=endpoint.name, instances=instances)
-    return [row["churn_probability"] for row in reply.predictions]
+    try:
+        found = [float(row["churn_probability"]) for row in reply.predictions]
+    except (KeyError, TypeError, ValueError):
+        found = []
+    if len(found) != len(instances) or not all(0 <= p <= 1 for p in found):
+        raise Needed(
+            f"the model server behind {endpoint.name} did not answer {len(instances)} "
+            f"probabilities, but {str(list(reply.predictions))[:200]}",
+            "the model and the serving image of this project on the endpoint", rerun("06"))
+    return found
 
 
 def refusal(

@@ -70,14 +70,15 @@ def create_group(cloud: Cloud) -> Outcome:
     """The feature group over features_customer.
 
     Raises:
-        Needed: a group of that name exists with another table or another `dense`.
+        Needed: a group of that name exists with another table, other columns or another `dense`.
     """
     settings, wanted = cloud.settings, group_message(cloud)
     try:
         existing = cloud.registry.get_feature_group(name=group_name(cloud))
-        if existing.big_query != wanted.big_query:
+        here, ours = _group_settings(existing), _group_settings(wanted)
+        if differing := [name for name in ours if here[name] != ours[name]]:
             raise Needed(
-                f"feature group {existing.name} exists with another source or another `dense`",
+                f"feature group {existing.name} exists with another {', '.join(differing)}",
                 "the group of config.yaml: delete the old one (its BigQuery data are kept)",
                 # gcloud has no commands for the feature store.
                 'curl -X DELETE -H "Authorization: Bearer $(gcloud auth print-access-token)" '
@@ -87,8 +88,20 @@ def create_group(cloud: Cloud) -> Outcome:
         operation = cloud.registry.create_feature_group(
             parent=cloud.parent, feature_group=wanted,
             feature_group_id=settings.names.feature_group)
-        made = waiting.operation(settings, "feature group", operation, group_name(cloud))
+        waiting.operation(settings, "feature group", operation, group_name(cloud))
+        made = cloud.registry.get_feature_group(name=group_name(cloud))
         return Outcome("created", made.name)
+
+
+def _group_settings(group: vertex.FeatureGroup) -> dict[str, object]:
+    """The settings of a group that config.yaml decides. A default may be left out of an answer."""
+    source = group.big_query
+    return {
+        "source table": source.big_query_source.input_uri,
+        "entity_id_columns": list(source.entity_id_columns) or ["entity_id"],
+        "timestamp column": source.time_series.timestamp_column or "feature_timestamp",
+        "dense": source.dense,
+    }
 
 
 def register_features(cloud: Cloud) -> Outcome:
@@ -209,14 +222,15 @@ def create_view(cloud: Cloud) -> Outcome:
         operation = cloud.online_admin.create_feature_view(
             parent=store_name(cloud), feature_view=wanted,
             feature_view_id=settings.names.feature_view)
-        view = waiting.operation(settings, "feature view", operation, view_name(cloud))
-        status = "created"
+        waiting.operation(settings, "feature view", operation, view_name(cloud))
+        view, status = cloud.online_admin.get_feature_view(name=view_name(cloud)), "created"
     if _view_settings(view) != _view_settings(wanted):
         wanted.name = view.name
         operation = cloud.online_admin.update_feature_view(
             feature_view=wanted, update_mask=field_mask_pb2.FieldMask(
                 paths=["feature_registry_source", "sync_config", "service_agent_type"]))
-        view = waiting.operation(settings, "feature view", operation, view_name(cloud))
+        waiting.operation(settings, "feature view", operation, view_name(cloud))
+        view = cloud.online_admin.get_feature_view(name=view_name(cloud))
         status, figures = "created", {**figures, "updated": "yes"}
     if _reads_as_itself(cloud) and view.service_account_email:
         warehouse.grant_reader(cloud, view.service_account_email)

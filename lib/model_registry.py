@@ -66,7 +66,8 @@ def upload(cloud: Cloud, training: Training) -> Outcome:
                     "training_job": training.job.rsplit("/", 1)[1][-63:],
                     "training_table": settings.tables.train})))
     made = waiting.operation(settings, "model", operation, settings.names.model)
-    model = cloud.models.get_model(name=f"{made.model}@{made.model_version_id}")
+    model = cloud.models.get_model(
+        name=f"{made.model}@{made.model_version_id}") if made else find(cloud)
     _import_evaluation(cloud, model, training.metrics)
     return _outcome("created", model)
 

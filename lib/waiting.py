@@ -81,7 +81,10 @@ def until(
 def operation(
     settings: Settings, what: str, running: Any, resource: str = "", limit: float | None = None,
 ) -> Any:
-    """The result of a long-running operation (google.api_core.operation.Operation).
+    """Wait for a long-running operation (google.api_core.operation.Operation); its result.
+
+    The result may have no more than a name, so read the resource again (k8s-config-connector's
+    recordings of Google's answers). None: its type is newer than our packages.
 
     Raises:
         google.api_core.exceptions.GoogleAPICallError: it failed; the error's attribute
@@ -91,7 +94,8 @@ def operation(
     until(settings, what, running.done, bool, limit or settings.waits.operation_seconds,
           lambda _: f"operation {running.operation.name} is running")
     try:
-        return running.result()
+        done = running.operation
+        return running.result() if done.HasField("response") or done.HasField("error") else None
     except google_errors.GoogleAPICallError as error:
         error.resource_name = resource
         raise

@@ -5,6 +5,7 @@ import time
 import pytest
 import requests
 from google.api_core import exceptions as google_errors
+from google.longrunning import operations_pb2
 
 from lib import waiting
 from lib.errors import Needed
@@ -85,11 +86,10 @@ def test_the_pauses_grow_and_stay_below_the_longest(quick):
 class Running:
     """An operation that is done at the third poll."""
 
-    class operation:
-        name = "projects/p/operations/1"
-
     def __init__(self, error=None):
         self.polls, self.error = 0, error
+        self.operation = operations_pb2.Operation(name="projects/p/operations/1")
+        (self.operation.error if error else self.operation.response).SetInParent()
 
     def done(self):
         self.polls += 1

@@ -56,7 +56,13 @@ def unsupported(what: str) -> ApiError:
 
 
 def not_found(name: str) -> ApiError:
-    return ApiError("NOT_FOUND", f"The resource {name!r} was not found.")
+    """Vertex AI's texts, as recorded by k8s-config-connector for endpoints and pipeline jobs; those
+    of other kinds are assumed alike."""
+    collection = name.split("/")[-2]
+    if collection == "endpoints":
+        return ApiError("NOT_FOUND", f'endpoint "{name}" not found')
+    kind = collection[0].upper() + collection[1:].removesuffix("s")
+    return ApiError("NOT_FOUND", f"The {kind} does not exist.")
 
 
 def already_exists(name: str) -> ApiError:

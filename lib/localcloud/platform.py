@@ -14,7 +14,7 @@ from google.iam.v1 import iam_policy_pb2
 from google.protobuf.message import Message
 
 from lib.localcloud import rest
-from lib.localcloud.errors import ApiError, invalid, not_found
+from lib.localcloud.errors import ApiError, invalid
 
 RESOURCE_MANAGER = "cloudresourcemanager.googleapis.com"
 SERVICE_USAGE = "serviceusage.googleapis.com"
@@ -104,7 +104,7 @@ class Platform:
 
     def _registered(self, name: str) -> str:
         if not self.registry.exists() or name not in json.loads(self.registry.read_text()):
-            raise not_found(name)
+            raise ApiError("NOT_FOUND", f"The resource {name!r} was not found.")
         return name
 
     def _names(self) -> tuple[str, str]:

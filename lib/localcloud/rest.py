@@ -9,6 +9,7 @@ Conventions: cloud.google.com/apis/design and google/api/http.proto.
 import importlib
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -54,12 +55,14 @@ class Api:
     """Routes, and the function `call(rpc, request)` that runs their methods.
 
     `call` returns a message or a JSON object, or raises ApiError. `implemented`: the methods that
-    it has; any other is answered 501.
+    it has; any other is answered 501. `prefixes`: how resource names begin here, and how in
+    answers: Vertex AI names the project by its number (k8s-config-connector's recordings).
     """
 
     routes: list[Route]
     implemented: Iterable[str]
     call: Callable[[str, Message], Message | dict]
+    prefixes: tuple[str, str] = ("", "")
 
 
 def service_routes(package: str, service: str, versions: str = "") -> list[Route]:
@@ -105,15 +108,17 @@ def find(routes: Iterable[Route], verb: str, path: str) -> tuple[Route, re.Match
 
 
 def application(apis: Iterable[Api], project: str, number: int) -> Starlette:
-    """The ASGI application of some APIs. In a path the project's number means the project."""
+    """The ASGI application of some APIs. In a request the project's number means the project."""
     # Threads of its own: a call may wait for BigQuery, which needs the default ones.
     threads = anyio.CapacityLimiter(64)
 
     async def serve(request: Request) -> Response:
         path = request.scope["path"].replace(f"/projects/{number}/", f"/projects/{project}/")
+        body = (await request.body()).replace(
+            f'"projects/{number}/locations/'.encode(), f'"projects/{project}/locations/'.encode())
         status, content = await anyio.to_thread.run_sync(
             answer, apis, request.method, path, request.query_params.multi_items(),
-            await request.body(), limiter=threads)
+            body, limiter=threads)
         return Response(content, status, media_type="application/json")
 
     verbs = ["GET", "POST", "PATCH", "DELETE", "PUT"]
@@ -124,31 +129,34 @@ def answer(
     apis: Iterable[Api], verb: str, path: str, query: list[tuple[str, str]], body: bytes
 ) -> tuple[int, str]:
     """Parse a request, call its method, render: HTTP status and JSON body of the answer."""
+    api, found = next(
+        ((api, found) for api in apis if (found := find(api.routes, verb, path))), (None, None))
     try:
-        result = _call(apis, verb, path, query, body)
+        if api is None:
+            raise ApiError("UNIMPLEMENTED", f"No method here answers {verb} {path}")
+        result = _call(api, found, verb, path, query, body)
         if isinstance(result, Message):
             integers = ("$alt", "json;enum-encoding=int") in query
             result = json_format.MessageToDict(result, use_integers_for_enums=integers)
-        return 200, json.dumps(result)
+        return 200, json.dumps(result).replace(*api.prefixes)
     except ApiError as error:
         failed = error
     except Exception as error:  # a defect of the stand-in, reported as Google reports its own
         logging.getLogger(__name__).exception("%s %s", verb, path)
         failed = ApiError("INTERNAL", f"Internal error of the stand-in: {error!r}")
-    return HTTP[failed.status], json.dumps(failed.body())
+    content = json.dumps(failed.body())
+    return HTTP[failed.status], content.replace(*api.prefixes) if api else content
 
 
 def _call(
-    apis: Iterable[Api], verb: str, path: str, query: list[tuple[str, str]], body: bytes
+    api: Api, found: tuple[Route, re.Match], verb: str, path: str, query: list[tuple[str, str]],
+    body: bytes,
 ) -> Message | dict:
-    for api in apis:
-        if found := find(api.routes, verb, path):
-            rpc = found[0].rpc
-            if rpc not in api.implemented:  # before parsing: RawPredict's body is no message
-                raise ApiError("UNIMPLEMENTED", f"{rpc} is not implemented here: {verb} {path}")
-            VERSION.set(path.split("/")[1])
-            return api.call(rpc, _parse(*found, query, body))
-    raise ApiError("UNIMPLEMENTED", f"No method here answers {verb} {path}")
+    rpc = found[0].rpc
+    if rpc not in api.implemented:  # before parsing: RawPredict's body is no message
+        raise ApiError("UNIMPLEMENTED", f"{rpc} is not implemented here: {verb} {path}")
+    VERSION.set(path.split("/")[1])
+    return api.call(rpc, _parse(*found, query, body))
 
 
 def _parse(
@@ -178,9 +186,30 @@ def _parse(
     return message
 
 
+def parse_json(text: bytes | str) -> object:
+    """JSON without what Python adds to it: NaN, infinity and numbers beyond a float64.
+
+    Raises:
+        ValueError: the text is no such JSON, or nests too deeply.
+    """
+    def finite(read: Callable[[str], float]) -> Callable[[str], float]:
+        def number(literal: str) -> float:
+            if not math.isfinite(float(literal)):
+                raise ValueError(f"{literal[:40]} is not a finite number.")
+            return read(literal)
+
+        return number
+
+    try:
+        return json.loads(
+            text, parse_constant=finite(float), parse_float=finite(float), parse_int=finite(int))
+    except RecursionError:
+        raise ValueError("It nests too deeply.") from None
+
+
 def _json(body: bytes) -> dict:
     try:
-        content = json.loads(body) if body.strip() else {}
+        content = parse_json(body) if body.strip() else {}
     except ValueError as error:
         raise invalid(f"Invalid JSON payload received. {error}") from None
     if not isinstance(content, dict):
@@ -191,7 +220,7 @@ def _json(body: bytes) -> dict:
 def _fill(message: Message, content: dict) -> None:
     try:
         json_format.ParseDict(content, message)
-    except json_format.ParseError as error:
+    except (json_format.ParseError, UnicodeEncodeError) as error:  # or half a surrogate pair
         unknown = re.search(r'no field named "([^"]+)" at "([^"]+)"', str(error))
         raise invalid(
             f'Invalid JSON payload received. Unknown name "{unknown[1]}" at "{unknown[2]}": '

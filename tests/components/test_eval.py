@@ -260,3 +260,37 @@ def test_metrics_without_a_verdict_approve_nothing(program, model, tmp_path):
     done = program("eval", "approve", "--input_model", str(model), "--input_metrics",
                    str(tmp_path / "metrics.json"), "--output_model", str(tmp_path / "out"))
     assert done.returncode == 1 and "no verdict" in done.stderr
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"\xff", b"[]", b"3", b'{"gate": null}', b'{"gate": []}', b'{"gate": {}}',
+    b'{"gate": {"pass": "no", "reasons": []}}', b'{"gate": {"pass": false}}',
+    b'{"gate": {"pass": false, "reasons": [1]}}', b"[" * 100_000])
+def test_malformed_metrics_approve_nothing_and_say_so_in_one_line(
+    program, model, tmp_path, content
+):
+    (tmp_path / "metrics.json").write_bytes(content)
+    done = program("eval", "approve", "--input_model", str(model), "--input_metrics",
+                   str(tmp_path / "metrics.json"), "--output_model", str(tmp_path / "out"))
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
+    assert done.stderr == f"eval: {tmp_path / 'metrics.json'} has no verdict of the gate\n"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_gate_that_nothing_can_fail_is_refused(program, arguments, tmp_path, value):
+    done = program("eval", *arguments(tmp_path, min_roc_auc=value))
+    assert done.returncode == 2 and "--min_roc_auc" in done.stderr
+
+
+def test_a_model_that_predicts_nan_is_refused_in_one_line(
+    evaluate, arguments, model, tmp_path, capsys, monkeypatch
+):
+    class Pipeline:
+        def predict_proba(self, rows):
+            return np.full((len(rows), 2), np.nan)
+
+    meta = json.loads((model / "model_meta.json").read_text())
+    monkeypatch.setattr(evaluate, "read_model", lambda folder: (Pipeline(), meta))
+    assert evaluate.main(arguments(tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert "probabilities that are not finite" in error and error.count("\n") == 1

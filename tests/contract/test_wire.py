@@ -23,6 +23,8 @@ EXPECTED_REFUSALS = {
     404: r"\.(Get\w+|Fetch\w+|get|list|Delete\w+|delete|ListOperations)$", 400: r"\.Predict$"}
 # What differs from run to run.
 CHANGING = (
+    # Answers name the project by its number, so later requests do.
+    (r"(projects/)100000000001(?=/locations/)", r"\1PROJECT"),
     (r"\d{8}-\d{6}-\w+-\w+", "RUN"), (r"[0-9a-f]{8}-[0-9a-f-]{27}", "UUID"),
     (r"\d{12,}", "NUMBER"), (r"(?<=/)[0-9a-f]{16,64}\b", "DIGEST"),
     (r"(projects/)local-demo", r"\1PROJECT"), (r"local-demo", "PROJECT"))

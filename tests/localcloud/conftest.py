@@ -49,6 +49,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(422, {"error": "feature revenue_90d is missing"})
         if asked["instances"] == ["nonsense"]:
             return self.reply(200, {"answer": 42})
+        if asked["instances"] in (["NaN"], ["Infinity"]):
+            return self.reply(200, {"predictions": [float(asked["instances"][0])]})
         self.reply(200, {"predictions": [sum(row) for row in asked["instances"]]})
 host = os.environ.get("SERVING_HOST", "0.0.0.0")
 ThreadingHTTPServer((host, int(os.environ["AIP_HTTP_PORT"])), Handler).serve_forever()
@@ -177,8 +179,8 @@ def vertex(start_vertex, tmp_path_factory):
 
 @pytest.fixture
 def location():
-    """A location that no other test uses."""
-    return f"projects/{PROJECT}/locations/test{next(_numbers)}"
+    """A location that no other test uses; its project is named as answers name it."""
+    return f"projects/{app.PROJECT_NUMBER}/locations/test{next(_numbers)}"
 
 
 @pytest.fixture

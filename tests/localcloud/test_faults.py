@@ -28,12 +28,13 @@ from google.rpc import code_pb2
 from lib.localcloud import process
 from lib.localcloud.errors import HTTP
 from lib.localcloud.platform import Platform
+from lib.localcloud.vertex.app import PROJECT_NUMBER
 from tests.support import local_cloud
 from tests.support.faults import Faults
 from tests.support.method_names import json_of, method_of
 
 PROJECT = "faulty"
-LOCATION = f"projects/{PROJECT}/locations/here"
+LOCATION = f"projects/{PROJECT_NUMBER}/locations/here"  # as answers name it
 BIGTABLE = {"bigtable": {"auto_scaling": {"min_node_count": 1, "max_node_count": 1}}}
 # A program that the local cloud runs; it finds the services by its environment variables.
 PROGRAM = """
@@ -371,8 +372,8 @@ def test_closing_does_not_wait_for_what_hangs(start_vertex, table, tmp_path, wai
     with start_vertex(tmp_path) as vertex:
         found = vertex.admin.get_feature_view_sync(name=sync)
         assert found.final_status.code == code_pb2.ABORTED
-        late = vertex.vertex.state.operation(operation)
-        assert late["done"] and late["error"]["code"] == code_pb2.ABORTED
+        late = vertex.admin.get_operation({"name": operation})
+        assert late.done and late.error.code == code_pb2.ABORTED
 
 
 def test_a_fault_taken_before_a_clear_does_not_wait_for_the_next():

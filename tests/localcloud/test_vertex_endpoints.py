@@ -142,6 +142,9 @@ def test_what_the_container_answers(vertex, endpoint, model, deploy):
         vertex.predictions.predict(endpoint=endpoint, instances=["bad"])
     with pytest.raises(errors.InternalServerError, match="predictions"):
         vertex.predictions.predict(endpoint=endpoint, instances=["nonsense"])
+    for constant in ("NaN", "Infinity"):
+        with pytest.raises(errors.InternalServerError, match="The model server .* finite"):
+            vertex.predictions.predict(endpoint=endpoint, instances=[constant])
     undeploy_all(vertex, endpoint)
 
 
@@ -276,3 +279,10 @@ def test_image_names_and_dockerfiles(tmp_path):
 def test_predict_body_is_checked(vertex, endpoint):
     answer = requests.post(f"{vertex.url}/v1/{endpoint}:predict", json={"rows": []})
     assert answer.status_code == 400 and "rows" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "9" * 400])
+def test_numbers_that_json_does_not_have_are_refused(vertex, endpoint, value):
+    answer = requests.post(
+        f"{vertex.url}/v1/{endpoint}:predict", data=f'{{"instances": [[{value}]]}}')
+    assert answer.status_code == 400 and value[:20] in answer.json()["error"]["message"]

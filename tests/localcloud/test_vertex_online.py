@@ -1,5 +1,6 @@
 """Online stores, feature views, syncs and fetching."""
 
+import math
 import time
 
 import pytest
@@ -30,7 +31,7 @@ def create_store(vertex, location, store_id="s", **store):
 
 
 def test_store_round_trip(vertex, location):
-    created = create_store(vertex, location)
+    created = vertex.admin.get_feature_online_store(name=create_store(vertex, location).name)
     assert created.bigtable.auto_scaling.cpu_utilization_target == 50
     assert created.state == aiplatform_v1.FeatureOnlineStore.State.STABLE
     with pytest.raises(errors.Conflict):
@@ -98,7 +99,7 @@ def test_views_that_are_refused(vertex, view, group, table, store):
             parent=store + "x", feature_view_id="v", feature_view={})
 
 
-@pytest.mark.parametrize(("dense", "f1"), [(True, None), (False, 15)])
+@pytest.mark.parametrize(("dense", "f1"), [(True, {}), (False, {"f1": 15})])  # {}: null
 def test_dense_serves_the_newest_row_and_sparse_the_newest_values(
     group, view, sync, fetch, table, dense, f1
 ):
@@ -108,7 +109,7 @@ def test_dense_serves_the_newest_row_and_sparse_the_newest_values(
     assert done.final_status.code == 0 and done.sync_summary.row_synced == 2
     assert nanoseconds(done.run_time.start_time) < nanoseconds(done.run_time.end_time)
     assert done.sync_summary.total_slot > 0
-    assert fetch(name, "e1") == {"f0": 20, "f1": f1, "feature_timestamp": 1580551200123000}
+    assert fetch(name, "e1") == {"f0": 20, **f1, "feature_timestamp": 1580551200123000}
     assert fetch(name, key="e2") == {"f0": 1, "f1": 2, "feature_timestamp": 1577836800000000}
 
 
@@ -118,7 +119,7 @@ def test_a_column_that_is_always_null(group, view, sync, fetch, table, dense):
         cast(null as float64) as f0, 0 as f1"""), ["f0", "f1"], dense=dense)
     name = view(["f0", "f1"])
     sync(name)
-    assert fetch(name, "a") == {"f0": None, "f1": 0, "feature_timestamp": JAN_1}
+    assert fetch(name, "a") == {"f1": 0, "feature_timestamp": JAN_1}
 
 
 def test_of_rows_with_the_same_time_one_is_served_whole(group, view, sync, fetch, table):
@@ -308,8 +309,9 @@ def test_what_a_view_update_may_change(vertex, group, view, table):
     name = view(["f0"])
 
     def update(*paths, **fields):
-        return vertex.admin.update_feature_view(
+        vertex.admin.update_feature_view(
             feature_view={"name": name, **fields}, update_mask={"paths": paths}).result()
+        return vertex.admin.get_feature_view(name=name)
 
     assert update("labels", labels={"a": "1", "b": "2"}).labels == {"a": "1", "b": "2"}
     changed = update("labels", labels={"a": "3"}, sync_config={"cron": "0 4 * * *"})
@@ -369,6 +371,7 @@ def test_fetching_is_quick(vertex, group, view, sync, table):
             f"f{i}" for i in range(11)])
     name = view(features)
     sync(name)
+    name = name.replace(str(app.PROJECT_NUMBER), vertex.vertex.project)
     api = app.api(vertex.vertex)
     seconds = []
     for i in range(1, 301):
@@ -378,3 +381,17 @@ def test_fetching_is_quick(vertex, group, view, sync, table):
         seconds.append(time.perf_counter() - started)
         assert status == 200
     assert sorted(seconds)[150] < 0.003
+
+
+def test_nan_and_infinity_are_served_as_key_values_and_refused_as_a_struct(
+    vertex, group, view, sync, fetch, table
+):
+    group(table("""select 'a' as id, timestamp '2024-01-01 00:00:00+00' as feature_timestamp,
+        cast('nan' as float64) as f0, cast('-inf' as float64) as f1"""), ["f0", "f1"], dense=True)
+    name = view(["f0", "f1"])
+    sync(name)
+    served = fetch(name, "a")
+    assert math.isnan(served["f0"]) and served["f1"] == -math.inf
+    with pytest.raises(errors.BadRequest, match="f0 .*PROTO_STRUCT"):
+        vertex.online.fetch_feature_values(request={
+            "feature_view": name, "data_key": {"key": "a"}, "data_format": "PROTO_STRUCT"})

@@ -272,7 +272,7 @@ def test_linear_pipeline_with_the_sdk(lab, sdk, tmp_path):
     assert [j.name for j in listed] == ["linear-sdk"]
     [brief] = sdk.PipelineJob.list(filter='display_name="My run"', enable_simple_view=True)
     assert brief.gca_resource.pipeline_spec["pipelineInfo"]["name"] == "linear"
-    logs = lab.folder / "logs" / f"projects.{PROJECT}.locations.{LOCATION}.pipelineJobs.linear-sdk"
+    logs = lab.folder / "logs" / job.resource_name.replace("/", ".")
     assert (logs / "say.log").read_text() == "hi\n"
     same.delete()
     assert not logs.exists()

@@ -311,7 +311,7 @@ def same_names(cloud):
 
 def test_what_holds_a_foreign_resource_stays_with_it(cloud):
     build(cloud, "view")
-    mine = feature_store.view_name(cloud)
+    mine = answered(cloud, feature_store.view_name(cloud))
     view = cloud.online_admin.get_feature_view(name=mine)
     foreign = vertex.FeatureView(
         feature_registry_source=view.feature_registry_source, sync_config=view.sync_config,
@@ -327,10 +327,11 @@ def test_what_holds_a_foreign_resource_stays_with_it(cloud):
 
     assert status == 1
     assert "not ours: its name is none of config.yaml's, left alone: feature view" in printed
-    assert f"NOT DELETED: online store {parent}: it holds {parent}/featureViews/foreign" in printed
-    assert f"NOT DELETED: feature group {group}: it holds {group}/features/foreign" in printed
+    store, holding = answered(cloud, parent), answered(cloud, group)
+    assert f"NOT DELETED: online store {store}: it holds {store}/featureViews/foreign" in printed
+    assert f"NOT DELETED: feature group {holding}: it holds {holding}/features/foreign" in printed
     left = everything(cloud)
-    assert f"{parent}/featureViews/foreign" in left and f"{group}/features/orders_30d" in left
+    assert f"{store}/featureViews/foreign" in left and f"{holding}/features/orders_30d" in left
     assert mine not in left and "dataset churn_dev" not in left
 
 
@@ -355,13 +356,19 @@ def everything_but_models(cloud):
     return everything(dataclasses.replace(cloud))  # clients of its own, which nothing refuses
 
 
+def answered(cloud, name):
+    """A resource's name as answers have it: with the number of the project."""
+    return name.replace(f"projects/{cloud.settings.project}/", f"projects/{cloud.project_number}/")
+
+
 def test_what_cannot_be_deleted_is_reported_and_the_rest_is_deleted(cloud, monkeypatch):
     build(cloud, "view")
     with monkeypatch.context() as patch:
         patch.setattr(cloud.online_admin, "delete_feature_view", refuse)
         patch.setattr(cloud.bigquery, "delete_dataset", refuse)
         status, printed = tear_down(cloud)
-    store, view = feature_store.store_name(cloud), feature_store.view_name(cloud)
+    store, view = (answered(cloud, name(cloud))
+                   for name in (feature_store.store_name, feature_store.view_name))
     assert status == 1
     assert f"NOT DELETED: feature view {view}: 403 Permission denied" in printed
     assert f"NOT DELETED: online store {store}: it holds {view}" in printed
@@ -427,7 +434,7 @@ def test_what_is_billed_by_the_hour_is_listed_with_its_price(cloud, open_cloud):
                  traffic_percentage=50, min_replica_count=2, max_replica_count=3,
                  machine_type="n1-standard-4")
 
-    store = feature_store.store_name(cloud)
+    store = answered(cloud, feature_store.store_name(cloud))
     lines = teardown.still_billed(priced)
     assert lines[0].startswith("still running and billed by the hour: endpoint projects/")
     assert "n1-standard-2 x 1" in lines[0] and "n1-standard-4 x 2 to 3" in lines[0]

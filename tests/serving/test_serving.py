@@ -1,5 +1,6 @@
 """The prediction container as a process: the contract, every 400, every refusal to start."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -158,11 +159,31 @@ def test_most_instances_at_once(server):
     ({"instances": [{**GOOD, "tenure_days": 10**400}]}, "tenure_days is neither a number"),
     (json.dumps({"instances": [GOOD]}).replace("300", "1e999").encode(), "neither a number"),
     (json.dumps({"instances": [GOOD]}).replace("300", "1" * 5000).encode(), "not JSON"),
+    # Finite, but the model reads its input as float32.
+    ({"instances": [{**GOOD, "tenure_days": 1e300}]}, "the model refuses these values"),
 ])
 def test_requests_that_are_refused(server, body, reason):
     status, answer = server.predict(body)
     assert status == 400 and list(answer) == ["error"] and reason in answer["error"]
     assert server.predict({"instances": [GOOD]})[0] == 200  # and it still serves
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_probability_that_is_no_number_is_an_error_of_the_model(serving, value):
+    class Pipeline:
+        def predict_proba(self, rows):
+            return np.array([[0.5, 0.5], [0, value]])
+
+    class Request:
+        async def body(self):
+            return json.dumps({"instances": [GOOD, GOOD]})
+
+    app = serving.create_app(Pipeline(), {"features": FEATURES}, "/health", "/predict")
+    predict = next(route.endpoint for route in app.routes if route.path == "/predict")
+    answer = asyncio.run(predict(Request()))
+    assert answer.status_code == 500
+    assert json.loads(answer.body) == {
+        "error": "the model's probability for instance 1 is not finite"}
 
 
 def test_other_routes_are_not_served(server):

@@ -106,4 +106,5 @@ def api(vertex: Vertex) -> rest.Api:
 
         return vertex.call(rpc, request, work)
 
-    return rest.Api(ROUTES, METHODS, call)
+    return rest.Api(ROUTES, METHODS, call, (
+        f"projects/{vertex.project}/locations/", f"projects/{vertex.project_number}/locations/"))

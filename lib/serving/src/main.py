@@ -12,6 +12,7 @@ GET health -> 200 {"status": "healthy"}
 POST predict {"instances": [{feature: number or null, ...}, ...]}
           -> 200 {"predictions": [{"churn_probability": p}, ...]}, in the same order
           -> 400 {"error": reason}
+          -> 500 {"error": reason} if the model gives a probability that is no number
 An instance has every feature of the model by name, in any order, and nothing else; null means no
 value. A list of values is refused, because only names identify the values.
 
@@ -181,9 +182,17 @@ def create_app(pipeline, meta: dict, health_route: str, predict_route: str) -> F
         except BadRequest as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         # In a thread, so that /health answers during a large request.
-        probabilities = await run_in_threadpool(pipeline.predict_proba, rows)
+        try:
+            probabilities = (await run_in_threadpool(pipeline.predict_proba, rows))[:, 1].tolist()
+        except ValueError as error:  # such as a number that is too large for the model's float32
+            reason = f"the model refuses these values: {one_line(error)}"
+            return JSONResponse({"error": reason}, status_code=400)
+        for position, probability in enumerate(probabilities):
+            if not math.isfinite(probability):  # JSON has no such number
+                reason = f"the model's probability for instance {position} is not finite"
+                return JSONResponse({"error": reason}, status_code=500)
         return JSONResponse({"predictions": [
-            {"churn_probability": float(p)} for p in probabilities[:, 1]]})
+            {"churn_probability": p} for p in probabilities]})
 
     return app
 

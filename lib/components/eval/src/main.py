@@ -17,6 +17,7 @@ Exit status: 0 done, 1 the input cannot be used, 2 a bad command line.
 import argparse
 import hashlib
 import json
+import math
 import pickle
 import shutil
 import sys
@@ -40,6 +41,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
+def finite(text: str) -> float:
+    """A limit of the gate: every model would pass one that is NaN."""
+    if not math.isfinite(float(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return float(text)
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="eval", description=__doc__, allow_abbrev=False,
@@ -50,11 +58,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="folder with model.pkl and model_meta.json")
     parser.add_argument("--label_col", required=True, help="column of 0 and 1")
     parser.add_argument("--split", choices=["test", "valid"], default="test")
-    parser.add_argument("--min_roc_auc", type=float, help="gate: at least this on --split")
-    parser.add_argument("--max_roc_auc", type=float,
+    parser.add_argument("--min_roc_auc", type=finite, help="gate: at least this on --split")
+    parser.add_argument("--max_roc_auc", type=finite,
                         help="gate: at most this; a higher value means a leak")
-    parser.add_argument("--positive_rate_low", type=float, help="gate: of --split, at least")
-    parser.add_argument("--positive_rate_high", type=float, help="gate: of --split, at most")
+    parser.add_argument("--positive_rate_low", type=finite, help="gate: of --split, at least")
+    parser.add_argument("--positive_rate_high", type=finite, help="gate: of --split, at most")
     parser.add_argument("--output_metrics", required=True, type=Path, help="metrics.json to write")
     parser.add_argument("--output_verdict", type=Path, help="file for one word: pass or fail")
     parser.add_argument("--output_curves", type=Path, help="curves.json to write, if given")
@@ -268,10 +276,13 @@ def approve(options: argparse.Namespace) -> None:
     """Copy the model if its metrics.json says that it passed, else raise InputError."""
     try:
         verdict = json.loads(options.input_metrics.read_text(encoding="utf-8"))["gate"]
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{options.input_metrics} has no verdict of the gate") from error
-    if not verdict["pass"]:
-        raise InputError("the model did not pass the gate: " + "; ".join(verdict["reasons"]))
+        passed, reasons = verdict["pass"], "; ".join(verdict["reasons"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        passed = None
+    if not isinstance(passed, bool):
+        raise InputError(f"{options.input_metrics} has no verdict of the gate")
+    if not passed:
+        raise InputError(f"the model did not pass the gate: {reasons}")
     options.output_model.mkdir(parents=True, exist_ok=True)
     for name in ("model.pkl", "model_meta.json"):
         shutil.copyfile(options.input_model / name, options.output_model / name)
@@ -289,6 +300,16 @@ def write_json(path: Path, content: dict) -> None:
     temporary.replace(path)
 
 
+def predict(pipeline, rows):
+    """Probabilities of label 1; raises InputError if one is no number."""
+    import numpy as np
+
+    probabilities = pipeline.predict_proba(rows)[:, 1]
+    if not np.isfinite(probabilities).all():
+        raise InputError("the model predicts probabilities that are not finite")
+    return probabilities
+
+
 def run(options: argparse.Namespace) -> None:
     """Read, measure, write. Raises InputError."""
     pipeline, meta = read_model(options.input_model)
@@ -297,7 +318,7 @@ def run(options: argparse.Namespace) -> None:
     features, splits = meta["features"], {}
     for split in sorted({options.split, "valid"}):
         rows, labels = read_split(options.input_dataset, split, features, options.label_col)
-        splits[split] = rows, labels, pipeline.predict_proba(rows)[:, 1]
+        splits[split] = rows, labels, predict(pipeline, rows)
     metrics = {"split": options.split, **measure(*splits[options.split][1:]),
                "valid": measure(*splits["valid"][1:])}
     metrics["gate"] = judge(metrics, options)

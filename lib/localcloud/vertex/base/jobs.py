@@ -47,6 +47,8 @@ class JobKind:
         """Store a checked job as pending and start it."""
         for name in OUTPUT_ONLY & set(job.DESCRIPTOR.fields_by_name):
             job.ClearField(name)
+        if "job_detail" in job.DESCRIPTOR.fields_by_name:
+            job.job_detail.SetInParent()  # {}: k8s-config-connector's recording
         job.state = self.state("PENDING")
         vertex.state.insert(job)
         vertex.background.start(job.name, lambda stop: self._run(vertex, job.name, stop))
@@ -76,6 +78,12 @@ class JobKind:
 
     def _run(self, vertex: Vertex, name: str, stop: threading.Event) -> None:
         job = vertex.state.get(name)
+        if stop.is_set():  # cancelled while pending: no error (k8s-config-connector's recording)
+            if not vertex.background.closing:
+                job.state = self.state("CANCELLED")
+                job.end_time.GetCurrentTime()
+                vertex.state.put(job)
+            return
         job.state = self.state("RUNNING")
         job.start_time.GetCurrentTime()
         vertex.state.put(job)
@@ -108,5 +116,6 @@ def attempt(work: Callable[[], None], name: str) -> ApiError | None:
 
 
 def log_folder(vertex: Vertex, job_name: str) -> Path:
-    """Where the logs of a job's tasks are."""
-    return vertex.data_dir / "logs" / job_name.replace("/", ".")
+    """Where the logs of a job's tasks are; by the name that answers give it."""
+    name = job_name.replace(f"projects/{vertex.project}/", f"projects/{vertex.project_number}/")
+    return vertex.data_dir / "logs" / name.replace("/", ".")

@@ -57,8 +57,20 @@ def end_interrupted(state: State) -> None:
             state.put_operation(operation | {"done": True, "error": error.rpc_status()})
 
 
+def stub(message: Message) -> Message:
+    """What the result of a create or update holds of a resource: its name, and neither times nor
+    etag (k8s-config-connector's recordings); the caller reads it again."""
+    return type(message)(name=message.name)
+
+
 def new(rpc: str, resource: str) -> dict:
-    """An operation that has not ended; not stored yet."""
+    """An operation that has not ended; not stored yet.
+
+    It is named below the resource; that of a delete, below the location (k8s-config-connector's
+    recordings).
+    """
+    if rpc.startswith("Delete"):
+        resource = "/".join(resource.split("/")[:4])
     # Deletes of every kind share one metadata type: services/*/client.py, `metadata_type`.
     metadata = f"{rpc}OperationMetadata"
     if not hasattr(types, metadata):

@@ -70,7 +70,8 @@ class Collection:
 
     def create(self, vertex: Vertex, request: Message) -> dict:
         message = self.add(vertex, request)
-        return operations.done(vertex.state, f"Create{self.name}", message.name, message)
+        return operations.done(
+            vertex.state, f"Create{self.name}", message.name, operations.stub(message))
 
     def get(self, vertex: Vertex, request: Message) -> Message:
         return vertex.state.get(request.name)
@@ -89,8 +90,8 @@ class Collection:
         changed = rules.merge(
             vertex.state.get(sent.name), sent, request.update_mask, self.updatable)
         self.check(vertex, changed)
-        return operations.done(
-            vertex.state, f"Update{self.name}", sent.name, vertex.state.put(changed))
+        return operations.done(vertex.state, f"Update{self.name}", sent.name,
+                               operations.stub(vertex.state.put(changed)))
 
     def delete(self, vertex: Vertex, request: Message) -> dict:
         self.check_delete(vertex, vertex.state.get(request.name), request)

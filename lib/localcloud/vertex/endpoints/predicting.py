@@ -8,7 +8,7 @@ from google.cloud.aiplatform_v1 import types
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from lib.localcloud import loopback
+from lib.localcloud import loopback, rest
 from lib.localcloud.errors import ApiError, precondition
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.state import new_message
@@ -38,11 +38,11 @@ def predict(vertex: Vertex, request: Message) -> Message:
         raise ApiError(code, f"The model server answered {status}: {text}")
     response = new_message(types.PredictResponse)
     try:
-        predictions = json.loads(answer)["predictions"]
+        predictions = rest.parse_json(answer)["predictions"]
         json_format.ParseDict({"predictions": predictions}, response)
     except (ValueError, KeyError, TypeError, json_format.ParseError) as error:
         raise ApiError(
-            "INTERNAL", f'The model server must answer {{"predictions": [...]}}: {error!r}'
+            "INTERNAL", f'The model server must answer {{"predictions": [...]}}: {error}'
         ) from None
     response.deployed_model_id = deployed.id
     response.model = deployed.model

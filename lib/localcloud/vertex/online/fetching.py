@@ -1,5 +1,7 @@
 """FeatureOnlineStoreService: the values of one entity, as the last sync left them."""
 
+import math
+
 from google.cloud.aiplatform_v1 import types
 from google.protobuf.message import Message
 
@@ -14,7 +16,8 @@ def fetch_feature_values(vertex: Vertex, request: Message) -> Message:
     """FetchFeatureValues, as KEY_VALUE or PROTO_STRUCT.
 
     Raises:
-        ApiError: INVALID_ARGUMENT without a key; NOT_FOUND, with the same message, for an entity,
+        ApiError: INVALID_ARGUMENT without a key, and as PROTO_STRUCT for a value that is NaN or
+            infinite, because a Struct is JSON; NOT_FOUND, with the same message, for an entity,
             view or store that does not exist, and for a view that was never synced.
     """
     key = request.data_key
@@ -27,12 +30,14 @@ def fetch_feature_values(vertex: Vertex, request: Message) -> Message:
     response = new_message(types.FetchFeatureValuesResponse)
     features = _features(found)
     if request.data_format == types.FeatureViewDataFormat.PROTO_STRUCT:
+        for name, _, value in features:
+            if not all(map(_is_json, value if isinstance(value, list) else [value])):
+                raise invalid(f"{name} is {value}, which PROTO_STRUCT cannot hold; use KEY_VALUE.")
         response.proto_struct.update({name: value for name, _, value in features})
         return response
     for name, kind, value in features:
-        entry = response.key_values.features.add(name=name)
-        if value is not None:  # a null feature is a name without a value
-            _set_value(entry.value, kind, value)
+        if value is not None:  # a null is left out: tests of googleapis/java-vertex-feature-store
+            _set_value(response.key_values.features.add(name=name).value, kind, value)
     return response
 
 
@@ -43,6 +48,10 @@ def _features(found: list[tuple[list, list]]) -> list[tuple[str, str, object]]:
         for (name, kind), value in zip(columns, row, strict=True):
             (stamps if name == TIMESTAMP_COLUMN else features).append((name, kind, value))
     return features + sorted(stamps, key=lambda stamp: stamp[2] or 0)[-1:]
+
+
+def _is_json(value: object) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _set_value(target: Message, kind: str, value: object) -> None:

@@ -26,6 +26,10 @@ def create_pipeline_job(vertex: Vertex, request: Message) -> Message:
     job_id = request.pipeline_job_id or _new_id(spec["pipelineInfo"]["name"])
     check_id(job_id, rules.JOB_ID, "pipeline_job_id")
     job.name = f"{request.parent}/pipelineJobs/{job_id}"
+    # Filled in by the service: k8s-config-connector's recording of a PipelineJob.
+    job.labels["vertex-ai-pipelines-run-billing-id"] = operations.new_id()
+    job.service_account = job.service_account or (
+        f"{vertex.project_number}-compute@developer.gserviceaccount.com")
     return JOBS.start(vertex, job)
 
 

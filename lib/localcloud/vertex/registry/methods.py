@@ -25,7 +25,7 @@ def batch_create_features(vertex: Vertex, request: Message) -> dict:
             if one.parent and one.parent != request.parent:
                 raise invalid(f"requests: parent {one.parent!r} is not {request.parent!r}.")
             one.parent = request.parent
-            response.features.append(FEATURES.add(vertex, one))
+            response.features.append(operations.stub(FEATURES.add(vertex, one)))
     return operations.done(vertex.state, "BatchCreateFeatures", request.parent, response)
 
 

@@ -32,6 +32,7 @@ def timestamp_column(group: Message) -> str | None:
 def check_group(vertex: Vertex, group: Message) -> None:
     """The table exists, with its entity id and timestamp columns."""
     rules.check_labels(group.labels)
+    group.description = ""  # Google does not return it: Terraform's provider ignores it on reading
     spec = group.big_query
     if not spec.big_query_source.input_uri:
         raise invalid("feature_group.big_query.big_query_source.input_uri is required.")
@@ -54,12 +55,17 @@ def check_group_delete(vertex: Vertex, group: Message, request: Message) -> None
 
 
 def check_feature(vertex: Vertex, feature: Message) -> None:
-    """Its column (version_column_name, else its id) is in the group's table."""
+    """Its column (version_column_name, else its id) is in the group's table, and no entity id."""
     rules.check_labels(feature.labels)
     group_name, _, feature_id = feature.name.rsplit("/", 2)
     group = vertex.state.get(group_name)
     schema = vertex.tables.schema(group.big_query.big_query_source.input_uri)
-    check_feature_column(schema, feature.version_column_name or feature_id)
+    column = feature.version_column_name or feature_id
+    if column in entity_columns(group):  # the text: terraform-provider-google#21169
+        raise invalid(f"The BigQuery source {group.big_query.big_query_source.input_uri} has an "
+                      f"invalid schema. Feature column {column} is same as entity id column "
+                      "registered.")
+    check_feature_column(schema, column)
 
 
 def check_entity_columns(schema: Schema, columns: list[str]) -> None:

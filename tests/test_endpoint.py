@@ -1,0 +1,44 @@
+"""What is sent to an endpoint, and what is taken for its answer."""
+
+from types import SimpleNamespace
+
+import pytest
+from google.cloud import aiplatform_v1 as vertex
+
+from lib import endpoint
+from lib.errors import Needed
+
+
+@pytest.fixture
+def answering(settings):
+    """answering(predictions) -> a Cloud whose endpoint answers that."""
+    def cloud(predictions):
+        def predict(**request):
+            return SimpleNamespace(predictions=predictions)
+
+        return SimpleNamespace(settings=settings, predictions=SimpleNamespace(predict=predict))
+
+    return cloud
+
+
+SERVICE = vertex.Endpoint(name="projects/1/locations/r/endpoints/2")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_json_does_not_have_is_named(answering, value):
+    with pytest.raises(Needed, match=f"tenure_days of instance 1 is {value}"):
+        endpoint.predict(answering([]), SERVICE, [{"tenure_days": 1.0}, {"tenure_days": value}])
+
+
+@pytest.mark.parametrize("predictions", [
+    [], [None], [0.5], [{}], [{"churn_probability": None}], [{"churn_probability": "NaN"}],
+    [{"churn_probability": "high"}], [{"churn_probability": 1.5}],
+    [{"churn_probability": 0.5}] * 2])
+def test_an_answer_without_a_probability_is_an_error_of_the_model_server(answering, predictions):
+    with pytest.raises(Needed, match="model server behind .*endpoints/2"):
+        endpoint.predict(answering(predictions), SERVICE, [{"tenure_days": 1}])
+
+
+def test_a_probability_is_returned(answering):
+    answers = [{"churn_probability": 0.25}, {"churn_probability": 1}]
+    assert endpoint.predict(answering(answers), SERVICE, [{"a": 1}, {"a": None}]) == [0.25, 1.0]

@@ -1,0 +1,125 @@
+"""The feature store's resources and values, in each way that Google may answer them."""
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+from google.api_core.exceptions import NotFound
+from google.cloud import aiplatform_v1 as vertex
+
+from lib import feature_store, waiting
+from lib.errors import Needed
+
+
+@pytest.fixture
+def fake(settings):
+    """fake(**clients) -> what the functions use of a Cloud."""
+    parent = f"projects/{settings.project}/locations/{settings.region}"
+
+    def cloud(**clients):
+        return SimpleNamespace(
+            settings=settings, parent=parent, vertex="https://vertex",
+            **{name: SimpleNamespace(**methods) for name, methods in clients.items()})
+
+    return cloud
+
+
+def group(cloud, **changes):
+    """The group as it is sent, with changes to its big_query, under the project's number."""
+    wanted = feature_store.group_message(cloud)
+    for name, value in changes.items():
+        setattr(wanted.big_query, name, value)
+    wanted.name, wanted.etag, wanted.description = "projects/7/x/featureGroups/g", "e", ""
+    return wanted
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"time_series": None},  # the default column, left out
+    {"static_data_source": False}])
+def test_a_group_that_leaves_out_a_default_is_reused(fake, changes):
+    cloud = fake(registry={"get_feature_group": lambda name: group(cloud, **changes)})
+    outcome = feature_store.create_group(cloud)
+    assert (outcome.status, outcome.resource) == ("reused", "projects/7/x/featureGroups/g")
+
+
+@pytest.mark.parametrize(("changes", "named"), [
+    ({"dense": False}, "dense"),
+    ({"entity_id_columns": ["user_id"]}, "entity_id_columns"),
+    ({"big_query_source": vertex.BigQuerySource(input_uri="bq://a.b.c")}, "source table"),
+    ({"time_series": {"timestamp_column": "seen_at"}}, "timestamp column")])
+def test_a_group_that_differs_is_refused_by_what_differs(fake, changes, named):
+    cloud = fake(registry={"get_feature_group": lambda name: group(cloud, **changes)})
+    with pytest.raises(Needed) as caught:
+        feature_store.create_group(cloud)
+    assert caught.value.cause.endswith(f"exists with another {named}")
+
+
+class OnceMade:
+    """get and create of one resource that exists from the first create on."""
+
+    def __init__(self, resource):
+        self.resource, self.made = resource, False
+
+    def get(self, name):
+        if not self.made:
+            raise NotFound(name)
+        return self.resource
+
+    def create(self, **_):
+        self.made = True
+        return "operation"
+
+
+@pytest.mark.parametrize("result", ["stub", None])
+def test_a_group_is_read_again_after_it_was_created(fake, monkeypatch, result):
+    stub = result and vertex.FeatureGroup(name="stub")
+    monkeypatch.setattr(waiting, "operation", lambda *_: stub)
+    once = OnceMade(vertex.FeatureGroup(name="projects/7/x/featureGroups/g"))
+    cloud = fake(registry={"get_feature_group": once.get, "create_feature_group": once.create})
+    outcome = feature_store.create_group(cloud)
+    assert (outcome.status, outcome.resource) == ("created", "projects/7/x/featureGroups/g")
+
+
+@pytest.mark.parametrize("result", ["stub", None])
+def test_a_view_is_read_again_after_it_was_created(fake, monkeypatch, result):
+    """Otherwise its service account would not get its grant, and it would be updated at once."""
+    from lib import warehouse
+
+    granted = []
+    monkeypatch.setattr(warehouse, "grant_reader", lambda cloud, email: granted.append(email))
+    monkeypatch.setattr(feature_store, "_reads_as_itself", lambda cloud: True)
+    stub = result and vertex.FeatureView(name="stub")
+    monkeypatch.setattr(waiting, "operation", lambda *_: stub)
+    cloud = fake(online_admin={})
+    made = feature_store.view_message(cloud)
+    made.name, made.service_account_email = "projects/7/x/featureViews/v", "view@google"
+    made.feature_registry_source.project_number = 7
+    once = OnceMade(made)
+    cloud.online_admin.get_feature_view = once.get
+    cloud.online_admin.create_feature_view = once.create
+    outcome = feature_store.create_view(cloud)
+    assert (outcome.status, outcome.resource) == ("created", "projects/7/x/featureViews/v")
+    assert "updated" not in outcome.figures and granted == ["view@google"]
+
+
+def served(**values):
+    """A reply with these features; a value "" is sent as a name without a value."""
+    pair = vertex.FetchFeatureValuesResponse.FeatureNameValuePairList.FeatureNameValuePair
+    return vertex.FetchFeatureValuesResponse(key_values={"features": [
+        pair(name=name) if value == "" else pair(name=name, value={"int64_value": value})
+        for name, value in values.items()]})
+
+
+@pytest.mark.parametrize("null", ["left out", "without a value"])
+@pytest.mark.parametrize(("stamp", "taken_at"), [
+    ({}, None), ({"feature_timestamp": ""}, None),
+    ({"feature_timestamp": 1704067200000000}, datetime(2024, 1, 1, tzinfo=UTC))])
+def test_a_null_and_a_timestamp_may_be_left_out(fake, null, stamp, taken_at):
+    cloud = fake(online={})
+    first, *others = cloud.settings.feature_names
+    empty = {others[0]: ""} if null == "without a value" else {}
+    reply = served(**{name: 1 for name in [first, *others[1:]]}, **empty, **stamp)
+    cloud.online.fetch_feature_values = lambda *_, **__: reply
+    values, taken = feature_store.fetch(cloud, "1")
+    assert values == {first: 1, others[0]: None, **dict.fromkeys(others[1:], 1)}
+    assert list(values) == cloud.settings.feature_names and taken == taken_at
