@@ -51,7 +51,7 @@ def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outc
         operation = cloud.endpoints.deploy_model(
             endpoint=endpoint.name, traffic_split={"0": 100},  # "0" is the model deployed here
             deployed_model=vertex.DeployedModel(
-                model=f"{plain_name(model)}@{model.version_id}",
+                model=f"{model.name.split('@')[0]}@{model.version_id}",
                 display_name=settings.names.model,
                 dedicated_resources=vertex.DedicatedResources(
                     machine_spec=vertex.MachineSpec(machine_type=serve.machine_type),
@@ -77,16 +77,16 @@ def _deployments(
     run may have succeeded later, beside a second one.
     """
     found = cloud.endpoints.get_endpoint(name=name)
-    wanted = (plain_name(model), model.version_id)
-    ours = [d.id for d in found.deployed_models
-            if (d.model.split("@")[0], d.model_version_id) == wanted]
+    ours = [d.id for d in found.deployed_models if serves(d, model)]
     kept = max(ours, key=lambda id_: found.traffic_split.get(id_, 0), default=None)
     return kept, [d.id for d in found.deployed_models if d.id != kept]
 
 
-def plain_name(model: vertex.Model) -> str:
-    """The model's resource name without "@version", which Google adds to some answers."""
-    return model.name.split("@")[0]
+def serves(deployed: vertex.DeployedModel, model: vertex.Model) -> bool:
+    """Is this version of the model deployed here? Compared by the ids: Google's answers name the
+    project by its id or by its number, and the model with or without "@version"."""
+    ids = [name.rsplit("/", 1)[-1].split("@")[0] for name in (deployed.model, model.name)]
+    return ids[0] == ids[1] and deployed.model_version_id == model.version_id
 
 
 def connect(cloud: Cloud) -> vertex.Endpoint:

@@ -134,9 +134,7 @@ def _read_serving(cloud: Cloud, found: Lineage) -> None:
     versions = ", ".join(sorted(d.model_version_id for d in deployed)) or "none"
     found.nodes["endpoint"] = LineageNode("endpoint", service.display_name, (
         f"serves version {versions}", f"endpoint {short(service.name)}"))
-    if model is not None and any(
-            (d.model.split("@")[0], d.model_version_id)
-            == (endpoint.plain_name(model), model.version_id) for d in deployed):
+    if model is not None and any(endpoint.serves(d, model) for d in deployed):
         found.edges.append(("model", "endpoint", ""))
 
 

@@ -264,13 +264,13 @@ def test_deploying_completes_what_an_earlier_run_left_half_done(cloud, extra, sp
     one of this version that has traffic is kept, with all of it."""
     service, model = endpoint.find(cloud), model_registry.find(cloud)
     (first,) = service.deployed_models
-    versions = sorted(cloud.models.list_model_versions(name=endpoint.plain_name(model)),
+    versions = sorted(cloud.models.list_model_versions(name=model.name),
                       key=lambda v: int(v.version_id))
     version = versions[0].version_id if extra == "older" else model.version_id
     cloud.endpoints.deploy_model(
         endpoint=service.name, traffic_split={"0": split[1], first.id: split[0]},
         deployed_model=vertex.DeployedModel(
-            model=f"{endpoint.plain_name(model)}@{version}",
+            model=f"{model.name.split('@')[0]}@{version}",
             dedicated_resources=first.dedicated_resources)).result()
     second = next(d for d in endpoint.find(cloud).deployed_models if d.id != first.id)
     assert endpoint.deploy(cloud, service, model).status == "reused"
