@@ -159,10 +159,12 @@ def test_reset_stops_it_before_it_deletes_its_data(stopped, wait_for):
 
 def test_reset_deletes_nothing_under_a_process_that_cannot_be_stopped(stopped, monkeypatch):
     state, pid = stopped
-    monkeypatch.setattr(process, "STOP_SECONDS", 0.2)
-    monkeypatch.setattr(os, "kill", lambda *_: None)
-    with pytest.raises(process.LocalCloudError, match=f"pid {pid}, cannot be stopped"):
-        process.reset(state)
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "STOP_SECONDS", 0.2)
+        patch.setattr(process, "KILL_SECONDS", 0.2)
+        patch.setattr(os, "kill", lambda *_: None)
+        with pytest.raises(process.LocalCloudError, match=f"pid {pid}, cannot be stopped"):
+            process.reset(state)
     assert (state / "bigquery").exists()
 
 
