@@ -47,7 +47,12 @@ def load(options: argparse.Namespace) -> Settings:
         path = Path(options.source)
         source = str(path.resolve()) if path.exists() else options.source
         os.environ[config.SETTINGS_VARIABLE] = json.dumps({"source": source})
-    return config.load(target=options.target, env=options.env)
+    settings = config.load(target=options.target, env=options.env)
+    if options.source and settings.source_is_folder and not settings.source_folder.exists():
+        raise config.ConfigError(
+            f"--source {options.source}: there is no such folder; give the folder with the export, "
+            "or a BigQuery dataset (project.dataset)")
+    return settings
 
 
 def run(options: argparse.Namespace, stage: str, attempted: str, work: Work) -> int:

@@ -110,14 +110,18 @@ def for_summary(answers: list[Prediction]) -> list[dict]:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = cli.parser("python -m lib.predict", __doc__)
-    parser.add_argument("--customer_id", required=True)
+    parser.add_argument("--customer_id", "--customer-id", required=True)
     options = parser.parse_args(arguments)
     return cli.run(options, "predict", f"customer {options.customer_id}", _print_prediction)
 
 
 def _print_prediction(settings: Settings, options: argparse.Namespace) -> int:
+    cloud = connect(settings)
+    if cloud.started_local:
+        print("local cloud started; it keeps running until `.venv/bin/python -m lib.localcloud "
+              "stop`", file=sys.stderr)
     try:
-        answer = Predictor(connect(settings)).predict(options.customer_id)
+        answer = Predictor(cloud).predict(options.customer_id)
     except (feature_store.EntityNotServed, endpoint.NotDeployed) as error:
         print(error, file=sys.stderr)
         return NOT_DEPLOYED if isinstance(error, endpoint.NotDeployed) else NOT_SERVED

@@ -15,6 +15,8 @@ from tests.conftest import SMALL
 
 CONFIG = "config.yaml"
 BUILD, REQUEST = "sql/02_build_features.sql", "sql/request_time_features.sql"
+# The page's feature under another name: who follows the page has added that one.
+PAGE, NAME = "items_90d", "items_for_the_test"
 # File -> what follows the line of the newest feature.
 NEXT = {CONFIG: "\nonline_store:", BUILD: "\n    base.feature_timestamp,\nfrom",
         REQUEST: "\n    @feature_timestamp as feature_timestamp,\nfrom"}
@@ -44,16 +46,25 @@ statuses = {name: step(c).status for name, step in steps.items()}
 by_sql = warehouse.query(c, sql, customer_id=customer,
                          feature_timestamp=lookups.newest_snapshot(c))
 print(json.dumps({"customer": customer, "statuses": statuses,
-                  "by_sql": float(by_sql.get("items_90d", [-1])[0])}))
+                  "by_sql": float(by_sql.get("items_for_the_test", [-1])[0])}))
 """
 
 
 def lines_of_the_page() -> dict[str, str]:
-    """File -> the line that the page says to add to it."""
+    """File -> the line that the page says to add to it, with NAME as the feature's name."""
     page = (ROOT / "lib" / "README.md").read_text(encoding="utf-8")
     section = re.search(r"^## Add a feature\n(.*?)(?=^## |\Z)", page, re.S | re.M)[1]
     steps = re.findall(r"^\d\. In `([^`]+)`.*?```\w+\n(.*?) *```", section, re.S | re.M)
-    return {file: re.sub("^ {3}", "", text) for file, text in steps}  # inside a list of steps
+    lines = {file: re.sub("^ {3}", "", text) for file, text in steps}  # inside a list of steps
+    return {file: renamed(text) for file, text in lines.items()}
+
+
+def renamed(line: str) -> str:
+    """`{name: PAGE`, `... as PAGE,` and `table.PAGE,` result in a feature called NAME."""
+    for old, new in ((f"name: {PAGE}", f"name: {NAME}"), (f"as {PAGE},", f"as {NAME},")):
+        if old in line:
+            return line.replace(old, new)
+    return line.replace(f"{PAGE},", f"{PAGE} as {NAME},")
 
 
 def add(folder, file):
@@ -98,12 +109,12 @@ def test_the_committed_files_agree(settings):
 
 
 @pytest.mark.parametrize("changed, missing", [
-    ([CONFIG], [("feature items_90d is in config.yaml, but sql/02", BUILD),
-                ("feature items_90d is in config.yaml, but sql/request", REQUEST)]),
+    ([CONFIG], [("feature items_for_the_test is in config.yaml, but sql/02", BUILD),
+                ("feature items_for_the_test is in config.yaml, but sql/request", REQUEST)]),
     ([CONFIG, BUILD], [("but sql/request_time_features.sql does not select it", REQUEST)]),
     ([CONFIG, REQUEST], [("but sql/02_build_features.sql does not select it", BUILD)]),
-    ([BUILD], [("sql/02_build_features.sql selects items_90d, which is not a", CONFIG)]),
-    ([REQUEST], [("sql/request_time_features.sql selects items_90d, which is not a", CONFIG)]),
+    ([BUILD], [("sql/02_build_features.sql selects items_for_the_test, which is not a", CONFIG)]),
+    ([REQUEST], [("sql/request_time_features.sql selects items_for_the_test, which", CONFIG)]),
     ([CONFIG, BUILD, REQUEST], [])])
 def test_each_disagreement_names_the_file_and_what_to_write(
     settings, tmp_path, monkeypatch, changed, missing
@@ -112,16 +123,16 @@ def test_each_disagreement_names_the_file_and_what_to_write(
     monkeypatch.setattr(warehouse, "ROOT", tmp_path)
     for file in {BUILD, REQUEST} & {*changed}:
         add(tmp_path, file)
-    new = settings.features[0].model_copy(update={"name": "items_90d"})
+    new = settings.features[0].model_copy(update={"name": NAME})
     listed = [*settings.features, *([new] if CONFIG in changed else [])]
     found = features.missing_features(settings.model_copy(update={"features": listed}))
     for needed, (cause, file) in zip(found, missing, strict=True):
         assert cause in needed.cause and needed.command == f"edit {file}"
-        line = "- {name: items_90d," if file == CONFIG else "... as items_90d,"
+        line = f"- {{name: {NAME}," if file == CONFIG else f"... as {NAME},"
         assert line in needed.need and file in needed.need
 
 
-def test_a_twelfth_feature_is_served_after_the_steps_of_the_page(copy):
+def test_a_twelfth_feature_is_served_after_the_steps_of_the_page(copy, settings):
     before = flow(copy)
     assert {*before["statuses"].values()} == {"created", "done"}
 
@@ -142,6 +153,6 @@ def test_a_twelfth_feature_is_served_after_the_steps_of_the_page(copy):
     done = run(copy, "-m", "lib.predict", "--customer_id", after["customer"])
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert len(answer["features"]) == 12
-    assert answer["features"]["items_90d"] == after["by_sql"] > 0
+    assert len(answer["features"]) == len(settings.features) + 1
+    assert answer["features"][NAME] == after["by_sql"] > 0
     assert 0 < answer["churn_probability"] < 1

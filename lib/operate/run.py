@@ -79,10 +79,14 @@ def _new_folder(settings: Settings) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     stages.write_summary(folder, stages.new_summary(run_id, settings))
     config.save_options(folder)
+    return folder
+
+
+def _point_latest_to(folder: Path) -> None:
+    """runs/latest: the newest run that got past its preflight."""
     latest = stages.RUNS / "latest"
     latest.unlink(missing_ok=True)
-    latest.symlink_to(run_id)
-    return folder
+    latest.symlink_to(folder.name)
 
 
 def _run_notebooks(cloud: Cloud, notebooks: list[Path], folder: Path) -> None:
@@ -90,6 +94,7 @@ def _run_notebooks(cloud: Cloud, notebooks: list[Path], folder: Path) -> None:
     settings = cloud.settings
     say(folder, f"run {folder.name}: {cloud.note}, env {settings.env}, source {settings.source}")
     check(cloud, folder)
+    _point_latest_to(folder)
     for number, notebook in enumerate(notebooks, 1):
         _execute(notebook, settings, folder, f"[{number}/{len(notebooks)}]")
     summary = {**stages.read_summary(folder), "seconds": round(time.monotonic() - began, 1)}
@@ -139,7 +144,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     try:
         papermill.execute_notebook(
             notebook, folder / notebook.name, parameters=parameters, cwd=notebook.parent,
-            kernel_name="python3", kernel_manager_class=_kernel_manager(), progress_bar=bar,
+            kernel_name="python3", kernel_manager_class=this_python(), progress_bar=bar,
             stdout_file=_Progress(folder),
             # Without it ipykernel warns, at every start, that loopback is not encrypted.
             extra_arguments=["--IPKernelApp.log_level=ERROR"])
@@ -151,7 +156,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
                 f"{time.monotonic() - began:.1f} s | {_headline(summary, stage)}")
 
 
-def _kernel_manager() -> type:
+def this_python() -> type:
     """A KernelManager that starts this Python: the first kernel named python3 in Jupyter's path
     may be any other."""
     from ipykernel.kernelspec import get_kernel_dict
@@ -203,7 +208,7 @@ def _headline(summary: dict, stage: dict) -> str:
         latency = summary["latency_ms"]
         return (f"{len(summary['predictions'])} customers predicted; fetch p50 "
                 f"{latency['fetch_p50']:.1f} ms, predict p50 {latency['predict_p50']:.1f} ms")
-    return ", ".join(name.rsplit("/", 1)[-1] for name in stage["resources"].values())
+    return ", ".join(dict.fromkeys(map(stages.short, stage["resources"].values())))
 
 
 def _say_what_is_billed(cloud: Cloud, folder: Path) -> None:

@@ -178,9 +178,9 @@ def ages(cloud: Cloud, compared: pd.DataFrame) -> pd.DataFrame:
             "customers": len(group),
             "served snapshot": missing if pd.isna(served) else f"{served:%Y-%m-%d %H:%M}",
             "newest snapshot": f"{stored:%Y-%m-%d %H:%M}",
-            "days behind it": _days(stored - served),
+            "days behind snapshot": _days(stored - served),
             "newest order": f"{ordered:%Y-%m-%d %H:%M}",
-            "days behind that": _days(ordered - served)})
+            "days behind order": _days(ordered - served)})
     return pd.DataFrame(rows)
 
 

@@ -57,7 +57,7 @@ def test_code_is_short_and_calls_lib(notebook):
     imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
                 for alias in node.names]
     imported += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in imported} == {"sys", "lib"}
+    assert {name.split(".")[0] for name in imported} == {"os", "sys", "lib"}
 
 
 def test_the_last_notebook_has_at_most_16_code_cells():
@@ -76,3 +76,25 @@ def test_no_output_line_is_said_twice_or_holds_a_resource_path(notebook):
     assert len(lines) == len(set(lines)) and max(map(len, lines), default=0) <= WIDE
     assert not any("projects/" in line for line in lines)
     assert not any(re.fullmatch(r".*: started", line) for line in lines)
+
+
+def test_the_command_that_executes_them(tmp_path, monkeypatch):
+    """scripts/execute_notebooks.py on a notebook of its own: this Python, outputs in the file."""
+    import sys
+
+    from scripts import execute_notebooks
+
+    path = tmp_path / "01_tiny.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("import sys; print(sys.executable)")]), path)
+    monkeypatch.setattr(execute_notebooks, "NOTEBOOKS", [path])
+    monkeypatch.setattr(execute_notebooks, "ROOT", tmp_path)
+    monkeypatch.setattr(execute_notebooks.subprocess, "run", lambda *_, **__: None)
+    for name in ("LOCALCLOUD_STATE", "CHURN_DEMO_RUNS"):
+        monkeypatch.setenv(name, "put back afterwards")
+    assert execute_notebooks.main([]) == 0
+    (cell,) = nbformat.read(path, as_version=4).cells
+    assert cell.outputs[0].text.strip() == sys.executable
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")]), path)
+    before = path.read_bytes()
+    assert execute_notebooks.main([]) == 1 and path.read_bytes() == before

@@ -39,7 +39,7 @@ def test_red_before_the_sync_and_green_after(deployed):
         assert (lifetime["offline"] - lifetime["online"] == 1).all()
         assert set(bad.loc[bad["feature"] == "tenure_days", "customer_id"]) == set(copy.customers)
         (age,) = parity.ages(there, stale).to_dict("records")
-        assert age["days behind it"] == 1.0 and age["days behind that"] > 1.0
+        assert age["days behind snapshot"] == 1.0 and age["days behind order"] > 1.0
         old = freshness.predictions(copy)
 
         feature_store.sync(copy.cloud, force=True)
@@ -90,7 +90,7 @@ def test_check_measures_both_sides_of_the_sync_unless_config_leaves_it_out(deplo
     wrong = {name: len(parity.differences(frame)) for name, frame in found.compared.items()}
     assert wrong["before the sync"] > 0 == wrong["after the sync"]
     assert outcome.figures["mismatches before the sync"] == wrong["before the sync"]
-    assert found.ages["days behind it"].tolist() == [1.0, 0.0]
+    assert found.ages["days behind snapshot"].tolist() == [1.0, 0.0]
     most = found.figures["customer_id"]
     assert found.changes[most] == pytest.approx(
         (found.figures["probability_before"], found.figures["probability_after"]), abs=1e-6)

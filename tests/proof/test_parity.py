@@ -40,8 +40,8 @@ def test_no_difference_in_the_healthy_store(proof):
     assert compared["online"].isna().any()
     assert (compared["served_at"] == compared["offline_at"]).all()
     (age,) = parity.ages(proof, compared).to_dict("records")
-    assert (age["customers"], age["days behind it"]) == (1000, 0.0)
-    assert age["days behind that"] == 0.03  # the data end 40 minutes after the newest snapshot
+    assert (age["customers"], age["days behind snapshot"]) == (1000, 0.0)
+    assert age["days behind order"] == 0.03  # the data end 40 minutes after the newest snapshot
 
 
 def test_many_callers_get_what_one_gets(proof):
@@ -57,7 +57,7 @@ def test_the_command_says_equal_and_names_each_difference(proof, monkeypatch, ca
     monkeypatch.setattr(parity, "connect", lambda settings: proof)
     assert parity.main(["--customers", "20"]) == 0
     shown = capsys.readouterr()
-    assert "orders_90d" in shown.out and "days behind it" in shown.out and shown.err == ""
+    assert "orders_90d" in shown.out and "days behind snapshot" in shown.out and shown.err == ""
 
     customers = planted.choose(proof, 40)
     there = planted.copy(proof, "command", customers)
