@@ -1,6 +1,6 @@
 """Write the generated parts of the READMEs: `cog` blocks in them call the functions below.
 
-    python -m scripts.readmes [--run FOLDER]
+    .venv/bin/python -m scripts.readmes [--run FOLDER]
 
 The figures come from readme_sample.json, which --run takes from a finished run first; the
 pictures come from the committed notebooks. Exit status: that of cog, 0 if all went well.
@@ -10,6 +10,7 @@ import argparse
 import base64
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 import jinja2
@@ -43,12 +44,15 @@ def sample_run() -> str:
 
 
 def findings() -> str:
-    """The four findings of the sample run, in words."""
+    """The four findings of the sample run, in words; lines of at most 100 characters."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["number"] = facts.number
     sample = _sample()
-    return environment.from_string(FINDINGS.read_text(encoding="utf-8")).render(
+    text = environment.from_string(FINDINGS.read_text(encoding="utf-8")).render(
         facts.findings(sample), run=sample, settings=config.load(target="local"))
+    return "\n\n".join(
+        textwrap.fill(paragraph, 100, break_long_words=False, break_on_hyphens=False)
+        for paragraph in text.split("\n\n")) + "\n"
 
 
 def option_table() -> str:

@@ -25,10 +25,19 @@ def read(folder: Path) -> dict:
     run = stages.read_summary(folder)
     if run is None:
         raise NoRun(f"no summary.json in {folder}; ./run_all.sh makes a run")
-    return {"run": run, "local": run["target"] == "local", **started(run["started_at"]),
+    return {"run": run, "local": run["target"] == "local", "where": where(run), **started(run["started_at"]),
             **findings(run), "horizon": _horizon(run["labels"]), "resources": _resources(run),
             "longest": max([stage["seconds"] for stage in run["stages"]], default=0) or 1,
             "costs": costs(run, settings_of(run))}
+
+
+def where(run: Mapping) -> str:
+    """Where a run ran. On the stand-in also the data, unless the source was a folder."""
+    if run["target"] != "local":
+        return "Google Cloud"
+    sources = [stage["figures"].get("source", {}) for stage in run["stages"]]
+    generated = any(figures.get("as") == "read where it is" for figures in sources)
+    return "local stand-in" + "; theLook generated from a seed" * generated
 
 
 def settings_of(run: Mapping) -> Settings | None:

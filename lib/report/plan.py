@@ -26,7 +26,7 @@ from lib.charts.style import (
 )
 from lib.config import PlannedStep
 
-LIMIT = 20  # minutes that the demo may take on Google
+LIMIT = 20  # our target: minutes that the demo may take on Google
 LONGEST = 12  # measured steps that are drawn
 BUSY = 0.1  # share of a run's time that its steps fill, below which bars are too thin to see
 SLACK = "#A9A9A9"  # a step that could take longer without moving the end
@@ -124,9 +124,9 @@ def total(bars: Sequence[Bar]) -> float:
 
 
 def finding(steps: Sequence[PlannedStep]) -> str:
-    """The plan in a sentence: both totals, and whether the first is more than the limit."""
+    """The plan in a sentence: both totals, and whether the first is over the target."""
     early, late = minutes(schedule(steps)), minutes(schedule(steps, early=False))
-    over = f": over the limit of {LIMIT}" if early > LIMIT else ""
+    over = f": over our target of {LIMIT}" if early > LIMIT else ""
     return f"Planned: {early} min on Google, {late} without the early start{over}"
 
 
@@ -187,7 +187,7 @@ def chart(steps: Sequence[PlannedStep], summary: Mapping | None = None) -> Chart
     heights = [0.27 * len(bars) + 0.5] + [0.27 * len(longest) + 0.6] * bool(longest)
     untimed = "" if timed(steps) else "; no minute of it was timed on Google"
     figure, grid = new_figure(
-        finding(steps), f"A plan, in minutes{untimed}. Dashed: the limit of {LIMIT} minutes",
+        finding(steps), f"A plan, in minutes{untimed}. Dashed: our target of {LIMIT} minutes",
         sum(heights) + 1.9, len(heights), 1, squeeze=False, height_ratios=heights)
     _draw_plan(grid[0, 0], bars)
     if longest:
@@ -253,8 +253,9 @@ def _draw_measured(axes: Axes, steps: Sequence[Timed], target: str) -> None:
     row_names(axes, [_row(step.stage, step.name, step.background) for step in steps])
     axes.set_title(f"Measured in this run, {where}", weight="bold", loc="left", color=INK)
     since = " since the run began" * (steps[0].started is not None)
+    bound = "; at most: checked when it was needed" * any(step.background for step in steps)
     axes.set(xlim=(0, 1.2 * max(ends) or 1),
-             xlabel=f"seconds{since}; the {len(steps)} longest steps")
+             xlabel=f"seconds{since}; the {len(steps)} longest steps{bound}")
     ticks(axes, x=8)
 
 

@@ -222,7 +222,7 @@ def test_the_title_is_the_finding_and_says_when_it_is_too_long():
     short = [step("a", 4), step("b", 6, (), True), step("c", 5), step("d", 1, ["b"])]
     assert finding(short) == "Planned: 11 min on Google, 16 without the early start"
     assert finding([step("a", 20.4)]).startswith("Planned: 21 min")
-    assert finding([step("a", 20.4)]).endswith("over the limit of 20")
+    assert finding([step("a", 20.4)]).endswith("over our target of 20")
     assert repr(chart(short)) == f"<Figure: {finding(short)}>"
     assert "no minute of it was timed on Google" in chart(short).texts[1].get_text()
     known = chart([step("a", 4, basis="measured")])
@@ -284,7 +284,7 @@ def test_the_report_shows_the_plan_and_says_what_was_not_timed(tmp_path, summary
     read = BeautifulSoup(report.build(tmp_path).read_text(encoding="utf-8"), "html.parser")
     heading = read.find(id="plan")
     said = heading.find_next("p").get_text(" ", strip=True)
-    assert heading.get_text() == "How long it takes"
+    assert heading.get_text() == "Planned time on Google Cloud"
     assert "No step of this plan was timed on Google" in said and finding(shipped()) in said
     assert plan.rerun_finding(shipped()) in said
     assert ("stand-in" in said) == ("between the steps" in said) == (summary is not OLD)

@@ -165,7 +165,7 @@ def test_the_first_screen_has_one_number_for_each_finding(full):
     cards = [card.get_text(" ", strip=True) for card in read.select(".finding")]
     assert len(cards) == 4
     assert "−0.184 ROC-AUC" in cards[0] and "0.814 ± 0.004" in cards[0]
-    assert "honest 0.701" in cards[0]
+    assert "point-in-time 0.701" in cards[0]
     assert "0 of 2,200" in cards[1] and "2 of 3 caught" in cards[1]
     assert "57 → 0" in cards[2] and "95.6% before, 71.2% after" in cards[2]
     assert "17 ms" in cards[3] and "288 times as long as a fetch" in cards[3]

@@ -21,6 +21,7 @@ TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path 
 UNRUNNABLE = re.compile(r"^# not runnable here \(needs .+\)$", re.M)
 
 PYTHON = ".venv/bin/python"
+IN_COMPONENT = f"../../../{PYTHON} src/main.py"
 # Each command of a README's bash block is run by a test (file::function), or by
 # test_a_cheap_command_runs with other words, or its block begins with the line
 # "# not runnable here (needs ...)".
@@ -37,21 +38,23 @@ RUN_BY = {
         "tests/training/test_compile.py::test_compiling_needs_no_cloud_and_no_engine",
     f"{PYTHON} -m lib.training.pipeline_job":
         "tests/training/test_training.py::test_the_command_exits_non_zero_and_names_the_step",
+    f"{PYTHON} -m scripts.execute_notebooks":
+        "tests/notebooks/test_notebooks.py::test_the_command_that_executes_them",
     ".venv/bin/lint-imports":
         "tests/test_layers.py::test_imports_follow_the_layers_of_pyproject",
     "scripts/new_component.sh my_step":
         "tests/scripts/test_build_push.py::test_new_component_works_at_once",
-    "python src/main.py --table my-project.churn_dev.train_dataset --label_col label_churn_60d "
+    f"{IN_COMPONENT} --table my-project.churn_dev.train_dataset --label_col label_churn_60d "
     "--time_col label_timestamp --id_col customer_id --feature_cols orders_30d,tenure_days "
     "--gap_days 60 --output_dataset /tmp/dataset":
         "tests/components/test_data_load.py::test_program_splits_a_table",
-    "python src/main.py --input_dataset /tmp/dataset --output_model /tmp/model --model_type "
+    f"{IN_COMPONENT} --input_dataset /tmp/dataset --output_model /tmp/model --model_type "
     "random_forest --label_col label_churn_60d --feature_cols orders_30d,tenure_days":
         "tests/components/test_train.py::test_program_gives_the_same_bytes_twice",
-    "python src/main.py --input_dataset /tmp/dataset --input_model /tmp/model --label_col "
+    f"{IN_COMPONENT} --input_dataset /tmp/dataset --input_model /tmp/model --label_col "
     "label_churn_60d --output_metrics /tmp/metrics.json --output_curves /tmp/curves.json":
         "tests/components/test_eval.py::test_figures_match_their_definitions",
-    "AIP_STORAGE_URI=gs://bucket/model python src/main.py":
+    "AIP_STORAGE_URI=gs://bucket/model ../../.venv/bin/python src/main.py":
         "tests/serving/test_serving.py::test_routes_and_port_of_vertex_and_a_clean_end",
     "curl -X POST localhost:8080/predict -H 'Content-Type: application/json' "
     """-d '{"instances": [{"orders_30d": 1, "tenure_days": null}]}'""":
@@ -84,7 +87,7 @@ class Command:
             return (PYTHON, "-m", "lib.operate.run")
         if words[0].startswith("scripts/") and words[0].endswith(".sh"):
             return (words[0],)
-        if words[:2] == ["python", "src/main.py"]:
+        if words[0].endswith(f"/{PYTHON}") and words[1] == "src/main.py":
             return (PYTHON, str(Path(self.readme).parent / "src" / "main.py"))
         if words[1:2] == ["-m"] and words[2].startswith(("lib.", "scripts.")):
             return (PYTHON, *words[1:4 if words[2] == "lib.localcloud" else 3])
@@ -187,8 +190,8 @@ def test_a_cheap_command_runs(command, tmp_path, monkeypatch):
 
 @functools.cache
 def help_of(program):
-    if program == ("scripts/test.sh",):  # it would install first
-        return (ROOT / "scripts" / "test.sh").read_text(encoding="utf-8")
+    if program in [("scripts/test.sh",), ("scripts/setup.sh",)]:  # they would install first
+        return (ROOT / program[0]).read_text(encoding="utf-8")
     done = subprocess.run([*program, "--help"], cwd=ROOT, capture_output=True, text=True,
                           timeout=60)
     assert done.returncode == 0, done.stderr
