@@ -25,8 +25,9 @@ def read(folder: Path) -> dict:
     run = stages.read_summary(folder)
     if run is None:
         raise NoRun(f"no summary.json in {folder}; ./run_all.sh makes a run")
-    return {"run": run, "local": run["target"] == "local", "where": where(run), **started(run["started_at"]),
-            **findings(run), "horizon": _horizon(run["labels"]), "resources": _resources(run),
+    return {"run": run, "local": run["target"] == "local", "where": where(run),
+            **started(run["started_at"]), **findings(run), "horizon": _horizon(run["labels"]),
+            "resources": _resources(run),
             "longest": max([stage["seconds"] for stage in run["stages"]], default=0) or 1,
             "costs": costs(run, settings_of(run))}
 

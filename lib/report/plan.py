@@ -253,7 +253,8 @@ def _draw_measured(axes: Axes, steps: Sequence[Timed], target: str) -> None:
     row_names(axes, [_row(step.stage, step.name, step.background) for step in steps])
     axes.set_title(f"Measured in this run, {where}", weight="bold", loc="left", color=INK)
     since = " since the run began" * (steps[0].started is not None)
-    bound = "; at most: when it was needed" * any(step.background for step in steps)
+    background = any(step.background for step in steps)
+    bound = "\nat most: its end is only seen once a notebook waits for it" * background
     axes.set(xlim=(0, 1.2 * max(ends) or 1),
              xlabel=f"seconds{since}; the {len(steps)} longest steps{bound}")
     ticks(axes, x=8)

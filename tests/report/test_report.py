@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from lib.config import ROOT
-from lib.report import report
+from lib.report import facts, report
 
 PNG = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5E"
        "rkJggg==")
@@ -178,6 +178,15 @@ def test_run_facts_stages_and_resources_are_told_once(full):
     assert "How long it took: 67 seconds" in text and "2.4 s" in text and "failed" in text
     assert text.count("featureOnlineStores/s") == 1 and text.count("local-demo.churn_dev") == 1
     assert "1 to 2 Bigtable nodes" in text and "hourly price is to be confirmed" in text
+
+
+@pytest.mark.parametrize("target, figures, where", [
+    ("local", {"as": "read where it is"}, "local stand-in; theLook generated from a seed"),
+    ("local", {"users rows": 3}, "local stand-in"),
+    ("gcp", {"as": "read where it is"}, "Google Cloud")])
+def test_only_generated_data_is_called_generated(target, figures, where):
+    stage = {**FULL["stages"][0], "figures": {"source": figures}}
+    assert facts.where({**FULL, "target": target, "stages": [stage]}) == where
 
 
 def test_what_was_not_measured_is_said(tmp_path):
