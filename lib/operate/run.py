@@ -79,14 +79,10 @@ def _new_folder(settings: Settings) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     stages.write_summary(folder, stages.new_summary(run_id, settings))
     config.save_options(folder)
-    return folder
-
-
-def _point_latest_to(folder: Path) -> None:
-    """runs/latest: the newest run that got past its preflight."""
     latest = stages.RUNS / "latest"
     latest.unlink(missing_ok=True)
-    latest.symlink_to(folder.name)
+    latest.symlink_to(run_id)
+    return folder
 
 
 def _run_notebooks(cloud: Cloud, notebooks: list[Path], folder: Path) -> None:
@@ -94,7 +90,6 @@ def _run_notebooks(cloud: Cloud, notebooks: list[Path], folder: Path) -> None:
     settings = cloud.settings
     say(folder, f"run {folder.name}: {cloud.note}, env {settings.env}, source {settings.source}")
     check(cloud, folder)
-    _point_latest_to(folder)
     for number, notebook in enumerate(notebooks, 1):
         _execute(notebook, settings, folder, f"[{number}/{len(notebooks)}]")
     summary = {**stages.read_summary(folder), "seconds": round(time.monotonic() - began, 1)}
