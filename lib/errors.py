@@ -103,6 +103,12 @@ TRANSLATIONS = (
         "has not been used|SERVICE_DISABLED|accessNotConfigured",
         "the API {api}, enabled in {project}; this takes effect after some minutes",
         "gcloud services enable {api} --project {project}"),
+    Translation((google_errors.BadRequest,), "(?i)being provisioned",
+        "some minutes: Google is creating the service agents of {project}, once for each project",
+        "{rerun}"),
+    Translation((google_errors.PreconditionFailed,), "constraints/",
+        "a resource that the organisation's policies allow; the message names the policy",
+        "gcloud resource-manager org-policies list --project {project}"),
     Translation((google_errors.Forbidden,), "(?i)quota|rateLimitExceeded",
         "more quota in {project}, {region}, or another try later",
         "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
@@ -115,8 +121,8 @@ TRANSLATIONS = (
     Translation((google_errors.NotFound, google_errors.BadRequest, google_errors.Conflict),
         r"(?i)not found in location|different locations?\b|in location|wrong location",
         # BigQuery uses the same words for a table that does not exist.
-        "existing resources, all in one place: BigQuery and Cloud Storage in {location}, Vertex "
-        "AI in {region}; the list shows what is missing or in another location",
+        "existing resources in their places: BigQuery in {location}, Cloud Storage and Vertex AI "
+        "in {region}; the list shows what is missing or in another location",
         "bq ls --project_id={project} --format=prettyjson"),
     Translation((google_errors.GoogleAPICallError,),
         r"(?i)manifest[ _]unknown|image\b.*(not found|not exist|cannot be pulled|no such)",

@@ -280,6 +280,13 @@ def test_deploying_completes_what_an_earlier_run_left_half_done(cloud, extra, sp
     assert dict(found.traffic_split) == {kept: 100}
 
 
+def test_the_bucket_is_in_the_region_with_uniform_access(cloud):
+    """"It must be in the same regional location as the service location": python-aiplatform."""
+    bucket = cloud.storage.get_bucket(cloud.settings.names.bucket)
+    assert bucket.location.lower() == cloud.settings.region
+    assert bucket.iam_configuration.uniform_bucket_level_access_enabled
+
+
 def test_a_group_over_another_table_is_not_silently_reused(cloud):
     tables = cloud.settings.tables.model_copy(update={"features": "other_table"})
     changed = dataclasses.replace(

@@ -128,6 +128,14 @@ REFUSALS = {
             "default.", details=["reason: SERVICE_DISABLED"]),
         "a quota project in the credentials",
         "gcloud auth application-default set-quota-project local-demo"),
+    "first use": (  # a thread of 2025 on a new project: generative-ai issue 1308
+        google_errors.BadRequest("Service agents are being provisioned (https://cloud.google.com/"
+                                 "vertex-ai/docs). Please try again in a few minutes."),
+        "some minutes: Google is creating the service agents", "--from 04"),
+    "a policy of the organisation": (
+        google_errors.PreconditionFailed(
+            "Request violates constraint 'constraints/storage.uniformBucketLevelAccess'"),
+        "a resource that the organisation's policies allow", "org-policies list"),
     "BigQuery's quota": (
         google_errors.Forbidden("Quota exceeded: Your project exceeded quota for free query "
                                 "bytes scanned."), "more quota", "iam-admin/quotas"),
@@ -137,12 +145,12 @@ REFUSALS = {
         "snapshots.sample_percent", "./run_all.sh --target local --env dev --from 04"),
     "location": (
         google_errors.NotFound("Not found: Dataset local-demo:churn_dev was not found in location "
-                               "EU"), "in one place: BigQuery and Cloud Storage in US",
+                               "EU"), "BigQuery in US, Cloud Storage and Vertex AI in us-central1",
         "bq ls"),
     "two locations": (
         google_errors.BadRequest("Cannot read and write in different locations: source: US, "
                                  "destination: EU"),
-        "existing resources, all in one place", "bq ls"),
+        "existing resources in their places", "bq ls"),
     "image": (
         google_errors.FailedPrecondition(
             "Image us-central1-docker.pkg.dev/p/churn-dev/serving@sha256:1 not found."),

@@ -57,14 +57,15 @@ def find_bucket(cloud: Cloud):
 
 def dataset(cloud: Cloud) -> Iterator[Finding]:
     """The app's dataset does not exist, or exists in the right location."""
-    yield _place(cloud, "dataset", cloud.settings.dataset, find_dataset(cloud))
+    yield _place("dataset", cloud.settings.dataset, find_dataset(cloud),
+                 cloud.settings.target_settings.location)
 
 
 def bucket(cloud: Cloud) -> Iterator[Finding]:
     """The app's bucket does not exist, or is ours and in the right location."""
     name = f"gs://{cloud.settings.names.bucket}"
     try:
-        yield _place(cloud, "bucket", name, find_bucket(cloud))
+        yield _place("bucket", name, find_bucket(cloud), cloud.settings.region)
     except google_errors.Forbidden as error:
         if finding.disabled_api(error) or finding.about_quota_project(error):
             raise
@@ -75,8 +76,7 @@ def bucket(cloud: Cloud) -> Iterator[Finding]:
             finding.grant_on_bucket(cloud, "roles/storage.legacyBucketReader"))
 
 
-def _place(cloud: Cloud, kind: str, name: str, found) -> Finding:
-    wanted = cloud.settings.target_settings.location
+def _place(kind: str, name: str, found, wanted: str) -> Finding:
     if found is not None and found.location.upper() != wanted.upper():
         error = wrong_location(kind, name, found.location, wanted)
         return Finding("blocker", error.cause, error.need, error.command)

@@ -61,16 +61,20 @@ def _build(cloud: Cloud) -> str:
 
 
 def make_bucket(cloud: Cloud) -> storage.Bucket:
-    """The app's bucket, created if it is missing.
+    """The app's bucket, created if it is missing: in Vertex AI's region, since a model is refused
+    whose files are in a multi-region ("It must be in the same regional location as the service
+    location": google/cloud/aiplatform/utils/gcs_utils.py), and with uniform access, which new
+    organisations enforce (constraints/storage.uniformBucketLevelAccess).
 
     Raises:
-        Needed: it exists in another location than the data.
+        Needed: it exists in another location.
     """
-    settings, wanted = cloud.settings, cloud.settings.target_settings.location
+    settings, wanted = cloud.settings, cloud.settings.region
     bucket = cloud.storage.lookup_bucket(settings.names.bucket)
     if bucket is None:
         bucket = cloud.storage.bucket(settings.names.bucket)
         bucket.labels = settings.labels
+        bucket.iam_configuration.uniform_bucket_level_access_enabled = True
         bucket = cloud.storage.create_bucket(bucket, location=wanted)
     elif bucket.location.upper() != wanted.upper():
         raise wrong_location("bucket", f"gs://{bucket.name}", bucket.location, wanted)

@@ -376,7 +376,7 @@ def test_resources_in_another_location(cloud):
     own = changed(cloud, names={"bucket": "x-churn-dev-eu"})
     own.storage.create_bucket("x-churn-dev-eu", location="EU")
     (finding,) = found(own, "bucket")
-    assert finding.level == "blocker" and "exists in EU, not in US" in finding.found
+    assert finding.level == "blocker" and "exists in EU, not in us-central1" in finding.found
     # All datasets of the emulator are in US: so config.yaml asks for another location.
     warehouse.create_dataset(cloud)
     (finding,) = found(with_target(cloud, location="EU"), "dataset")
