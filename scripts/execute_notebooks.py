@@ -35,7 +35,7 @@ def execute(path: Path) -> None:
     client = NotebookClient(
         notebook, timeout=None, kernel_manager_class=this_python(), record_timing=False,
         coalesce_streams=True,
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else it warns about loopback
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else it warns about loopback
         resources={"metadata": {"path": str(path.parent)}})
     client.execute(env={**os.environ})
     notebook.metadata.pop("papermill", None)
