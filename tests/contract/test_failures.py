@@ -54,7 +54,7 @@ FAILURES = {
         "the dataset in another location": (
             {"method": "bigquery.jobs.insert", "call": DRY_RUNS + 2, "status": "NOT_FOUND",
              "message": "Not found: Dataset local-demo:churn_dev was not found in location EU"},
-            ("not found in location EU", "existing resources, all in one place", "bq ls"), {}),
+            ("not found in location EU", "existing resources in their places", "bq ls"), {}),
     },
     "03": {
         "the bucket's name is somebody else's": (
