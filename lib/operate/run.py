@@ -141,7 +141,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
             notebook, folder / notebook.name, parameters=parameters, cwd=notebook.parent,
             kernel_name="python3", kernel_manager_class=this_python(), progress_bar=bar,
             stdout_file=_Progress(folder),
-            # Without it ipykernel warns that loopback is not encrypted, and of the interrupt at its end.
+            # Else ipykernel warns that loopback is not encrypted, and of the interrupt at its end.
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     except PapermillExecutionError as error:
         raise NotebookFailed(_cell_error(error, notebook.stem)) from None

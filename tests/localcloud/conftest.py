@@ -23,10 +23,11 @@ _numbers = itertools.count()
 
 # A model server that follows Vertex AI's contract for custom containers, in stdlib Python.
 SERVER = '''
-import json, os, sys
+import json, os, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 HEALTH, PREDICT = os.environ["AIP_HEALTH_ROUTE"], os.environ["AIP_PREDICT_ROUTE"]
 print("model server at", os.environ["AIP_STORAGE_URI"])
+time.sleep(float(os.environ.get("LOADING_SECONDS", 0)))
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 65536  # one packet per answer: a second one would be delayed by 40 ms

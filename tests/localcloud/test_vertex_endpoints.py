@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from google.api_core import exceptions as errors
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
 
+from lib.localcloud.vertex.programs import servers
 from lib.localcloud.vertex.programs.images import image_name, read_dockerfile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,11 +158,58 @@ def test_a_container_that_died_is_restarted(vertex, endpoint, model, deploy):
     process.wait()
     answer = vertex.predictions.predict(endpoint=endpoint, instances=[[1, 2]])
     assert list(answer.predictions) == [3]
-    with pytest.raises(errors.ServiceUnavailable):  # the request ends the server, both times
+    with pytest.raises(errors.ServiceUnavailable):  # the request ends the server, each time
         vertex.predictions.predict(endpoint=endpoint, instances=["die"], retry=None)
     answer = vertex.predictions.predict(endpoint=endpoint, instances=[[1, 2]])
     assert list(answer.predictions) == [3]
     undeploy_all(vertex, endpoint)
+
+
+def test_no_caller_loses_a_request_when_the_model_server_dies(vertex, endpoint, model, deploy):
+    """Killed twice under 8 callers: each request waits for the new server, and has its answer."""
+    deployed = deploy(model(env=[{"name": "LOADING_SECONDS", "value": "0.5"}]))
+    killed = threading.Event()
+
+    def call(caller):
+        """Requests until the second kill is over, and some after it."""
+        answers, left = [], 5
+        while left:
+            left -= killed.is_set()
+            answers.append(list(vertex.predictions.predict(
+                endpoint=endpoint, instances=[[caller, len(answers)]], retry=None).predictions))
+        return answers
+
+    with ThreadPoolExecutor(8) as callers:
+        running = [callers.submit(call, n) for n in range(8)]
+        try:
+            for _ in range(2):
+                process = processes(vertex)[deployed.id]
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+                assert list(vertex.predictions.predict(
+                    endpoint=endpoint, instances=[[1]], retry=None).predictions) == [1]
+        finally:
+            killed.set()
+        for caller, future in enumerate(running):
+            answers = future.result()
+            assert answers == [[caller + n] for n in range(len(answers))]
+    assert processes(vertex)[deployed.id].pid != process.pid
+    undeploy_all(vertex, endpoint)
+
+
+def test_a_model_that_is_undeployed_under_a_request_is_not_started_again(
+        vertex, endpoint, model, deploy, monkeypatch):
+    monkeypatch.setattr(servers, "STOP_SECONDS", 0.1)
+    deployed = deploy(model())
+    with ThreadPoolExecutor(1) as caller:
+        running = processes(vertex)[deployed.id]
+        os.kill(running.pid, signal.SIGSTOP)  # the request is in it
+        answer = caller.submit(vertex.predictions.predict, endpoint=endpoint, instances=[[1]],
+                               retry=None)
+        undeploy_all(vertex, endpoint)
+        with pytest.raises(errors.BadRequest, match="no deployed model that receives traffic"):
+            answer.result()
+    assert not processes(vertex)
 
 
 def test_two_models_share_the_traffic(vertex, endpoint, model, deploy):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import urllib3
 from google.cloud.aiplatform_v1 import types
@@ -13,8 +14,9 @@ from lib.localcloud.errors import ApiError, precondition
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.state import new_message
 from lib.localcloud.vertex.models import versions
-from lib.localcloud.vertex.programs.servers import START_SECONDS, Spec
+from lib.localcloud.vertex.programs.servers import PREDICT_SECONDS, START_SECONDS, Spec
 
+CRASHES = 3  # of the server during one request: then the request itself may be the cause
 EXIT_SECONDS = 0.5  # a server's connections break shortly before its process has ended
 
 
@@ -24,14 +26,12 @@ def predict(vertex: Vertex, request: Message) -> Message:
     Raises:
         ApiError: NOT_FOUND for the endpoint; FAILED_PRECONDITION if no model receives traffic, or
             with the container's own text when it answers 4xx; INTERNAL for any other answer;
-            UNAVAILABLE if it cannot be reached, even after a restart.
+            UNAVAILABLE if it cannot be reached, even after restarts.
     """
-    endpoint = vertex.state.get(request.endpoint)
-    deployed = _choose(endpoint)
     body = {"instances": [json_format.MessageToDict(value) for value in request.instances]}
     if request.HasField("parameters"):
         body["parameters"] = json_format.MessageToDict(request.parameters)
-    status, answer = _send(vertex, endpoint.name, deployed, json.dumps(body).encode())
+    deployed, status, answer = _send(vertex, request.endpoint, json.dumps(body).encode())
     if status != 200:
         text = answer.decode(errors="replace")
         code = "FAILED_PRECONDITION" if 400 <= status < 500 else "INTERNAL"
@@ -96,22 +96,29 @@ def _choose(endpoint: Message) -> Message:
     return random.choices(receiving, shares)[0]
 
 
-def _send(
-    vertex: Vertex, endpoint_name: str, deployed: Message, body: bytes
-) -> tuple[int, bytes]:
-    """HTTP status and body of the model server's answer; restarts one that has ended, once."""
-    reason = None
-    for _ in range(2):
+def _send(vertex: Vertex, endpoint_name: str, body: bytes) -> tuple[Message, int, bytes]:
+    """The deployed model that answered, HTTP status and body of its answer.
+
+    If its server ends, the request waits for a new one, up to the time that a prediction may take.
+    """
+    deadline, crashes = time.monotonic() + PREDICT_SECONDS, 0
+    while True:
+        # Read each time: a model may be replaced while a request waits.
+        deployed = _choose(vertex.state.get(endpoint_name))
         try:
             server = vertex.servers.running(deployed.id) or vertex.servers.start(
-                server_spec(vertex, endpoint_name, deployed))
+                server_spec(vertex, endpoint_name, deployed),
+                max(deadline - time.monotonic(), 0))
         except ApiError as error:
             raise ApiError("UNAVAILABLE", error.message) from None
         try:
-            return server.predict(body)
+            return deployed, *server.predict(body, deadline - time.monotonic())
+        except urllib3.exceptions.NewConnectionError as error:  # nobody listens; no timeout
+            reason = error
         except urllib3.exceptions.TimeoutError as error:
             raise ApiError("UNAVAILABLE", f"The model server did not answer: {error}") from None
         except urllib3.exceptions.HTTPError as error:
-            server.ended(EXIT_SECONDS)  # or only this connection broke
             reason = error
-    raise ApiError("UNAVAILABLE", f"The model server cannot be reached: {reason}")
+        crashes += server.ended(EXIT_SECONDS)  # or only this connection broke
+        if crashes == CRASHES or time.monotonic() > deadline:
+            raise ApiError("UNAVAILABLE", f"The model server cannot be reached: {reason}")

@@ -17,7 +17,7 @@ from lib.localcloud.errors import ApiError
 from lib.localcloud.vertex.programs.images import Images, host_environment, log_end
 
 START_SECONDS = 60
-PREDICT_SECONDS = 60  # of a shared endpoint
+PREDICT_SECONDS = 60  # of a shared endpoint, including the wait for a server that restarts
 STOP_SECONDS = 5
 
 
@@ -42,14 +42,15 @@ class Server:
         self.spec = spec
         self.process = process
         self.log = log
+        self.healthy = False  # until its first answer on the health route
         self._http = urllib3.HTTPConnectionPool(
             "127.0.0.1", port, maxsize=32, retries=False,
-            timeout=urllib3.Timeout(connect=5, read=PREDICT_SECONDS))
+            timeout=PREDICT_SECONDS)
 
-    def predict(self, body: bytes) -> tuple[int, bytes]:
-        """HTTP status and body of the container's answer."""
+    def predict(self, body: bytes, seconds: float = PREDICT_SECONDS) -> tuple[int, bytes]:
+        """HTTP status and body of the container's answer, which may take so many seconds."""
         answer = self._http.request(
-            "POST", self.spec.predict_route, body=body,
+            "POST", self.spec.predict_route, body=body, timeout=max(seconds, 0.1),
             headers={"Content-Type": "application/json"})
         return answer.status, answer.data
 
@@ -66,6 +67,7 @@ class Server:
                 raise ApiError("INTERNAL", f"Model server {what}. The end of its log:\n"
                                f"{log_end(self.log, lines=15)}")
             time.sleep(0.05)
+        self.healthy = True
 
     def ended(self, seconds: float) -> bool:
         """Whether the process ends within that time."""
@@ -101,13 +103,19 @@ class Servers:
         self._locks: dict[str, threading.Lock] = {}
         self._closed = False
 
-    def start(self, spec: Spec) -> Server:
+    def start(self, spec: Spec, patience: float = -1) -> Server:
         """The healthy server of that spec; started, if it does not run.
 
+        patience: seconds to wait for a start that another caller has begun; -1 is for ever.
+
         Raises:
-            ApiError: NOT_FOUND for an unknown image; INTERNAL if it does not get healthy.
+            ApiError: NOT_FOUND for an unknown image; INTERNAL if it does not get healthy;
+                UNAVAILABLE if the start of another caller takes too long.
         """
-        with self._locks.setdefault(spec.deployed_model_id, threading.Lock()):
+        lock = self._locks.setdefault(spec.deployed_model_id, threading.Lock())
+        if not lock.acquire(timeout=patience):
+            raise ApiError("UNAVAILABLE", "The model server is still starting.")
+        try:
             if server := self.running(spec.deployed_model_id):
                 return server
             if self._closed:
@@ -119,11 +127,13 @@ class Servers:
                 self.stop(spec.deployed_model_id)
                 raise
             return server
+        finally:
+            lock.release()
 
     def running(self, deployed_model_id: str) -> Server | None:
-        """The server of that deployed model, if it runs."""
+        """The server of that deployed model, if it runs and can answer."""
         server = self._servers.get(deployed_model_id)
-        return server if server and server.process.poll() is None else None
+        return server if server and server.healthy and server.process.poll() is None else None
 
     def processes(self) -> dict[str, subprocess.Popen]:
         """Deployed model id -> process, also of servers that have ended by themselves."""
