@@ -29,6 +29,12 @@ def load_module(name: str):
 
 
 @pytest.fixture(scope="session")
+def loaded():
+    """loaded(name) -> the program of a component as a module."""
+    return load_module
+
+
+@pytest.fixture(scope="session")
 def data_load():
     return load_module("data_load")
 

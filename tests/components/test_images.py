@@ -85,6 +85,39 @@ def test_component_yaml_and_program_have_the_same_options(started, folder):
     assert len(passed) == len(set(passed)) and set(passed) == options - {"help"}
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "lib" / "components").glob("*/*.yaml")),
+                         ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_an_interface_names_the_command_of_the_image(file):
+    """KFP's open executor refuses a container without one (kubeflow/pipelines#6335)."""
+    container = yaml.safe_load(file.read_text())["implementation"]["container"]
+    entrypoint = re.search(r"ENTRYPOINT (.*)", (file.parent / "Dockerfile").read_text())[1]
+    assert container.get("command") == json.loads(entrypoint)
+
+
+@pytest.mark.parametrize("folder", PARTS, ids=[folder.name for folder in PARTS])
+def test_a_container_that_may_not_write_says_what_to_change(
+        folder, loaded, refusal, monkeypatch):
+    """Images run as user 10001, whom Vertex AI's mount of Cloud Storage may refuse."""
+    module, denied = loaded(folder.name), "[Errno 13] Permission denied: '/gcs/b/x'"
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "/gcs/b/x")
+
+    for name in ("read_table", "run", "count_rows"):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, refuse)
+    given = {"label_col": "y", "time_col": "t", "id_col": "id", "feature_cols": "a",
+             "table": "p.d.t", "gap_days": 1, "split_ratios": "0.6,0.2,0.2",
+             "model_type": "random_forest"}
+    container = yaml.safe_load((folder / "component.yaml").read_text())["implementation"]
+    passed = re.findall(r"--(\w+)", json.dumps(container))
+    words = [word for key in passed if key in given or key.startswith(("input_", "output_"))
+             for word in (f"--{key}", given.get(key, "/gcs/b/x"))]
+    status, line = refusal(module, *words)
+    assert status == 1 and f": {denied}: " in line
+    assert "may not write below /gcs" in line and "delete the USER line" in line
+
+
 def test_kfp_wires_the_three_components(tmp_path):
     from kfp import compiler, components, dsl
 
@@ -104,8 +137,7 @@ def test_kfp_wires_the_three_components(tmp_path):
     compiler.Compiler().compile(pipeline, str(tmp_path / "churn.yaml"))
     spec = next(yaml.safe_load_all((tmp_path / "churn.yaml").read_text()))
     containers = [e["container"] for e in spec["deploymentSpec"]["executors"].values()]
-    # No `command`: the image's own ENTRYPOINT runs, wherever the container does.
-    assert all(set(container) == {"image", "args"} for container in containers)
+    assert all(set(container) == {"image", "command", "args"} for container in containers)
     outputs = {name: {key: value["artifactType"]["schemaTitle"]
                       for key, value in part["outputDefinitions"]["artifacts"].items()}
                for name, part in spec["components"].items()}

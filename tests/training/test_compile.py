@@ -64,7 +64,7 @@ def test_every_image_is_pinned_by_digest_and_never_by_a_tag_too(lock, tmp_path):
         assert container["image"].startswith(lock + "/")
         name, digest = container["image"].split("@")
         assert digest == DIGEST and ":" not in name.rsplit("/", 1)[1]
-        assert "command" not in container  # the image's own ENTRYPOINT runs
+        assert container["command"] == ["python", "src/main.py"]
 
 
 def test_an_image_that_was_not_pushed_is_named_with_the_command(lock, tmp_path):

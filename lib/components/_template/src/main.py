@@ -56,6 +56,14 @@ def write_json(path: Path, content: dict) -> None:
     temporary.replace(path)
 
 
+def explain(error: Exception) -> str:
+    """The error in a line, with what to change if it is the user of the container."""
+    if isinstance(error, PermissionError) and "/gcs/" in str(error):
+        return (f"{error}: the user of this container may not write below /gcs; delete the USER "
+                "line of its Dockerfile and build the image again")
+    return str(error)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The program; returns the exit status."""
     options = parse_arguments(argv)
@@ -63,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         counts = count_rows(options.input_dataset)
         write_json(options.output_dataset / "row_counts.json", counts)
     except (InputError, OSError) as error:
-        print(f"template: {error}", file=sys.stderr)
+        print(f"template: {explain(error)}", file=sys.stderr)
         return 1
     for name, rows in counts.items():
         print(f"template: {name} {rows} rows")

@@ -445,6 +445,14 @@ def write(splits: dict[str, pa.Table], report: dict, folder: Path) -> None:
     temporary.replace(folder / "split.json")
 
 
+def explain(error: Exception) -> str:
+    """The error in a line, with what to change if it is the user of the container."""
+    if isinstance(error, PermissionError) and "/gcs/" in str(error):
+        return (f"{error}: the user of this container may not write below /gcs; delete the USER "
+                "line of its Dockerfile and build the image again")
+    return str(error)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The program; returns the exit status."""
     options = parse_arguments(argv)
@@ -457,7 +465,7 @@ def main(argv: list[str] | None = None) -> int:
         splits, report = split_table(table, options)
         write(splits, report, options.output_dataset)
     except (InputError, OSError) as error:
-        print(f"data_load: {error}", file=sys.stderr)
+        print(f"data_load: {explain(error)}", file=sys.stderr)
         return 1
     for name, part in report["splits"].items():
         print(f"data_load: {name:5} {part['rows']:>8} rows, {part['times']} times "

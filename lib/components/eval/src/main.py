@@ -336,6 +336,14 @@ def run(options: argparse.Namespace) -> None:
         write_json(options.output_curves, curves)
 
 
+def explain(error: Exception) -> str:
+    """The error in a line, with what to change if it is the user of the container."""
+    if isinstance(error, PermissionError) and "/gcs/" in str(error):
+        return (f"{error}: the user of this container may not write below /gcs; delete the USER "
+                "line of its Dockerfile and build the image again")
+    return str(error)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The program; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
@@ -345,7 +353,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             run(parse_arguments(argv))
     except (InputError, OSError) as error:
-        print(f"eval: {error}", file=sys.stderr)
+        print(f"eval: {explain(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -237,13 +237,21 @@ def report_valid(pipeline, options: argparse.Namespace) -> None:
         print(f"train: valid ROC-AUC {auc:.4f} on {len(rows)} rows")
 
 
+def explain(error: Exception) -> str:
+    """The error in a line, with what to change if it is the user of the container."""
+    if isinstance(error, PermissionError) and "/gcs/" in str(error):
+        return (f"{error}: the user of this container may not write below /gcs; delete the USER "
+                "line of its Dockerfile and build the image again")
+    return str(error)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The program; returns the exit status."""
     options = parse_arguments(argv)
     try:
         run(options)
     except (InputError, OSError) as error:
-        print(f"train: {error}", file=sys.stderr)
+        print(f"train: {explain(error)}", file=sys.stderr)
         return 1
     return 0
 
