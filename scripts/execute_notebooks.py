@@ -29,11 +29,11 @@ def execute(path: Path) -> None:
     """
     from nbclient import NotebookClient
 
-    from lib.operate.run import this_python
+    from lib.operate.kernels import Kernels
 
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=None, kernel_manager_class=this_python(), record_timing=False,
+        notebook, timeout=None, kernel_manager_class=Kernels, record_timing=False,
         coalesce_streams=True,
         extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else it warns about loopback
         resources={"metadata": {"path": str(path.parent)}})

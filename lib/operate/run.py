@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:
     """Run the chosen notebooks in a new folder; all that is printed is also in its run.log."""
+    from lib.operate import kernels
+
+    kernels.warm()
     chosen = [n for n in NOTEBOOKS
               if (n.name[:2] == options.only if options.only else n.name[:2] >= options.first)]
     folder = _new_folder(settings)
@@ -130,6 +133,8 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    from lib.operate.kernels import Kernels
+
     logging.getLogger("papermill").setLevel(logging.ERROR)
     bar = {"desc": f"{position} {notebook.stem}", "leave": False} if sys.stderr.isatty() else False
     parameters = {"target": settings.target, "env": settings.env, "run_dir": str(folder)}
@@ -139,7 +144,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     try:
         papermill.execute_notebook(
             notebook, folder / notebook.name, parameters=parameters, cwd=notebook.parent,
-            kernel_name="python3", kernel_manager_class=this_python(), progress_bar=bar,
+            kernel_name="python3", kernel_manager_class=Kernels, progress_bar=bar,
             stdout_file=_Progress(folder),
             # Else ipykernel warns that loopback is not encrypted, and of the interrupt at its end.
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
@@ -149,19 +154,6 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     stage = next(s for s in summary["stages"] if s["name"] == notebook.stem)
     say(folder, f"{position} {notebook.stem}: {stage['status']} in "
                 f"{time.monotonic() - began:.1f} s | {_headline(summary, stage)}")
-
-
-def this_python() -> type:
-    """A KernelManager that starts this Python: the first kernel named python3 in Jupyter's path
-    may be any other."""
-    from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpec
-
-    class ThisPython(AsyncKernelManager):
-        kernel_spec = KernelSpec(**get_kernel_dict())
-
-    return ThisPython
 
 
 class _Progress:

@@ -1,4 +1,4 @@
-"""A small project of the contract tests' own: a run is a process, as a user starts it.
+"""A small project of the contract tests' own, and the commands in it.
 
 Against the local cloud it runs behind the gateway (tests/support), which records every request
 and fails on demand. With CHURN_DEMO_TEST_TARGET=gcp (scripts/test.sh --gcp) the same runs go to
@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from lib import config
 from lib.config import ROOT
 from lib.localcloud import process
 from tests.support import local_cloud
+from tests.support.commands import Commands
 
 TARGET = os.environ.get("CHURN_DEMO_TEST_TARGET", "local")
 # Small enough that a whole run takes about a minute; every step is there.
@@ -49,6 +49,7 @@ class Project:
 
     folder: Path
     running: dict | None
+    commands: Commands
 
     def run(self, *arguments: str, timeout: float = 900, **settings) -> subprocess.CompletedProcess:
         """`python -m lib.operate.run ARGUMENTS`; `settings` are laid over config.yaml."""
@@ -59,13 +60,8 @@ class Project:
         tree = yaml.safe_load((ROOT / "config.yaml").read_text())
         path = self.folder / "config.yaml"
         path.write_text(yaml.safe_dump(config._merge(config._merge(tree, SMALL), settings)))
-        environment = {
-            **os.environ, config.CONFIG_VARIABLE: str(path),
-            "LOCALCLOUD_STATE": str(self.folder / "state"),
-            "CHURN_DEMO_RUNS": str(self.folder / "runs")}
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments], cwd=ROOT, env=environment, text=True,
-            capture_output=True, timeout=timeout)
+        return self.commands.run(
+            module, *arguments, timeout=timeout, **{config.CONFIG_VARIABLE: str(path)})
 
     def summary(self) -> dict:
         return json.loads((self.folder / "runs" / "latest" / "summary.json").read_text())
@@ -95,17 +91,21 @@ class Project:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """An empty project: nothing stands in it yet."""
+    """An empty project: nothing exists in it yet."""
     folder = tmp_path_factory.mktemp("project")
+    commands = Commands({**os.environ, "LOCALCLOUD_STATE": str(folder / "state"),
+                         "CHURN_DEMO_RUNS": str(folder / "runs")})
     if TARGET == "gcp":
         try:
             google.auth.default()
         except DefaultCredentialsError:
             pytest.skip("no Google credentials: gcloud auth application-default login")
-        yield Project(folder, None)
+        yield Project(folder, None, commands)
+        commands.close()
         return
     settings = config.load(target="local", env="dev", overrides=SMALL)
     running = local_cloud.start(
         settings.project, settings.thelook.model_dump(mode="json"), state=folder / "state")
-    yield Project(folder, running)
+    yield Project(folder, running, commands)
+    commands.close()
     process.stop(folder / "state")

@@ -1,0 +1,109 @@
+"""The kernels of a run's notebooks, forked from one process that has imported their packages.
+
+A kernel of its own spends about three seconds on imports, seven times a run. Here one process
+imports the packages while the run connects and checks the project, and each kernel is a fork of
+it. Only packages are shared: each kernel imports `lib` itself, and has the environment and the
+folder that the run gives it.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import uuid
+from multiprocessing import forkserver
+
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.provisioning import LocalProvisioner
+
+# What the notebooks import, the slow ones first. A name that does not exist is skipped.
+PACKAGES = [
+    "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure", "matplotlib.ticker",
+    "matplotlib_inline.backend_inline", "pandas", "google.cloud.bigquery",
+    "google.cloud.bigquery_storage_v1", "google.cloud.aiplatform_v1", "google.cloud.storage",
+    "pydantic", "yaml", "requests", "tenacity", "ipywidgets", "sklearn.ensemble",
+    "google.cloud.aiplatform",
+]
+# macOS ends a forked process that uses some of its own libraries: there, each kernel is a new one.
+FORKS = sys.platform == "linux"
+
+
+def warm() -> None:
+    """Start the process that imports the packages; returns at once."""
+    if FORKS:
+        multiprocessing.set_forkserver_preload(PACKAGES)
+        forkserver.ensure_running()
+
+
+class Kernels(AsyncKernelManager):
+    """A KernelManager that starts this Python: the first kernel named python3 in Jupyter's path
+    may be any other."""
+
+    kernel_spec = KernelSpec(**get_kernel_dict())
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        if FORKS:
+            self.provisioner = _Forked(
+                parent=self, kernel_spec=self.kernel_spec, kernel_id=str(uuid.uuid4()))
+
+
+class _Forked(LocalProvisioner):
+    """Forks the kernel instead of starting a Python."""
+
+    async def launch_kernel(self, cmd: list[str], **options) -> dict:
+        """Fork a kernel with the arguments of `python -m ipykernel_launcher ARGUMENTS`."""
+        arguments = cmd[cmd.index("ipykernel_launcher") + 1:]
+        self.cwd = options.get("cwd") or os.getcwd()
+        process = multiprocessing.get_context("forkserver").Process(
+            target=_become_kernel, args=(arguments, options["env"], self.cwd))
+        process.start()
+        self.process, self.pid = _Process(process), process.pid
+        self.pgid = process.pid  # by setsid
+        return self.connection_info
+
+
+def _become_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    """What the forked process does until the kernel is shut down."""
+    os.setsid()  # Ctrl-C in the terminal must not reach it
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    threading.Thread(target=_end_with_run, daemon=True).start()
+    from ipykernel.kernelapp import IPKernelApp
+
+    # jupyter_client names the parent in a variable, which was read at the import.
+    IPKernelApp.launch_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
+
+
+def _end_with_run() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+class _Process:
+    """What LocalProvisioner uses of a subprocess.Popen."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, process: multiprocessing.Process):
+        self._process, self.pid = process, process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)

@@ -1,0 +1,81 @@
+"""The notebooks' kernels: forks of one process, or each a Python of its own."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lib.config import ROOT
+from lib.operate import kernels
+
+# Starts a kernel and prints what a cell prints; then waits to be killed.
+STARTER = """
+import os, sys, time
+from jupyter_client.utils import run_sync
+from lib.operate import kernels
+
+kernels.PACKAGES[:] = ["ipykernel.kernelapp", "this_package_is_free"]
+kernels.FORKS = sys.argv[1] == "forks"
+kernels.warm()
+manager = kernels.Kernels()
+run_sync(manager.start_kernel)(env={**os.environ, "GIVEN": "yes"}, cwd=sys.argv[2])
+client = manager.client()
+client.start_channels()
+run_sync(client.wait_for_ready)(timeout=60)
+def show(message):
+    if message["msg_type"] == "stream":
+        print(message["content"]["text"], end="", flush=True)
+run_sync(client.execute_interactive)(
+    "import os, sys; print(os.getpid(), os.getpgrp(), os.getcwd(), os.environ['GIVEN'], "
+    "sys.executable, '__mp_main__' in sys.modules, sep='|')", output_hook=show, timeout=60)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    """started("forks" or "starts") -> the process with a kernel, what the kernel printed."""
+    processes = []
+
+    def start(how):
+        process = subprocess.Popen([sys.executable, "-c", STARTER, how, str(tmp_path)], cwd=ROOT,
+                                   stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process, process.stdout.readline().strip().split("|")
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there kernels are forked")
+@pytest.mark.parametrize("how", ["forks", "starts"])
+def test_a_kernel_has_its_environment_and_folder_and_ends_with_a_killed_run(
+        started, tmp_path, how):
+    process, (pid, group, folder, variable, python, forked) = started(how)
+    assert (group, folder, variable, python) == (pid, str(tmp_path), "yes", sys.executable)
+    assert forked == str(how == "forks")
+    process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while alive(int(pid)):
+        assert time.monotonic() < deadline, "the kernel outlives its run"
+        time.sleep(0.05)
+
+
+def test_every_package_exists():
+    """The process that imports them skips a name that it does not find."""
+    assert [name for name in kernels.PACKAGES if importlib.util.find_spec(name) is None] == []
