@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +78,7 @@ class Cloud:
     Service Usage, Artifact Registry): addresses; None means Google's own.
     project_number: None reads it from Google's Resource Manager.
     session: HTTP session of BigQuery's and Cloud Storage's clients; None: their own.
+    local_pid: the local cloud's process; None on Google.
     """
 
     settings: Settings
@@ -88,6 +91,7 @@ class Cloud:
     started_local: bool = False
     project_number: int | None = None
     session: requests.Session | None = None
+    local_pid: int | None = None
 
     @property
     def parent(self) -> str:
@@ -271,13 +275,57 @@ def connect(settings: Settings) -> Cloud:
 
 @contextmanager
 def connected(settings: Settings, keep_running: bool = False) -> Iterator[Cloud]:
-    """`connect`; at the end a local cloud that this has started is stopped, or kept running."""
+    """`connect`; at the end a local cloud that this has started is stopped, or kept running.
+
+    Raises:
+        lib.errors.Needed: also, in the middle of anything, when the local cloud ends or hangs.
+    """
     cloud = connect(settings)
     try:
-        yield cloud
+        with _watched(cloud):
+            yield cloud
     finally:
         if cloud.started_local and not keep_running:
             stop_local()
+
+
+@contextmanager
+def _watched(cloud: Cloud) -> Iterator[None]:
+    """Interrupt the main thread when the local cloud is lost: its clients would retry, some for
+    minutes, and a notebook that a run waits for may be one of them.
+
+    Raises:
+        lib.errors.Needed: it has ended or hangs.
+    """
+    if not cloud.local_pid or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    from lib import localcloud
+
+    over, lost, leaving = threading.Event(), [], threading.Lock()
+
+    def watch() -> None:
+        error = localcloud.wait_for_loss(cloud.local_pid, over)
+        with leaving:
+            if error and not over.is_set():
+                lost.append(error)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR2)
+
+    # As for Ctrl-C: a KeyboardInterrupt ends event loops and is not retried. SIGINT itself is
+    # ignored in a script's background jobs.
+    before = signal.signal(signal.SIGUSR2, signal.default_int_handler)
+    threading.Thread(target=watch, name="watch the local cloud", daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not lost:
+            raise
+        raise Needed(str(lost[0]), lost[0].need,
+                     lost[0].command or cloud.settings.rerun_command()) from None
+    finally:
+        with leaving:
+            over.set()
+        signal.signal(signal.SIGUSR2, before)
 
 
 def _connect_gcp(settings: Settings) -> Cloud:
@@ -312,7 +360,7 @@ def _connect_local(settings: Settings) -> Cloud:
         settings, AnonymousCredentials(), running["vertex"], running["bigquery"],
         running["bigquery_grpc"], running["platform"],
         "local cloud " + ("started" if started else "is running"), started,
-        running["project_number"], LocalSession(settings))
+        running["project_number"], LocalSession(settings), running["pid"])
 
 
 def _check_local(error: Exception) -> None:

@@ -230,6 +230,19 @@ def write_summary(folder: Path, summary: dict) -> None:
     draft.replace(folder / "summary.json")
 
 
+def close_running(folder: Path) -> str | None:
+    """Record that the stage which was running has failed, when its notebook cannot; its name.
+
+    None: no stage was running.
+    """
+    summary = read_summary(folder)
+    running = [s for s in summary["stages"] if s["status"] == "running"]
+    for stage in running:
+        stage["status"] = "failed"
+    write_summary(folder, summary)
+    return running[-1]["name"] if running else None
+
+
 def short(name: str) -> str:
     """The last part of a resource's name, with long numbers shortened.
 

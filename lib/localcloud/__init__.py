@@ -1,7 +1,8 @@
 """An embedded stand-in for the Google services that the demo uses; see README.md here.
 
-`start`, `status`, `owner`, `stop` and `reset` manage its one process; `not_answering` is the error
-for one that is too slow, `no_proxy` is for its clients; nothing else is public. It imports nothing
+`start`, `status`, `owner`, `stop` and `reset` manage its one process; `wait_for_loss` notices its
+end, `not_answering` is the error for one that is too slow, `no_proxy` is for its clients; nothing
+else is public. It imports nothing
 from the rest of `lib` and could serve another project.
 """
 
@@ -14,7 +15,9 @@ from lib.localcloud.process import (
     start,
     status,
     stop,
+    wait_for_loss,
 )
 
 __all__ = [
-    "LocalCloudError", "no_proxy", "not_answering", "owner", "reset", "start", "status", "stop"]
+    "LocalCloudError", "no_proxy", "not_answering", "owner", "reset", "start", "status", "stop",
+    "wait_for_loss"]

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ START_SECONDS = 120
 ANSWER_SECONDS = 20  # how long `start` waits for one that is running and does not answer
 PING_SECONDS = 5
 STOP_SECONDS = 20
+WATCH_SECONDS = 0.5  # from one look at the process to the next
+SILENT_SECONDS = 60  # without an answer: then a process that is alive is taken for suspended
 KILL_SECONDS = 5
 SERVER = "lib.localcloud"  # the module that `start` launches
 STOP = ".venv/bin/python -m lib.localcloud stop"
@@ -183,6 +186,29 @@ def _wait_for_answer(state: Path) -> dict | None:
         if time.monotonic() > deadline:
             raise not_answering(pid)
         time.sleep(0.1)
+    return None
+
+
+def wait_for_loss(
+    pid: int, over: threading.Event, state: Path = STATE
+) -> LocalCloudError | None:
+    """Wait until that process has ended, or has not answered for SILENT_SECONDS; the error for it.
+
+    None: `over` was set first.
+    """
+    answered = asked = time.monotonic()
+    while not over.wait(WATCH_SECONDS):
+        if owner(state) != pid:
+            return LocalCloudError(
+                "the local cloud has stopped",
+                "the local cloud: the next start keeps its data, and reuses what was made")
+        now = time.monotonic()
+        if now - asked >= PING_SECONDS:
+            asked = now
+            if status(state):
+                answered = now
+            elif now - answered > SILENT_SECONDS:
+                return not_answering(pid)
     return None
 
 

@@ -64,10 +64,13 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
                 _say_what_is_billed(cloud, folder)
         return 0
     except KeyboardInterrupt:
+        stages.close_running(folder)
         say(folder, "stopped; start the run again to continue: what exists is reused")
         return 130
     except Exception as error:
-        explained = errors.explain(error, "start", "connecting", settings)
+        running = stages.close_running(folder)
+        doing = (running, "running the notebook") if running else ("start", "connecting")
+        explained = errors.explain(error, *doing, settings)
         if explained is None and not isinstance(error, NotebookFailed):
             raise
         say(folder, f"\n{explained or error}\n\nlog: {_relative(folder / 'run.log')}")
@@ -129,8 +132,10 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
 
     Raises:
         NotebookFailed: with the stage's own error, or the cell's.
+        lib.errors.StageError: the notebook's process has ended.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     from lib.operate.kernels import Kernels
@@ -150,6 +155,12 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     except PapermillExecutionError as error:
         raise NotebookFailed(_cell_error(error, notebook.stem)) from None
+    except DeadKernelError:
+        raise errors.StageError(
+            notebook.stem, "running the notebook",
+            "its Python (the kernel) has ended: something has killed it, or memory ran out",
+            "free memory; what was made so far is kept and reused",
+            settings.rerun_command(notebook.stem[:2])) from None
     summary = stages.read_summary(folder)
     stage = next(s for s in summary["stages"] if s["name"] == notebook.stem)
     say(folder, f"{position} {notebook.stem}: {stage['status']} in "

@@ -2,15 +2,21 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
+from functools import partial
 from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from lib import cloud, config, stages
+from lib import cloud, config, localcloud, stages
 from lib.config import ROOT
+from lib.localcloud import process
 from lib.operate import run, teardown
 
 
@@ -74,7 +80,7 @@ def fake_notebooks(tmp_path, monkeypatch, settings):
 
     monkeypatch.setattr(run, "check", lambda cloud, folder: None)
     monkeypatch.setattr(cloud, "connect", lambda settings: SimpleNamespace(
-        settings=settings, note="no cloud", started_local=False))
+        settings=settings, note="no cloud", started_local=False, local_pid=None))
     monkeypatch.setattr(stages, "RUNS", tmp_path / "runs")
     return lambda *books: monkeypatch.setattr(run, "NOTEBOOKS", [write(*b) for b in books])
 
@@ -256,7 +262,7 @@ def test_where_things_are_billed_the_end_says_what_is_still_running(
 def test_keep_running_leaves_the_local_cloud_running(
         fake_notebooks, monkeypatch, options, stopped):
     class Started:
-        note, started_local = "local cloud started", True
+        note, started_local, local_pid = "local cloud started", True, None
 
         def __init__(self, settings):
             self.settings = settings
@@ -266,3 +272,111 @@ def test_keep_running_leaves_the_local_cloud_running(
     monkeypatch.setattr("lib.cloud.stop_local", lambda: stops.append(1))
     fake_notebooks(("01_data", "run.finish()"))
     assert run.main(options) == 0 and len(stops) == stopped
+
+
+# What dies or hangs while a notebook runs
+
+OWNER = """
+import pathlib, sys, time
+from lib.localcloud import process
+process.own(pathlib.Path(sys.argv[1]))
+print("owns", flush=True)
+time.sleep(600)
+"""
+WORK = """
+import os, time
+print(f"  kernel {os.getpid()}", flush=True)
+try:
+    while True:  # as a client that retries whatever fails
+        try:
+            time.sleep(0.1)
+        except Exception:
+            pass
+finally:
+    print("  ended", flush=True)
+"""
+
+
+@pytest.fixture
+def owner(tmp_path, monkeypatch, settings):
+    """A process that owns a state's folder as the local cloud does, and answers nothing; a run
+    takes it for its local cloud."""
+    state = tmp_path / "state"
+    child = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(state)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "owns\n"
+    monkeypatch.setattr(localcloud, "wait_for_loss", partial(process.wait_for_loss, state=state))
+    monkeypatch.setattr(cloud, "connect", lambda settings: SimpleNamespace(
+        settings=settings, note="a local cloud", started_local=False, local_pid=child.pid))
+    monkeypatch.setattr(process, "WATCH_SECONDS", 0.05)
+    yield child
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
+def when_a_cell_runs(folder, act):
+    """Calls `act(pid of the kernel)` from a thread, once the notebook has printed it."""
+    def wait():
+        log = folder / "runs" / "latest" / "run.log"
+        while not (found := re.search(r"^  kernel (\d+)$", log.exists() and log.read_text() or "",
+                                      re.M)):
+            time.sleep(0.05)
+        act(int(found[1]))
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def check_failed(folder, out, *said):
+    for part in ("stage:     02_features", "attempted: running the notebook", *said):
+        assert part in out
+    assert "Traceback" not in out
+    (stage,) = json.loads((folder / "runs/latest/summary.json").read_text())["stages"]
+    assert (stage["name"], stage["status"]) == ("02_features", "failed")
+
+
+def test_a_local_cloud_that_dies_ends_the_run_and_its_notebook(
+        fake_notebooks, owner, tmp_path, capfd):
+    fake_notebooks(("02_features", WORK))
+    when_a_cell_runs(tmp_path, lambda kernel: owner.kill())
+    assert run.main([]) == 1
+    out = capfd.readouterr().out
+    check_failed(tmp_path, out, "cause:     the local cloud has stopped", "command:   ./run_all.sh")
+    kernel = int(re.search(r"  kernel (\d+)", out)[1])
+    assert process.ended(kernel)
+
+
+def test_a_suspended_local_cloud_ends_the_run_after_a_while(
+        fake_notebooks, owner, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(process, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(process, "SILENT_SECONDS", 0.3)
+    fake_notebooks(("02_features", WORK))
+    begin = threading.Event()
+    silent = process.status
+    # It answers until the cell runs.
+    monkeypatch.setattr(process, "status",
+                        lambda state: silent(state) if begin.is_set() else {"pid": owner.pid})
+    when_a_cell_runs(tmp_path, lambda kernel: begin.set())
+    assert run.main([]) == 1
+    check_failed(tmp_path, capfd.readouterr().out,
+                 f"cause:     the local cloud is running, pid {owner.pid}, but does not answer",
+                 "command:   .venv/bin/python -m lib.localcloud stop")
+
+
+def test_a_notebook_whose_process_dies_ends_the_run_with_its_name(fake_notebooks, tmp_path, capfd):
+    fake_notebooks(("02_features", WORK))
+    when_a_cell_runs(tmp_path, lambda kernel: os.kill(kernel, signal.SIGKILL))
+    assert run.main([]) == 1
+    check_failed(tmp_path, capfd.readouterr().out, "cause:     its Python (the kernel) has ended",
+                 "command:   ./run_all.sh --target local --env dev --from 02")
+
+
+def test_ctrl_c_ends_the_run_and_its_notebook_with_status_130(fake_notebooks, tmp_path, capfd):
+    fake_notebooks(("02_features", WORK))
+    when_a_cell_runs(tmp_path, lambda kernel: os.kill(os.getpid(), signal.SIGINT))
+    assert run.main([]) == 130
+    out = capfd.readouterr().out
+    assert "start the run again to continue" in out and "Traceback" not in out
+    assert process.ended(int(re.search(r"  kernel (\d+)", out)[1]))
+    (stage,) = json.loads((tmp_path / "runs/latest/summary.json").read_text())["stages"]
+    assert stage["status"] == "failed"

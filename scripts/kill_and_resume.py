@@ -1,0 +1,371 @@
+"""Kill a run at random moments, resume it, and compare the end with an undisturbed run's.
+
+    .venv/bin/python -m scripts.kill_and_resume --trials 50 --seed 7
+
+Each trial starts the run from one of the seven notebooks, kills something in it by SIGKILL (the
+run, the notebook's kernel, the local cloud, the model server, or a task of the training pipeline)
+and resumes it. The resumed run must end with status 0, and in the same state: every table, the
+resources, the served values and the predictions. A tenth of the data, small proofs; half a minute
+to a minute for each trial.
+
+Exit status: 0 all trials passed, 1 one did not (its line says why).
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from lib.config import ROOT
+
+STAGES = [n.stem for n in sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))]
+TASKS = ("data_load", "train", "eval")
+# What is killed, and when: in a stage, or while a task of the pipeline runs.
+WHERE = {"run": STAGES, "kernel": STAGES, "cloud": STAGES,
+         "server": ["06_deploy", "07_online_predict"], "task": list(TASKS)}
+TRAINING = "03_training_set"  # starts the pipeline, which goes on behind the next stages
+NOTICED_SECONDS = 10  # a run has ended this long after its local cloud or kernel was killed
+RUN_SECONDS = 600
+SMALL = {
+    "thelook": {"users": 1500}, "snapshots": {"history_days": 280},
+    "label": {"positive_rate_band": [0.01, 0.999]},
+    "train": {"min_roc_auc": 0.0, "params": {
+        "random_forest": {"n_estimators": 10, "max_depth": 4, "min_samples_leaf": 20}}},
+    "checks": {"max_honest_roc_auc": 1.0, "leakage_seeds": 1, "leakage_sample_percent": 50,
+               "parity_customers": 20, "planted_customers": 20, "freshness_customers": 20,
+               "latency_callers": 2, "latency_sql_requests": 2},
+    "predict": {"customers": 10, "latency_requests": 10}}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is killed, where, after which share of the stage, and whether the whole run follows
+    (or only the notebooks from the killed one on)."""
+
+    victim: str
+    where: str
+    moment: float
+    whole: bool
+
+    @property
+    def first(self) -> str:
+        """The stage that the trial's run starts from."""
+        return TRAINING if self.victim == "task" else self.where
+
+
+def plan(trials: int, seed: int) -> list[Trial]:
+    """So many trials: the victims in turn, and for each of them its stages or tasks in turn."""
+    chance = random.Random(seed)
+
+    def turns(places: list[str]) -> Iterator[str]:
+        while True:
+            yield from chance.sample(places, len(places))
+
+    left = {victim: turns(places) for victim, places in WHERE.items()}
+    victims = turns(list(WHERE))
+    return [Trial(victim, next(left[victim]), chance.random(), chance.random() < 0.2)
+            for victim in (next(victims) for _ in range(trials))]
+
+
+class Place:
+    """A folder with a local cloud, its runs, and copies of its state before each stage."""
+
+    def __init__(self, folder: Path):
+        self.state, self.runs, self.copies = folder / "state", folder / "runs", folder / "copies"
+        self.mark = {"LOCALCLOUD_STATE": str(self.state), "CHURN_DEMO_RUNS": str(self.runs)}
+        self.environment = os.environ | self.mark | {"CHURN_DEMO_SET": json.dumps(SMALL)}
+        self.seconds: dict[str, float] = {}
+
+    def start(self, *options: str) -> subprocess.Popen:
+        """./run_all.sh with these options."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "lib.operate.run", *options], cwd=ROOT, text=True,
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def command(self, *words: str) -> str:
+        """The output of a Python command here.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=self.environment, text=True,
+                              capture_output=True, timeout=RUN_SECONDS)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words)[:80]}: status {done.returncode}\n"
+                               f"{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return done.stdout
+
+    def finish(self, *options: str) -> None:
+        """A run to its end.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        self.command("-m", "lib.operate.run", *options)
+
+    def end_state(self) -> dict:
+        """See `read_state`; the local cloud is stopped."""
+        found = json.loads(self.command("-m", "scripts.kill_and_resume", "--read-state"))
+        self.command("-m", "lib.localcloud", "stop")
+        return found
+
+    def build(self) -> dict:
+        """The undisturbed run, stage by stage, with a copy before each; its end state.
+
+        What an earlier call has built in this folder is used again.
+        """
+        built = self.copies / "built.json"
+        if built.exists():
+            self.seconds, expected = json.loads(built.read_text())
+            return expected
+        for stage in STAGES:
+            if self.state.exists():
+                shutil.copytree(self.state, self.copies / stage)
+            began = time.monotonic()
+            self.finish("--only", stage[:2], "--keep-running")
+            self.seconds[stage] = time.monotonic() - began
+            self.command("-m", "scripts.kill_and_resume", "--settle")
+            self.command("-m", "lib.localcloud", "stop")
+        expected = self.end_state()
+        built.write_text(json.dumps([self.seconds, expected]))
+        return expected
+
+    def restore(self, stage: str) -> None:
+        """The state as it was before a stage."""
+        shutil.rmtree(self.state, ignore_errors=True)
+        if (self.copies / stage).exists():
+            shutil.copytree(self.copies / stage, self.state)
+
+    def processes(self) -> list[psutil.Process]:
+        """The processes of runs and local clouds of this folder, and all that these started."""
+        found = {}
+        for process in psutil.process_iter():
+            try:
+                environment = process.environ()
+            except (psutil.Error, OSError):
+                continue
+            if all(environment.get(k) == v for k, v in self.mark.items()):
+                for each in (process, *_children(process)):
+                    found[each.pid] = each
+        return list(found.values())
+
+    def victim(self, run: subprocess.Popen, trial: Trial) -> psutil.Process | None:
+        """The process to kill, if it runs now."""
+        if trial.victim == "run":
+            return psutil.Process(run.pid) if run.poll() is None else None
+        if trial.victim == "kernel":
+            return next((p for p in _children(psutil.Process(run.pid))
+                         if _folder(p) == str(ROOT / "notebooks")), None)
+        try:
+            cloud = psutil.Process(json.loads((self.state / "running.json").read_text())["pid"])
+        except (OSError, ValueError, psutil.Error):
+            return None
+        if trial.victim == "cloud":
+            return cloud
+        folder = "lib/serving" if trial.victim == "server" else f"lib/components/{trial.where}"
+        return next((p for p in _children(cloud) if _folder(p) == str(ROOT / folder)), None)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _folder(process: psutil.Process) -> str:
+    try:
+        return process.cwd()
+    except psutil.Error:
+        return ""
+
+
+def attempt(place: Place, trial: Trial, expected: dict) -> tuple[str, str]:
+    """Do one trial: what is wrong ("" if it passed), and what happened in words."""
+    place.restore(trial.first)
+    run = place.start("--from", trial.first[:2])
+    lines, killed = [], None
+    for line in run.stdout:
+        lines.append(line)
+        if re.search(rf"\b{trial.first}: started", line):
+            break
+    if trial.victim not in ("server", "task"):
+        time.sleep(trial.moment * place.seconds[trial.where])
+    while run.poll() is None and killed is None:
+        killed = place.victim(run, trial)
+        time.sleep(0.02)
+    if killed is None:
+        run.stdout.read()
+        return "there was nothing to kill", ""
+    if trial.victim in ("server", "task"):
+        time.sleep(trial.moment)
+    below = _children(killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    began = time.monotonic()
+    if trial.victim == "run":
+        run.wait()
+        status, seconds = "killed", 0.0
+    else:
+        lines.append(run.stdout.read())
+        status, seconds = str(run.wait()), time.monotonic() - began
+    said = f"status {status} after {seconds:.1f} s"
+    text = "".join(lines)
+    if "Traceback" in text:
+        return "a traceback:\n" + text[-3000:], said
+    if trial.victim in ("cloud", "kernel") and seconds > NOTICED_SECONDS:
+        return f"it took {seconds:.0f} s to end:\n{text[-1500:]}", said
+    if status == "1" and "needed: " not in text:
+        return "the run does not say what is needed:\n" + text[-1500:], said
+    _, alive = psutil.wait_procs(below, timeout=5)
+    if alive and trial.victim in ("run", "cloud"):
+        left = [_words(p)[:120] for p in alive if p.ppid() == 1 and "serve" not in _words(p)]
+        if left:
+            return f"left running: {left}", said
+    if status != "0":
+        try:
+            place.finish(*([] if trial.whole else ["--from", trial.first[:2]]))
+        except RuntimeError as error:
+            return f"the resumed run failed: {error}", said
+        said += ", resumed " + ("from the start" if trial.whole else f"from {trial.first[:2]}")
+    found = place.end_state()
+    if left := [_words(p)[:120] for p in place.processes()]:
+        return f"left running after the stop: {left}", said
+    wrong = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+    return ("other than undisturbed: " + "; ".join(
+        f"{k}: {expected.get(k)} -> {found.get(k)}" for k in wrong)[:1500] if wrong else ""), said
+
+
+# What is compared
+
+
+def read_state() -> dict:
+    """The state of the connected cloud, by what each part is: contents of tables (as hashes),
+    resources, served values, predictions."""
+    from lib import endpoint, lookups, predict
+    from lib.cloud import connect
+    from lib.operate import inventory
+
+    cloud = connect(_settings())
+    found = {}
+    for dataset in cloud.bigquery.list_datasets():
+        if dataset.dataset_id.startswith("_"):  # a scratch dataset of the local cloud
+            continue
+        for table in cloud.bigquery.list_tables(dataset.reference):
+            found[f"table {dataset.dataset_id}.{table.table_id}"] = _content(cloud, table)
+    for kind, each in inventory.KINDS.items():
+        if not kind.endswith("job"):  # a job that failed stays listed, as it should
+            found[kind] = sorted(
+                re.sub(r"\d{12,}", "#", f"{r.name} {'' if kind == 'bucket' else r.note}".strip())
+                for r in each.list(cloud))
+    customers = lookups.served_customers(cloud, 20)
+    predictor = predict.Predictor(cloud)
+    for customer in customers:
+        answer = predictor.predict(customer)
+        found[f"customer {customer}"] = [
+            str(answer.feature_timestamp), answer.features, answer.churn_probability]
+    found["traffic"] = sorted(endpoint.find(cloud).traffic_split.values())
+    return found
+
+
+def _content(cloud, table) -> list:
+    """Rows and a hash of a table's contents, whatever their order."""
+    rows = cloud.bigquery.list_rows(table.reference).to_dataframe(
+        bqstorage_client=cloud.bigquery_read)
+    rows = rows.reindex(columns=sorted(rows.columns))
+    for name in rows.select_dtypes("float"):
+        rows[name] = rows[name].round(9)
+    hashes = pd.util.hash_pandas_object(rows.astype(str), index=False)
+    return [len(rows), int(hashes.sum())]
+
+
+def settle() -> None:
+    """Wait until no job of the connected cloud runs, and no sync."""
+    from lib import feature_store, waiting
+    from lib.cloud import connect
+    from lib.training import jobs
+
+    cloud = connect(_settings())
+
+    def running() -> list[str]:
+        found = [job.name for job in cloud.pipeline_jobs.list_pipeline_jobs(parent=cloud.parent)
+                 if jobs.state(job) not in jobs.ENDED]
+        views = [v for store in cloud.online_admin.list_feature_online_stores(parent=cloud.parent)
+                 for v in cloud.online_admin.list_feature_views(parent=store.name)]
+        if views:
+            found += [s.name for s in feature_store.list_syncs(cloud)
+                      if not feature_store.is_done(s)]
+        return found
+
+    waiting.until(cloud.settings, "jobs and syncs", running, lambda names: not names, 300)
+
+
+def _settings():
+    from lib import config
+
+    return config.load(target="local", env="dev")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.kill_and_resume", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--folder", help="a folder for the undisturbed run, to be used again; "
+                                         "default: a temporary one")
+    # What it calls in processes of their own, since a process keeps the addresses it has found.
+    parser.add_argument("--read-state", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--settle", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.read_state or options.settle:
+        print(json.dumps(read_state() if options.read_state else settle()))
+        return 0
+    passed = 0
+    with tempfile.TemporaryDirectory(prefix="kill-and-resume-") as temporary:
+        place = Place(Path(options.folder or temporary).resolve())
+        try:
+            expected = place.build()
+            print(f"undisturbed: {len(expected)} parts, "
+                  f"{sum(place.seconds.values()):.0f} s", flush=True)
+            for number, trial in enumerate(plan(options.trials, options.seed), 1):
+                began = time.monotonic()
+                try:
+                    wrong, said = attempt(place, trial, expected)
+                except RuntimeError as error:
+                    wrong, said = str(error), ""
+                passed += not wrong
+                print(f"[{number}/{options.trials}] {trial.victim} in {trial.where} at "
+                      f"{trial.moment:.2f}: {said}, {'FAILED: ' + wrong if wrong else 'passed'} "
+                      f"({time.monotonic() - began:.0f} s)", flush=True)
+                for process in place.processes():
+                    process.kill()
+        finally:
+            for process in place.processes():
+                process.kill()
+    print(f"{passed} of {options.trials} passed, seed {options.seed}")
+    return 0 if passed == options.trials else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
