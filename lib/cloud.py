@@ -372,6 +372,13 @@ def _check_local(error: Exception) -> None:
         raise Needed(str(stuck), stuck.need, stuck.command) from error
 
 
+def fidelity() -> str:
+    """How the rules of the local cloud are known, as one line of counts."""
+    from lib.localcloud import ledger
+
+    return ledger.counts()
+
+
 def stop_local() -> bool:
     """Stop the local cloud and keep its data. False if none was running."""
     from lib import localcloud

@@ -17,12 +17,12 @@ import jinja2
 import nbformat
 from cogapp import Cog
 
-from lib import config, stages
+from lib import cloud, config, stages
 from lib.config import ROOT
 from lib.operate import run
 from lib.report import facts, plan
 
-READMES = ("README.md", "lib/operate/README.md")  # those with cog blocks
+READMES = ("README.md", "lib/operate/README.md", "lib/localcloud/README.md")  # with cog blocks
 SAMPLE = Path(__file__).with_name("readme_sample.json")
 FINDINGS = Path(__file__).with_name("readme_findings.md.j2")
 KEPT = ("labels", "metrics", "leakage", "parity", "freshness", "latency_ms")  # of summary.json
@@ -65,6 +65,13 @@ def option_table() -> str:
                 action.metavar or "")
             rows.append(f"| `{f'{name} {values}'.strip()}` | {action.help} |")
     return "\n".join(["| option | what it does |", "|---|---|", *rows]) + "\n"
+
+
+def fidelity() -> str:
+    """How the rules of the local cloud are known: the counts of its ledger."""
+    counts, divergences = cloud.fidelity().split("; ")
+    return (f"The stand-in follows {counts}.\nThere are {divergences}. "
+            "[Its ledger](lib/localcloud/README.md) has the source and the test of each rule.\n")
 
 
 def plan_table() -> str:

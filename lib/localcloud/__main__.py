@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from lib.localcloud import process
+from lib.localcloud import ledger, process
 
 DEFAULT_THELOOK = {"users": 100_000, "seed": 7, "as_of": "2026-07-03T00:40:00Z"}
 SHOWN = ("pid", "project", "vertex", "bigquery", "bigquery_grpc", "storage", "admin")
@@ -55,6 +55,7 @@ def _manage(options: argparse.Namespace) -> int:
             print(f"running, pid {pid}, not answering ({process.STOP})" if pid else "not running")
             return 1
         _show(running)
+        print(f"  {'fidelity':<14}{ledger.counts()}")
     elif options.command == "stop":
         print("stopped" if process.stop() else "was not running")
     else:

@@ -18,6 +18,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from lib.localcloud import bigquery_http, bigquery_results, thelook
+from lib.localcloud.errors import by_rule
 from lib.localcloud.storage import objects_folder
 
 PUBLIC_DATASET = "bigquery-public-data.thelook_ecommerce"
@@ -28,9 +29,9 @@ def _load_parquet(path: str, target: str, context: AppContext) -> None:
     if not context.engine.execute(
             "select count(*) from duckdb_tables() where schema_name || '.' || table_name = ?",
             [target.replace('"', "")]).fetchone()[0]:
-        raise InvalidQueryError(
+        raise by_rule("divergence.parquet-schema", InvalidQueryError(
             "The local cloud loads Parquet into a table that exists, or needs a schema in the "
-            "load job. Please create the table first.")
+            "load job. Please create the table first."))
     context.engine.execute(f"INSERT INTO {target} BY NAME SELECT * FROM read_parquet(?)", [path])
 
 
@@ -40,7 +41,8 @@ def _load_json(path: str, target: str, context: AppContext) -> None:
         "select distinct unnest(json_keys(json)) from read_ndjson_objects(?)", [path]).fetchall()
     columns = {row[0].lower() for row in context.engine.execute(f"DESCRIBE {target}").fetchall()}
     if unknown := sorted(field for field, in fields if field.lower() not in columns):
-        raise ValueError(f"No such field: {', '.join(unknown)}.")
+        raise by_rule(
+            "bigquery.unknown-columns", ValueError(f"No such field: {', '.join(unknown)}."))
     _COPY_JSON(path, target, context)
 
 

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib.localcloud import bigquery_results
+from lib.localcloud.errors import MARK
 
 MAX_REST_ROWS = 1_000_000  # at some 10,000 rows a second
 PROJECT = r"/bigquery/v2/projects/(?P<project>[^/]+)"
@@ -52,16 +53,18 @@ class Middleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        send = _marked(send)
         path = scope["path"]
         is_job = scope["method"] == "POST" and JOBS.fullmatch(path)
         if is_job:
             body = await Request(scope, receive).body()
-            refused = _error(501, "notImplemented", cause) if (cause := refusal(body)) else None
+            found = refusal(body)
+            answer = _error(found[0], 501, "notImplemented", found[1]) if found else None
             receive = _replay(_with_accepted_type(body), receive)
         else:
-            refused = self._refuse_rows(Request(scope)) if scope["method"] == "GET" else None
-        if refused:
-            return await refused(scope, receive, send)
+            answer = self._refuse_rows(Request(scope)) if scope["method"] == "GET" else None
+        if answer:
+            return await answer(scope, receive, send)
         await self._call(scope, receive, send)
         if is_job:
             bigquery_results.bound_results()
@@ -73,13 +76,14 @@ class Middleware:
             table = JOB_RESULTS.get(job)
             meta = self._context.catalog.get_job(result["project"], job)
             if table is None and meta and not meta.error_result:
-                return _error(404, "notFound", bigquery_results.GONE.format(job))
+                return _error("divergence.results-in-memory", 404, "notFound",
+                              bigquery_results.GONE.format(job))
         elif found := ROWS.fullmatch(request.url.path):
             table = self._context.catalog.get_table(*found.group("project", "dataset", "table"))
         else:
             return None
         if table and table.num_rows > MAX_REST_ROWS and "maxResults" not in request.query_params:
-            return _error(400, "responseTooLarge", (
+            return _error("divergence.rest-rows", 400, "responseTooLarge", (
                 f"{table.num_rows:,} rows would take the local cloud minutes over REST (the limit "
                 f"is {MAX_REST_ROWS:,}). Please use the Storage Read API: "
                 "to_arrow(bqstorage_client=...) or to_dataframe(bqstorage_client=...); or read a "
@@ -110,14 +114,19 @@ class Middleware:
             if status != 500:
                 return
             cause = json.loads(failed)["error"]["message"]
-        answer = _error(501, "notImplemented", (
+        answer = _error("divergence.emulator-failure", 501, "notImplemented", (
             f"{cause}\n(The local cloud's BigQuery, bqemulator {bqemulator.__version__}, failed at "
-            "this request; repeating it does not help. See Limits in lib/localcloud/README.md.)"))
+            "this request; repeating it does not help. See Known divergences in "
+            "lib/localcloud/README.md.)"))
         await answer(scope, receive, send)
 
 
-def refusal(body: bytes) -> str | None:
-    """Why a job is not served, None if it is; body: of jobs.insert, jobs.query or an upload."""
+def refusal(body: bytes) -> tuple[str, str] | None:
+    """Rule and reason why a job is not served, None if it is.
+
+    Args:
+        body: of jobs.insert, jobs.query or an upload.
+    """
     if body.startswith(b"--"):  # multipart: the JSON, then the file
         body = body.split(b"\r\n\r\n", 2)[1].split(b"\r\n--")[0]
     try:
@@ -127,24 +136,28 @@ def refusal(body: bytes) -> str | None:
         return None  # bqemulator says what is wrong
     query, load = configuration.get("query", {}), configuration.get("load")
     if "extract" in configuration or EXPORT.search(query.get("query") or ""):
-        return ("The local cloud does not export tables to gs://. Please read the table "
+        return ("divergence.export",
+                "The local cloud does not export tables to gs://. Please read the table "
                 "(list_rows(...).to_arrow(bqstorage_client=...)) and upload the file.")
     if query.get("destinationTable"):
-        return ("The local cloud does not write a query's result to a destination table. Please "
-                "use a statement: create or replace table ... as select ...")
+        return ("divergence.destination", "The local cloud does not write a query's result to a "
+                "destination table. Please use a statement: create or replace table ... as "
+                "select ...")
     return _load_refusal(load) if load else None
 
 
-def _load_refusal(load: dict) -> str | None:
+def _load_refusal(load: dict) -> tuple[str, str] | None:
     ignored = sorted(
         name for name, value in load.items()
         if name not in LOAD_OPTIONS and value and str(value) != LOAD_DEFAULTS.get(name))
     if ignored:
-        return (f"The local cloud ignores {', '.join(ignored)} of a load job. Please prepare the "
+        return ("divergence.load-options",
+                f"The local cloud ignores {', '.join(ignored)} of a load job. Please prepare the "
                 "rows in Python and load them with load_table_from_dataframe.")
     header = str(load.get("skipLeadingRows")) == "1" or load.get("autodetect")
     if load.get("sourceFormat", "CSV") == "CSV" and not header:
-        return ("The local cloud takes the first line of a CSV file as its header. Please say "
+        return ("divergence.csv-header",
+                "The local cloud takes the first line of a CSV file as its header. Please say "
                 "skip_leading_rows=1, and have a header in the file.")
     return None
 
@@ -158,10 +171,24 @@ def _with_accepted_type(body: bytes) -> bytes:
     return b"\r\n\r\n".join(parts)
 
 
-def _error(status: int, reason: str, message: str) -> JSONResponse:
+def _error(rule: str, status: int, reason: str, message: str) -> JSONResponse:
     """An error in BigQuery's form: https://cloud.google.com/bigquery/docs/error-messages"""
     return JSONResponse({"error": {"code": status, "message": message, "errors": [
-        {"domain": "global", "reason": reason, "message": message}]}}, status)
+        {"domain": "global", "reason": reason, "message": message}]}}, status, {MARK: rule})
+
+
+def _marked(send: Send) -> Send:
+    """A `send` that marks every answer as one of the local cloud."""
+
+    async def send_marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", []))
+            if MARK.encode() not in dict(headers):
+                headers.append((MARK.encode(), b"ok"))
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return send_marked
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

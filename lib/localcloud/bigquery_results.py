@@ -16,6 +16,8 @@ from bqemulator.jobs.executor import JOB_RESULTS, JOB_SCHEMAS
 from bqemulator.streaming.read_session import create_read_session, get_session
 from google.cloud.bigquery_storage_v1 import types
 
+from lib.localcloud.errors import by_rule
+
 # What is kept beside the newest. Google keeps results for 24 hours and read sessions for 6:
 # https://cloud.google.com/bigquery/docs/cached-results, .../docs/reference/storage
 MAX_SECONDS = 6 * 3600
@@ -112,13 +114,13 @@ def _read_result(project: str, flat: str, request: types.CreateReadSessionReques
     """
     job = next((job for job in list(JOB_RESULTS) if job.replace("-", "") == flat), None)
     if job is None:
-        raise NotFoundError(GONE.format(flat))
+        raise by_rule("divergence.results-in-memory", NotFoundError(GONE.format(flat)))
     asked = request.read_session
     if asked.data_format != types.DataFormat.ARROW or asked.read_options.row_restriction:
-        raise UnsupportedFeatureError(
+        raise by_rule("divergence.result-formats", UnsupportedFeatureError(
             "The local cloud reads query results in the Arrow format and without a row "
             "restriction. Please create a table of the result (create table ... as select) and "
-            "read that.")
+            "read that."))
     session = create_read_session(
         project, asked.table, google_types(JOB_RESULTS[job], JOB_SCHEMAS[job]),
         max_streams=request.max_stream_count or 1,

@@ -2,6 +2,9 @@
 
 from google.rpc import code_pb2
 
+# Header of every answer of the local cloud: the rule of a refusal, or "ok". Google sends no such
+# header, so what comes from here cannot be recorded as Google's.
+MARK = "x-local-cloud"
 # HTTP status of each canonical code: google/rpc/code.proto
 HTTP = {
     "INVALID_ARGUMENT": 400,
@@ -24,13 +27,20 @@ HTTP = {
 
 
 class ApiError(Exception):
-    """An error answer: `status` is the name of a google.rpc.Code; `details` are for programs."""
+    """An error answer: `status` is the name of a google.rpc.Code; `details` are for programs.
 
-    def __init__(self, status: str, message: str, details: list[dict] | None = None):
+    `rule`: the id of the rule in rules.toml that it follows; "" for what is no rule of Google's,
+    such as a failure of the stand-in.
+    """
+
+    def __init__(
+        self, status: str, message: str, details: list[dict] | None = None, rule: str = ""
+    ):
         super().__init__(message)
         self.status = status
         self.message = message
         self.details = details
+        self.rule = rule
 
     def body(self) -> dict:
         """The JSON body of a REST answer."""
@@ -42,17 +52,34 @@ class ApiError(Exception):
         return {"code": code_pb2.Code.Value(self.status), "message": self.message}
 
 
-def invalid(message: str) -> ApiError:
-    return ApiError("INVALID_ARGUMENT", message)
+# Every refusal is made by one of these, with the id of its rule: tests/localcloud/test_ledger.py.
 
 
-def precondition(message: str) -> ApiError:
-    return ApiError("FAILED_PRECONDITION", message)
+def by_rule(rule: str, error: Exception) -> Exception:
+    """An error of an emulator's own kind, with the rule that it follows."""
+    error.rule = rule
+    return error
+
+def refused(rule: str, status: str, message: str, details: list[dict] | None = None) -> ApiError:
+    return ApiError(status, message, details, rule)
 
 
-def unsupported(what: str) -> ApiError:
+def invalid(rule: str, message: str) -> ApiError:
+    return refused(rule, "INVALID_ARGUMENT", message)
+
+
+def precondition(rule: str, message: str) -> ApiError:
+    return refused(rule, "FAILED_PRECONDITION", message)
+
+
+def unsupported(rule: str, what: str) -> ApiError:
     """Google may accept this; the stand-in does not, and says so instead of pretending."""
-    return invalid(f"{what} is not supported by this stand-in for Vertex AI.")
+    return invalid(rule, f"{what} is not supported by this stand-in for Vertex AI.")
+
+
+def defect(message: str) -> ApiError:
+    """A failure of the stand-in itself, of its disk or of its emulators; no rule of Google's."""
+    return ApiError("INTERNAL", message)
 
 
 def not_found(name: str) -> ApiError:
@@ -60,10 +87,11 @@ def not_found(name: str) -> ApiError:
     of other kinds are assumed alike."""
     collection = name.split("/")[-2]
     if collection == "endpoints":
-        return ApiError("NOT_FOUND", f'endpoint "{name}" not found')
+        return refused("every.not-found", "NOT_FOUND", f'endpoint "{name}" not found')
     kind = collection[0].upper() + collection[1:].removesuffix("s")
-    return ApiError("NOT_FOUND", f"The {kind} does not exist.")
+    return refused("every.not-found", "NOT_FOUND", f"The {kind} does not exist.")
 
 
 def already_exists(name: str) -> ApiError:
-    return ApiError("ALREADY_EXISTS", f"The resource {name!r} already exists.")
+    return refused(
+        "every.already-exists", "ALREADY_EXISTS", f"The resource {name!r} already exists.")

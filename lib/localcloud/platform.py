@@ -14,7 +14,7 @@ from google.iam.v1 import iam_policy_pb2
 from google.protobuf.message import Message
 
 from lib.localcloud import rest
-from lib.localcloud.errors import ApiError, invalid
+from lib.localcloud.errors import ApiError, invalid, refused
 
 RESOURCE_MANAGER = "cloudresourcemanager.googleapis.com"
 SERVICE_USAGE = "serviceusage.googleapis.com"
@@ -67,7 +67,7 @@ class Platform:
         """projects.testIamPermissions: those of the given permissions that the caller has."""
         self._check(request.resource, RESOURCE_MANAGER)
         if any("*" in permission for permission in request.permissions):
-            raise invalid("Permissions with wildcards are not allowed.")
+            raise invalid("platform.wildcard", "Permissions with wildcards are not allowed.")
         return iam_policy_pb2.TestIamPermissionsResponse(permissions=[
             p for p in request.permissions if p not in self.missing_permissions])
 
@@ -75,7 +75,8 @@ class Platform:
         """services.batchGet: 1 to 30 services of one project."""
         self._check(request.parent, SERVICE_USAGE, "serviceusage.services.get")
         if not 1 <= len(request.names) <= MAX_SERVICES:
-            raise invalid(f"names: from 1 to {MAX_SERVICES} services in one call.")
+            raise invalid(
+                "platform.services", f"names: from 1 to {MAX_SERVICES} services in one call.")
         return usage.BatchGetServicesResponse.pb(usage.BatchGetServicesResponse(
             services=[self._service(name) for name in request.names]))
 
@@ -96,7 +97,7 @@ class Platform:
     def _service(self, name: str) -> usage.Service:
         parent, _, api = name.rpartition("/services/")
         if parent not in self._names():
-            raise invalid(f"names: {name!r} is no service of the parent.")
+            raise invalid("platform.services", f"names: {name!r} is no service of the parent.")
         return usage.Service(
             name=f"projects/{self.number}/services/{api}", parent=f"projects/{self.number}",
             config=usage.ServiceConfig(name=api),
@@ -104,7 +105,8 @@ class Platform:
 
     def _registered(self, name: str) -> str:
         if not self.registry.exists() or name not in json.loads(self.registry.read_text()):
-            raise ApiError("NOT_FOUND", f"The resource {name!r} was not found.")
+            raise refused(
+                "platform.image-names", "NOT_FOUND", f"The resource {name!r} was not found.")
         return name
 
     def _names(self) -> tuple[str, str]:
@@ -113,17 +115,22 @@ class Platform:
     def _check(self, resource: str, api: str, permission: str = "") -> None:
         """Raise PERMISSION_DENIED for another project, a disabled API or a missing permission."""
         if "/".join(resource.split("/")[:2]) not in self._names():
-            raise ApiError("PERMISSION_DENIED", f"The caller does not have permission on "
-                           f"{resource} (or it may not exist).")
+            raise refused(
+                "platform.other-project",
+                "PERMISSION_DENIED", f"The caller does not have permission on "
+                f"{resource} (or it may not exist).")
         if api in self.disabled_apis:
             raise _disabled(api, self.number)
         if permission in self.missing_permissions:
-            raise ApiError("PERMISSION_DENIED", f"Permission '{permission}' denied on resource "
-                           f"'//{api}/{resource}' (or it may not exist).")
+            raise refused(
+                "platform.permission",
+                "PERMISSION_DENIED", f"Permission '{permission}' denied on resource "
+                f"'//{api}/{resource}' (or it may not exist).")
 
 
 def _disabled(api: str, number: int) -> ApiError:
-    return ApiError(
+    return refused(
+        "platform.disabled-api",
         "PERMISSION_DENIED", f"{api} has not been used in project {number} before or it is "
         f"disabled. Enable it by visiting https://console.developers.google.com/apis/api/{api}"
         f"/overview?project={number} then retry.",

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
-from lib.localcloud.errors import HTTP, ApiError, invalid
+from lib.localcloud.errors import HTTP, MARK, ApiError, defect, invalid, refused
 
 # API version in the path of the current request: operations answer in types of that version.
 VERSION: ContextVar[str] = ContextVar("version", default="v1")
@@ -116,10 +116,10 @@ def application(apis: Iterable[Api], project: str, number: int) -> Starlette:
         path = request.scope["path"].replace(f"/projects/{number}/", f"/projects/{project}/")
         body = (await request.body()).replace(
             f'"projects/{number}/locations/'.encode(), f'"projects/{project}/locations/'.encode())
-        status, content = await anyio.to_thread.run_sync(
+        status, content, rule = await anyio.to_thread.run_sync(
             answer, apis, request.method, path, request.query_params.multi_items(),
             body, limiter=threads)
-        return Response(content, status, media_type="application/json")
+        return Response(content, status, {MARK: rule}, media_type="application/json")
 
     verbs = ["GET", "POST", "PATCH", "DELETE", "PUT"]
     return Starlette(routes=[StarletteRoute("/{path:path}", serve, methods=verbs)])
@@ -127,25 +127,27 @@ def application(apis: Iterable[Api], project: str, number: int) -> Starlette:
 
 def answer(
     apis: Iterable[Api], verb: str, path: str, query: list[tuple[str, str]], body: bytes
-) -> tuple[int, str]:
-    """Parse a request, call its method, render: HTTP status and JSON body of the answer."""
+) -> tuple[int, str, str]:
+    """Parse a request, call its method, render: HTTP status, JSON body, and errors.MARK's value."""
     api, found = next(
         ((api, found) for api in apis if (found := find(api.routes, verb, path))), (None, None))
     try:
         if api is None:
-            raise ApiError("UNIMPLEMENTED", f"No method here answers {verb} {path}")
+            raise refused(
+                "divergence.methods", "UNIMPLEMENTED", f"No method here answers {verb} {path}")
         result = _call(api, found, verb, path, query, body)
         if isinstance(result, Message):
             integers = ("$alt", "json;enum-encoding=int") in query
             result = json_format.MessageToDict(result, use_integers_for_enums=integers)
-        return 200, json.dumps(result).replace(*api.prefixes)
+        return 200, json.dumps(result).replace(*api.prefixes), "ok"
     except ApiError as error:
         failed = error
     except Exception as error:  # a defect of the stand-in, reported as Google reports its own
         logging.getLogger(__name__).exception("%s %s", verb, path)
-        failed = ApiError("INTERNAL", f"Internal error of the stand-in: {error!r}")
+        failed = defect(f"Internal error of the stand-in: {error!r}")
     content = json.dumps(failed.body())
-    return HTTP[failed.status], content.replace(*api.prefixes) if api else content
+    content = content.replace(*api.prefixes) if api else content
+    return HTTP[failed.status], content, failed.rule or "defect"
 
 
 def _call(
@@ -154,7 +156,8 @@ def _call(
 ) -> Message | dict:
     rpc = found[0].rpc
     if rpc not in api.implemented:  # before parsing: RawPredict's body is no message
-        raise ApiError("UNIMPLEMENTED", f"{rpc} is not implemented here: {verb} {path}")
+        raise refused(
+            "divergence.methods", "UNIMPLEMENTED", f"{rpc} is not implemented here: {verb} {path}")
     VERSION.set(path.split("/")[1])
     return api.call(rpc, _parse(*found, query, body))
 
@@ -170,7 +173,8 @@ def _parse(
     message = found.request()
     content = _json(body)
     if not found.body and content:
-        raise invalid("Invalid JSON payload received. This method takes no body.")
+        raise invalid(
+            "every.malformed", "Invalid JSON payload received. This method takes no body.")
     _fill(message, {found.body: content} if found.body not in ("", "*") else content)
     parameters: dict = {}
     for key, value in query:
@@ -211,9 +215,10 @@ def _json(body: bytes) -> dict:
     try:
         content = parse_json(body) if body.strip() else {}
     except ValueError as error:
-        raise invalid(f"Invalid JSON payload received. {error}") from None
+        raise invalid("every.malformed", f"Invalid JSON payload received. {error}") from None
     if not isinstance(content, dict):
-        raise invalid("Invalid JSON payload received. The body must be an object.")
+        raise invalid(
+            "every.malformed", "Invalid JSON payload received. The body must be an object.")
     return content
 
 
@@ -222,10 +227,12 @@ def _fill(message: Message, content: dict) -> None:
         json_format.ParseDict(content, message)
     except (json_format.ParseError, UnicodeEncodeError) as error:  # or half a surrogate pair
         unknown = re.search(r'no field named "([^"]+)" at "([^"]+)"', str(error))
+        if not unknown:
+            raise invalid(
+                "every.malformed", f"Invalid JSON payload received. {error}") from None
         raise invalid(
-            f'Invalid JSON payload received. Unknown name "{unknown[1]}" at "{unknown[2]}": '
-            "Cannot find field." if unknown else f"Invalid JSON payload received. {error}"
-        ) from None
+            "every.unknown-field", f'Invalid JSON payload received. Unknown name "{unknown[1]}" '
+            f'at "{unknown[2]}": Cannot find field.') from None
 
 
 def _put_parameter(target: dict, descriptor: Descriptor, key: str, value: str) -> None:
@@ -233,15 +240,16 @@ def _put_parameter(target: dict, descriptor: Descriptor, key: str, value: str) -
     name, _, rest = key.partition(".")
     found = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
     if found is None or (rest and found.message_type is None):
-        raise invalid(f'Invalid JSON payload received. Unknown name "{key}": Cannot bind query '
-                      "parameter.")
+        raise invalid(
+            "every.unknown-field",
+            f'Invalid JSON payload received. Unknown name "{key}": Cannot bind query parameter.')
     if rest:
         _put_parameter(target.setdefault(found.name, {}), found.message_type, rest, value)
     elif found.is_repeated:
         target.setdefault(found.name, []).append(value)
     elif found.type == FieldDescriptor.TYPE_BOOL:
         if value not in ("true", "false"):
-            raise invalid(f"{key}: {value!r} is neither true nor false.")
+            raise invalid("every.malformed", f"{key}: {value!r} is neither true nor false.")
         target[found.name] = value == "true"
     elif found.enum_type is not None and value.isdecimal():
         target[found.name] = int(value)

@@ -10,8 +10,17 @@ from gcp_storage_emulator import server, settings
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import buckets, objects
 
+from lib.localcloud.errors import MARK
+
 READS = (objects.get, objects.download)
 CREATES = (objects.insert, objects.upload_partial, objects.copy, objects.rewrite, objects.compose)
+REFUSALS = {  # rule -> status, reason, message
+    "storage.old-generation": (HTTPStatus.NOT_FOUND, "notFound", "No such object generation."),
+    "storage.not-modified": (HTTPStatus.NOT_MODIFIED, "", ""),
+    "storage.precondition": (
+        HTTPStatus.PRECONDITION_FAILED, "conditionNotMet", "At least one of the pre-conditions "
+        "you specified did not hold (ifGenerationMatch and the like)."),
+}
 CHECKED = (*READS, *CREATES, objects.patch, objects.delete)
 
 
@@ -41,25 +50,21 @@ def _check_generations(handler: Callable) -> Callable:
     """
 
     def checked(request: object, response: object, storage: object, *rest: object) -> None:
-        status = _refusal(handler, request, storage)
-        if status is None:
+        rule = _refusal(handler, request, storage)
+        if rule is None:
             return handler(request, response, storage, *rest)
+        status, reason, message = REFUSALS[rule]
+        response[MARK] = rule
         response.status = status
         if status is not HTTPStatus.NOT_MODIFIED:  # which has no body
-            reason, message = {
-                HTTPStatus.NOT_FOUND: ("notFound", "No such object generation."),
-                HTTPStatus.PRECONDITION_FAILED: (
-                    "conditionNotMet", "At least one of the pre-conditions you specified did not "
-                    "hold (ifGenerationMatch and the like)."),
-            }[status]
             response.json({"error": {"code": status.value, "message": message, "errors": [
                 {"domain": "global", "reason": reason, "message": message}]}})
 
     return checked
 
 
-def _refusal(handler: Callable, request: object, storage: object) -> HTTPStatus | None:
-    """The status to answer instead of calling the handler; None: call it."""
+def _refusal(handler: Callable, request: object, storage: object) -> str | None:
+    """The rule of REFUSALS to answer by, instead of calling the handler; None: call it."""
     params = request.params
     bucket = params.get("dest_bucket_name", params["bucket_name"])
     target = _find(storage, bucket, params.get("dest_object_id") or _name(request, storage))
@@ -71,7 +76,7 @@ def _refusal(handler: Callable, request: object, storage: object) -> HTTPStatus 
     else:
         wanted, present = _query(request, "generation"), target
     if present and wanted not in (None, present["generation"]):
-        return HTTPStatus.NOT_FOUND
+        return "storage.old-generation"
     for prefix, found in checks:
         if not found and not (prefix == "if" and handler in CREATES):
             continue  # the handler itself answers 404
@@ -79,10 +84,9 @@ def _refusal(handler: Callable, request: object, storage: object) -> HTTPStatus 
             current = (found or {}).get(field, "0")
             key = f"{prefix}{field.capitalize()}"
             if _query(request, f"{key}Match") not in (None, current):
-                return HTTPStatus.PRECONDITION_FAILED
+                return "storage.precondition"
             if _query(request, f"{key}NotMatch") == current:
-                reading = handler in READS
-                return HTTPStatus.NOT_MODIFIED if reading else HTTPStatus.PRECONDITION_FAILED
+                return "storage.not-modified" if handler in READS else "storage.precondition"
     return None
 
 
@@ -119,6 +123,17 @@ for _, _methods in server.HANDLERS:
             _methods[_verb] = _insert_bucket
         elif _handler in CHECKED:
             _methods[_verb] = _check_generations(_handler)
+
+
+class MarkedResponse(server.Response):
+    """An answer that is marked as one of the local cloud."""
+
+    def __init__(self, handler: object):
+        super().__init__(handler)
+        self[MARK] = "ok"
+
+
+server.Response = MarkedResponse
 
 
 class StorageServer:

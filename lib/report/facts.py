@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lib import config, stages
+from lib import cloud, config, stages
 from lib.config import Settings
 
 LEAKAGE = {"promised": "naive_roc_auc", "kept": "naive_model_on_honest_roc_auc",
@@ -26,6 +26,7 @@ def read(folder: Path) -> dict:
     if run is None:
         raise NoRun(f"no summary.json in {folder}; ./run_all.sh makes a run")
     return {"run": run, "local": run["target"] == "local", "where": where(run),
+            "fidelity": cloud.fidelity() if run["target"] == "local" else "",
             **started(run["started_at"]), **findings(run), "horizon": _horizon(run["labels"]),
             "resources": _resources(run),
             "longest": max([stage["seconds"] for stage in run["stages"]], default=0) or 1,

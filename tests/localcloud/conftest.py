@@ -12,13 +12,16 @@ from google.api_core.client_options import ClientOptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1, bigquery, storage
 
+from lib.localcloud import ledger
 from lib.localcloud.bigquery import BigQueryServer
+from lib.localcloud.errors import ApiError
 from lib.localcloud.server import free_port
 from lib.localcloud.storage import StorageServer
 from lib.localcloud.vertex import app
 from tests.support.serving import serve
 
 PROJECT = "p1"
+VERTEX = {"every", "registry", "online", "sync", "models", "endpoints", "pipelines", "jobs"}
 _numbers = itertools.count()
 
 # A model server that follows Vertex AI's contract for custom containers, in stdlib Python.
@@ -56,6 +59,23 @@ class Handler(BaseHTTPRequestHandler):
 host = os.environ.get("SERVING_HOST", "0.0.0.0")
 ThreadingHTTPServer((host, int(os.environ["AIP_HTTP_PORT"])), Handler).serve_forever()
 '''
+
+
+@pytest.fixture(autouse=True)
+def raises_the_rules_that_it_holds(request, monkeypatch):
+    """A test that the ledger names for a refusal of Vertex AI must bring that refusal about."""
+    held = {rule.refusal for rule in ledger.load().rules.values()
+            if rule.refusal and rule.test == request.node.nodeid and rule.area in VERTEX}
+    raised = set()
+    init = ApiError.__init__
+
+    def noted(self, *arguments):
+        init(self, *arguments)
+        raised.add(self.rule)
+
+    monkeypatch.setattr(ApiError, "__init__", noted)
+    yield
+    assert held <= raised, f"not refused: {held - raised}"
 
 
 @pytest.fixture(scope="session")

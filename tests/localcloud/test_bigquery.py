@@ -302,7 +302,7 @@ def test_jobs_that_the_emulator_would_only_pretend_to_do_are_refused(bq, table, 
 def test_a_defect_of_the_emulator_is_reported_at_once_with_its_cause(bq, table, soon):
     """bqemulator answers both with 500 internalError, which Google's client retries."""
     numbers = name(table("select 1 as a"))
-    with pytest.raises(errors.MethodNotImplemented, match="'abc'(.|\n)*Limits"):
+    with pytest.raises(errors.MethodNotImplemented, match="'abc'(.|\n)*Known divergences"):
         bq.insert_rows_json(numbers, [{"a": "abc"}])
     with pytest.raises(errors.MethodNotImplemented, match="BinderException.*nothing"):
         list(bq.list_rows(numbers, selected_fields=[bigquery.SchemaField("nothing", "STRING")]))

@@ -229,6 +229,14 @@ def test_two_models_share_the_traffic(vertex, endpoint, model, deploy):
     assert not vertex.endpoints.get_endpoint(name=endpoint).traffic_split
 
 
+def test_the_id_of_a_deployed_model_is_used_once(vertex, endpoint, model, deploy):
+    name = model()
+    deploy(name, id="7")
+    with pytest.raises(errors.Conflict, match="'7' is in use"):
+        deploy(name, id="7")
+    undeploy_all(vertex, endpoint)
+
+
 def test_endpoints_that_are_refused(vertex, location):
     def create(endpoint_id="", **endpoint):
         return vertex.endpoints.create_endpoint(request={

@@ -377,7 +377,7 @@ def test_fetching_is_quick(vertex, group, view, sync, table):
     for i in range(1, 301):
         body = b'{"dataKey": {"key": "%d"}}' % i
         started = time.perf_counter()
-        status, _ = rest.answer([api], "POST", f"/v1/{name}:fetchFeatureValues", [], body)
+        status, *_ = rest.answer([api], "POST", f"/v1/{name}:fetchFeatureValues", [], body)
         seconds.append(time.perf_counter() - started)
         assert status == 200
     assert sorted(seconds)[150] < 0.003

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import time
+from typing import Optional
 
 import pytest
 from google.api_core import exceptions
@@ -503,6 +504,27 @@ def test_outputs_that_a_task_does_not_write(lab, tmp_path):
     assert tasks(job)["silent"].error.message == "The task wrote no output 'word'."
     job = lab.run(lab.spec(pipeline, tmp_path), {"text": "many"})
     assert "'many' is no NUMBER_INTEGER" in tasks(job)["lazy"].error.message
+
+
+def test_a_task_without_a_required_input_fails(lab, tmp_path):
+    @dsl.pipeline(name="optional")
+    def pipeline(text: Optional[str] = None):  # noqa: UP045 - as kfp reads it
+        say(text=text)
+
+    job = lab.run(lab.spec(pipeline, tmp_path))
+    assert states(job) == {"say": "FAILED"}
+    assert tasks(job)["say"].error.message == "Input 'text' has no parameter."
+
+
+def test_a_condition_compares_values_of_the_same_type(lab, tmp_path):
+    spec = lab.spec(branches, tmp_path)
+    flagged = next(task for task in spec["root"]["dag"]["tasks"].values()
+                   if task["taskInfo"]["name"] == "flagged")
+    condition = flagged["triggerPolicy"]["condition"]
+    flagged["triggerPolicy"]["condition"] = condition.replace("true", "'yes'")
+    job = lab.run(spec, {"value": 0.5})
+    assert states(job)["flagged"] == "FAILED"
+    assert "True and 'yes' cannot be compared" in tasks(job)["flagged"].error.message
 
 
 def test_an_unknown_image_fails_its_task(lab, tmp_path):

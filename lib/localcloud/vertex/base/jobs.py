@@ -11,7 +11,7 @@ from google.api_core.exceptions import GoogleAPIError
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
-from lib.localcloud.errors import ApiError, precondition
+from lib.localcloud.errors import ApiError, defect, precondition, refused
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.resources import Collection
 
@@ -57,14 +57,14 @@ class JobKind:
     def cancel(self, vertex: Vertex, request: Message) -> Message:
         """Answers at once; the job ends as CANCELLED soon after."""
         if self.ended(vertex.state.get(request.name)):
-            raise precondition(f"{request.name} is over and cannot be cancelled.")
+            raise precondition("jobs.ended", f"{request.name} is over and cannot be cancelled.")
         vertex.background.stop(request.name)
         return empty_pb2.Empty()
 
     def delete(self, vertex: Vertex, request: Message) -> dict:
         """With its logs; what it has written stays in Cloud Storage."""
         if not self.ended(vertex.state.get(request.name)):
-            raise precondition(f"{request.name} is still running: cancel it first.")
+            raise precondition("jobs.ended", f"{request.name} is still running: cancel it first.")
         shutil.rmtree(log_folder(vertex, request.name), ignore_errors=True)
         return self.collection.delete(vertex, request)
 
@@ -73,7 +73,8 @@ class JobKind:
         for job in vertex.state.all(self.collection.segment):
             if not self.ended(job):
                 self.interrupt(job)
-                self._end(vertex, job, ApiError(
+                self._end(vertex, job, refused(
+                    "divergence.interrupted",
                     "ABORTED", "The local cloud was stopped while this job ran."))
 
     def _run(self, vertex: Vertex, name: str, stop: threading.Event) -> None:
@@ -108,10 +109,10 @@ def attempt(work: Callable[[], None], name: str) -> ApiError | None:
     except ApiError as error:
         return error
     except (GoogleAPIError, OSError) as error:  # Cloud Storage, or the disk
-        return ApiError("INTERNAL", str(error))
+        return defect(str(error))
     except Exception as error:  # a defect of the stand-in: the job must end all the same
         logging.getLogger(__name__).exception("%s", name)
-        return ApiError("INTERNAL", f"Internal error of the stand-in: {error!r}")
+        return defect(f"Internal error of the stand-in: {error!r}")
     return None
 
 

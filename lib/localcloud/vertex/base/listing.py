@@ -29,7 +29,7 @@ def page(found: Sequence[Message], request: Message, response: Message) -> Messa
     """
     fields = request.DESCRIPTOR.fields_by_name
     if "order_by" in fields and request.order_by:
-        raise unsupported("order_by")
+        raise unsupported("divergence.order-by", "order_by")
     if "filter" in fields and request.filter.strip():
         matches = _filter(request.filter)
         found = [message for message in found if matches(message)]
@@ -48,7 +48,7 @@ def _offset(token: str) -> int:
     try:
         return int(base64.urlsafe_b64decode(token).decode().removeprefix("at:")) if token else 0
     except ValueError:
-        raise invalid(f"page_token {token!r} is not valid.") from None
+        raise invalid("every.page-token", f"page_token {token!r} is not valid.") from None
 
 
 def _masked(message: Message, paths: list[str]) -> Message:
@@ -71,7 +71,9 @@ def _term(text: str) -> Callable[[Message], bool]:
     match = TERM.fullmatch(text)
     field = re.sub(r"([A-Z])", lambda m: "_" + m[1].lower(), match["field"]) if match else ""
     if field not in FIELDS:
-        raise invalid(f"filter: {text!r} is not supported; fields: {', '.join(FIELDS)}.")
+        raise invalid(
+            "divergence.order-by",
+            f"filter: {text!r} is not supported; fields: {', '.join(FIELDS)}.")
     key, value = (match["key"] or "").strip('"'), match["value"].strip("\"'")
     operator = match["operator"]
     if field == "labels" and key and operator == ":" and value == "*":  # labels.key:*
@@ -79,7 +81,7 @@ def _term(text: str) -> Callable[[Message], bool]:
     if field == "labels" and not key and operator == ":":  # labels:key
         return lambda message: value in message.labels
     if operator == ":" or bool(key) != (field == "labels"):
-        raise invalid(f"filter: {text!r}: only = and != are supported.")
+        raise invalid("divergence.order-by", f"filter: {text!r}: only = and != are supported.")
     return lambda message: (operator == "=") == (_text(message, field, key) == value)
 
 

@@ -12,7 +12,7 @@ from google.protobuf import empty_pb2, json_format
 from google.protobuf.message import Message
 
 from lib.localcloud import rest
-from lib.localcloud.errors import ApiError
+from lib.localcloud.errors import ApiError, defect, refused
 from lib.localcloud.vertex.base.state import State
 
 
@@ -40,7 +40,7 @@ def start(state: State, rpc: str, resource: str, work: Callable[[], Message]) ->
         except ApiError as error:
             operation.update(done=True, error=error.rpc_status())
         except Exception as error:  # a defect of the stand-in: the caller must not wait for ever
-            operation.update(done=True, error=ApiError("INTERNAL", repr(error)).rpc_status())
+            operation.update(done=True, error=defect(repr(error)).rpc_status())
         # If the file is closed by now, the next start of the process ends the operation.
         with contextlib.suppress(sqlite3.ProgrammingError):
             state.put_operation(operation)
@@ -51,7 +51,9 @@ def start(state: State, rpc: str, resource: str, work: Callable[[], Message]) ->
 
 def end_interrupted(state: State) -> None:
     """After a restart: an operation that was running has failed."""
-    error = ApiError("ABORTED", "The local cloud was stopped while this operation ran.")
+    error = refused(
+        "divergence.interrupted",
+        "ABORTED", "The local cloud was stopped while this operation ran.")
     for operation in state.operations():
         if not operation["done"]:
             state.put_operation(operation | {"done": True, "error": error.rpc_status()})

@@ -28,6 +28,7 @@ class Collection:
         check: every rule on the resource, for create and update; may fill in defaults.
         check_delete: gets the resource and the delete request.
         id_pattern: of ids that the user chooses; None if the server does.
+        id_rule: which rule of rules.toml the pattern is.
         id_optional: whether the server chooses an id if the user gives none.
         updatable: paths that an update mask may have.
     """
@@ -37,6 +38,7 @@ class Collection:
     check: Callable[[Vertex, Message], None] = _no_rule
     check_delete: Callable[[Vertex, Message, Message], None] = _no_rule
     id_pattern: re.Pattern | None = None
+    id_rule: str = ""
     id_optional: bool = False
     updatable: frozenset[str] = frozenset()
 
@@ -62,7 +64,8 @@ class Collection:
         if self.id_optional and not resource_id:
             resource_id = operations.new_id()
         else:
-            rules.check_id(resource_id, self.id_pattern, f"{self.field}_id")
+            rules.check_id(
+                self.id_rule, resource_id, self.id_pattern, f"{self.field}_id")
         message = getattr(request, self.field)
         message.name = f"{request.parent}/{self.segment}/{resource_id}"
         self.check(vertex, message)

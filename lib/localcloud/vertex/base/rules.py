@@ -10,37 +10,40 @@ from collections.abc import Iterable
 from google.protobuf import field_mask_pb2
 from google.protobuf.message import Message
 
-from lib.localcloud.errors import ApiError, invalid
+from lib.localcloud.errors import invalid, refused
 
 LABEL = re.compile(r"[\w-]{0,64}")
 MAX_LABELS = 64
 MAX_DISPLAY_NAME = 128
 
 
-def check_id(value: str, pattern: re.Pattern, field: str) -> None:
-    """Raise INVALID_ARGUMENT unless the id is given and matches."""
+def check_id(rule: str, value: str, pattern: re.Pattern, field: str) -> None:
+    """Raise INVALID_ARGUMENT by `rule` unless the id is given and matches."""
     if not value:
-        raise invalid(f"{field} is required.")
+        raise invalid(rule, f"{field} is required.")
     if not pattern.fullmatch(value):
-        raise invalid(f"{field}: {value!r} does not match {pattern.pattern!r}.")
+        raise invalid(rule, f"{field}: {value!r} does not match {pattern.pattern!r}.")
 
 
 def check_display_name(value: str) -> None:
     """From 1 to 128 characters."""
     if not 0 < len(value) <= MAX_DISPLAY_NAME:
-        raise invalid(f"display_name must have 1 to {MAX_DISPLAY_NAME} characters.")
+        raise invalid(
+            "every.display-name", f"display_name must have 1 to {MAX_DISPLAY_NAME} characters.")
 
 
 def check_labels(labels: dict[str, str]) -> None:
     """At most 64; keys and values of lower case, digits, "_" and "-", at most 64 characters."""
     if len(labels) > MAX_LABELS:
-        raise invalid(f"labels: {len(labels)} given, at most {MAX_LABELS} allowed.")
+        raise invalid("every.labels", f"labels: {len(labels)} given, at most {MAX_LABELS} allowed.")
     for text in (*labels, *labels.values()):
         if not LABEL.fullmatch(text) or text != text.lower():
-            raise invalid(f"labels: {text!r} must be lower case letters, digits, '_' and '-', "
-                          "64 characters at most.")
+            raise invalid(
+                "every.labels",
+                f"labels: {text!r} must be lower case letters, digits, '_' and '-', "
+                "64 characters at most.")
     if "" in labels:
-        raise invalid("labels: a key is empty.")
+        raise invalid("every.labels", "labels: a key is empty.")
 
 
 def merge(
@@ -53,15 +56,16 @@ def merge(
             an etag was sent and the resource has changed since.
     """
     if sent.etag and sent.etag != stored.etag:
-        raise ApiError("ABORTED", f"etag {sent.etag!r} is not the current one.")
+        raise refused("every.etag", "ABORTED", f"etag {sent.etag!r} is not the current one.")
     paths = list(mask.paths)
     if not paths or paths == ["*"]:
         set_fields = {field.name for field, _ in sent.ListFields()}
         paths = sorted(set_fields & {path.split(".")[0] for path in updatable})
     for path in paths:
         if path not in updatable:
-            raise invalid(f"update_mask: {path!r} cannot be updated; allowed: "
-                          f"{', '.join(sorted(updatable))}.")
+            raise invalid(
+                "every.update-mask", f"update_mask: {path!r} cannot be updated; allowed: "
+                f"{', '.join(sorted(updatable))}.")
     merged = type(stored)()
     merged.CopyFrom(stored)
     if "labels" in paths:  # MergeMessage adds to a map; Google replaces the map

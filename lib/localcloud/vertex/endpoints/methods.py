@@ -15,7 +15,7 @@ from lib.localcloud.vertex.models import versions
 
 ENDPOINTS = Collection(
     types.Endpoint, "endpoints", rules.check_endpoint, rules.check_delete,
-    id_pattern=rules.ENDPOINT_ID, id_optional=True)
+    id_pattern=rules.ENDPOINT_ID, id_rule="endpoints.id", id_optional=True)
 
 
 def deploy_model(vertex: Vertex, request: Message) -> dict:

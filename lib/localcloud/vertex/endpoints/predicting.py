@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from lib.localcloud import loopback, rest
-from lib.localcloud.errors import ApiError, precondition
+from lib.localcloud.errors import ApiError, precondition, refused
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.state import new_message
 from lib.localcloud.vertex.models import versions
@@ -34,14 +34,17 @@ def predict(vertex: Vertex, request: Message) -> Message:
     deployed, status, answer = _send(vertex, request.endpoint, json.dumps(body).encode())
     if status != 200:
         text = answer.decode(errors="replace")
-        code = "FAILED_PRECONDITION" if 400 <= status < 500 else "INTERNAL"
-        raise ApiError(code, f"The model server answered {status}: {text}")
+        message = f"The model server answered {status}: {text}"
+        if 400 <= status < 500:
+            raise precondition("endpoints.answer-4xx", message)
+        raise refused("endpoints.answer-5xx", "INTERNAL", message)
     response = new_message(types.PredictResponse)
     try:
         predictions = rest.parse_json(answer)["predictions"]
         json_format.ParseDict({"predictions": predictions}, response)
     except (ValueError, KeyError, TypeError, json_format.ParseError) as error:
-        raise ApiError(
+        raise refused(
+            "endpoints.answer-5xx",
             "INTERNAL", f'The model server must answer {{"predictions": [...]}}: {error}'
         ) from None
     response.deployed_model_id = deployed.id
@@ -91,7 +94,8 @@ def _choose(endpoint: Message) -> Message:
     """One of the deployed models, at random by the traffic split."""
     receiving = [d for d in endpoint.deployed_models if endpoint.traffic_split.get(d.id)]
     if not receiving:
-        raise precondition(f"{endpoint.name} has no deployed model that receives traffic.")
+        raise precondition(
+            "endpoints.no-traffic", f"{endpoint.name} has no deployed model that receives traffic.")
     shares = [endpoint.traffic_split[d.id] for d in receiving]
     return random.choices(receiving, shares)[0]
 
@@ -110,15 +114,18 @@ def _send(vertex: Vertex, endpoint_name: str, body: bytes) -> tuple[Message, int
                 server_spec(vertex, endpoint_name, deployed),
                 max(deadline - time.monotonic(), 0))
         except ApiError as error:
-            raise ApiError("UNAVAILABLE", error.message) from None
+            raise refused("endpoints.unreachable", "UNAVAILABLE", error.message) from None
         try:
             return deployed, *server.predict(body, deadline - time.monotonic())
         except urllib3.exceptions.NewConnectionError as error:  # nobody listens; no timeout
             reason = error
         except urllib3.exceptions.TimeoutError as error:
-            raise ApiError("UNAVAILABLE", f"The model server did not answer: {error}") from None
+            raise refused(
+                "endpoints.unreachable",
+                "UNAVAILABLE", f"The model server did not answer: {error}") from None
         except urllib3.exceptions.HTTPError as error:
             reason = error
         crashes += server.ended(EXIT_SECONDS)  # or only this connection broke
         if crashes == CRASHES or time.monotonic() > deadline:
-            raise ApiError("UNAVAILABLE", f"The model server cannot be reached: {reason}")
+            raise refused("endpoints.unreachable", "UNAVAILABLE",
+                          f"The model server cannot be reached: {reason}")

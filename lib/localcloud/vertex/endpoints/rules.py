@@ -4,7 +4,7 @@ import re
 
 from google.protobuf.message import Message
 
-from lib.localcloud.errors import ApiError, invalid, not_found, precondition, unsupported
+from lib.localcloud.errors import invalid, not_found, precondition, refused, unsupported
 from lib.localcloud.vertex.base import rules
 from lib.localcloud.vertex.base.context import Vertex
 
@@ -17,27 +17,35 @@ def check_endpoint(vertex: Vertex, endpoint: Message) -> None:
     rules.check_display_name(endpoint.display_name)
     rules.check_labels(endpoint.labels)
     if endpoint.dedicated_endpoint_enabled or endpoint.enable_private_service_connect:
-        raise unsupported("An endpoint with a DNS name of its own")
+        raise unsupported("divergence.dedicated-endpoint", "An endpoint with a DNS name of its own")
     if endpoint.deployed_models or endpoint.traffic_split:
-        raise invalid("deployed_models and traffic_split are set by deployModel.")
+        raise invalid(
+            "endpoints.starts-empty", "deployed_models and traffic_split are set by deployModel.")
 
 
 def check_delete(vertex: Vertex, endpoint: Message, request: Message) -> None:
     """No model is deployed to it."""
     if endpoint.deployed_models:
         ids = ", ".join(deployed.id for deployed in endpoint.deployed_models)
-        raise precondition(f"{endpoint.name} has deployed models ({ids}); undeploy them first.")
+        raise precondition(
+            "endpoints.delete",
+            f"{endpoint.name} has deployed models ({ids}); undeploy them first.")
 
 
 def check_deploy(endpoint: Message, request: Message) -> None:
     """The id is free, there are resources, and the traffic split adds up."""
     deployed, in_use = request.deployed_model, {d.id for d in endpoint.deployed_models}
     if deployed.id in in_use:
-        raise ApiError("ALREADY_EXISTS", f"Deployed model id {deployed.id!r} is in use.")
+        raise refused(
+            "endpoints.deployed-id",
+            "ALREADY_EXISTS", f"Deployed model id {deployed.id!r} is in use.")
     if not deployed.HasField("dedicated_resources"):
-        raise invalid("deployed_model.dedicated_resources is required for a custom container.")
+        raise invalid(
+            "endpoints.resources",
+            "deployed_model.dedicated_resources is required for a custom container.")
     if deployed.dedicated_resources.min_replica_count < 1:
-        raise invalid("dedicated_resources.min_replica_count must be at least 1.")
+        raise invalid(
+            "endpoints.resources", "dedicated_resources.min_replica_count must be at least 1.")
     _check_split(request.traffic_split, in_use | {NEW})
 
 
@@ -56,7 +64,8 @@ def split_without(endpoint: Message, request: Message) -> dict[str, int]:
         return {}
     split = dict(request.traffic_split or endpoint.traffic_split)
     if split.pop(model_id, 0):
-        raise precondition(f"Deployed model {model_id} has traffic; give traffic_split too.")
+        raise precondition(
+            "endpoints.undeploy", f"Deployed model {model_id} has traffic; give traffic_split too.")
     _check_split(split, rest)
     return split
 
@@ -64,8 +73,11 @@ def split_without(endpoint: Message, request: Message) -> dict[str, int]:
 def _check_split(split: dict[str, int], deployed: set[str]) -> None:
     """Percentages of known deployed models that add up to 100, or none at all."""
     if unknown := set(split) - deployed:
-        raise invalid(f"traffic_split: no deployed model {', '.join(sorted(unknown))}.")
+        raise invalid(
+            "endpoints.traffic-split",
+            f"traffic_split: no deployed model {', '.join(sorted(unknown))}.")
     if any(share < 0 for share in split.values()):
-        raise invalid("traffic_split: a percentage is negative.")
+        raise invalid("endpoints.traffic-split", "traffic_split: a percentage is negative.")
     if split and sum(split.values()) != 100:
-        raise invalid(f"traffic_split adds up to {sum(split.values())}, not 100.")
+        raise invalid(
+            "endpoints.traffic-split", f"traffic_split adds up to {sum(split.values())}, not 100.")

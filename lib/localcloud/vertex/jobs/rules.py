@@ -19,22 +19,26 @@ def check_job(job: Message) -> None:
     rules.check_labels(job.labels)
     spec = job.job_spec
     if set_fields := [name for name in UNSUPPORTED if getattr(spec, name)]:
-        raise unsupported(f"job_spec.{set_fields[0]}")
+        raise unsupported("divergence.custom-jobs", f"job_spec.{set_fields[0]}")
     # Only the first pool is required: the others "can be skipped by providing an empty value".
     pools = [pool for pool in spec.worker_pool_specs if pool.ByteSize()]
     if len(pools) > 1:
-        raise unsupported("job_spec.worker_pool_specs: more than one worker pool")
+        raise unsupported(
+            "divergence.custom-jobs", "job_spec.worker_pool_specs: more than one worker pool")
     if not pools or pools[0] != spec.worker_pool_specs[0]:
-        raise invalid("job_spec.worker_pool_specs: the first pool is required.")
+        raise invalid("jobs.pool", "job_spec.worker_pool_specs: the first pool is required.")
     for name in UNSUPPORTED_IN_POOL:
         if name in {field.name for field, _ in pools[0].ListFields()}:
-            raise unsupported(f"job_spec.worker_pool_specs[0].{name}")
+            raise unsupported("divergence.custom-jobs", f"job_spec.worker_pool_specs[0].{name}")
     if pools[0].replica_count > 1:
-        raise unsupported("job_spec.worker_pool_specs[0].replica_count: more than one replica")
+        raise unsupported(
+            "divergence.custom-jobs",
+            "job_spec.worker_pool_specs[0].replica_count: more than one replica")
     container = pools[0].container_spec
     if not container.image_uri:
-        raise invalid("job_spec.worker_pool_specs[0].container_spec.image_uri is required.")
+        raise invalid(
+            "jobs.pool", "job_spec.worker_pool_specs[0].container_spec.image_uri is required.")
     if len(container.env) > MAX_VARIABLES:
-        raise invalid(f"container_spec.env: at most {MAX_VARIABLES} are allowed.")
+        raise invalid("jobs.variables", f"container_spec.env: at most {MAX_VARIABLES} are allowed.")
     if spec.base_output_directory.output_uri_prefix:
         split_uri(spec.base_output_directory.output_uri_prefix)

@@ -5,7 +5,7 @@ import math
 from google.cloud.aiplatform_v1 import types
 from google.protobuf.message import Message
 
-from lib.localcloud.errors import ApiError, invalid
+from lib.localcloud.errors import invalid, refused
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.state import new_message
 from lib.localcloud.vertex.online import values
@@ -23,16 +23,18 @@ def fetch_feature_values(vertex: Vertex, request: Message) -> Message:
     key = request.data_key
     parts = list(key.composite_key.parts) or ([key.key] if key.key else [])
     if not parts:
-        raise invalid("data_key is required: key, or composite_key.parts.")
+        raise invalid("sync.no-key", "data_key is required: key, or composite_key.parts.")
     found = values.get(vertex.state, request.feature_view, entity_key(parts))
     if not found:
-        raise ApiError("NOT_FOUND", "Requested entity was not found.")
+        raise refused("sync.entity-missing", "NOT_FOUND", "Requested entity was not found.")
     response = new_message(types.FetchFeatureValuesResponse)
     features = _features(found)
     if request.data_format == types.FeatureViewDataFormat.PROTO_STRUCT:
         for name, _, value in features:
             if not all(map(_is_json, value if isinstance(value, list) else [value])):
-                raise invalid(f"{name} is {value}, which PROTO_STRUCT cannot hold; use KEY_VALUE.")
+                raise invalid(
+                    "sync.not-json",
+                    f"{name} is {value}, which PROTO_STRUCT cannot hold; use KEY_VALUE.")
         response.proto_struct.update({name: value for name, _, value in features})
         return response
     for name, kind, value in features:

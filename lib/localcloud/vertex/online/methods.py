@@ -12,9 +12,10 @@ from lib.localcloud.vertex.online.sync import OWN_ACCOUNT
 
 STORES = Collection(
     types.FeatureOnlineStore, "featureOnlineStores", rules.check_store, rules.check_store_delete,
-    id_pattern=rules.ONLINE_STORE_ID)
+    id_pattern=rules.ONLINE_STORE_ID, id_rule="online.id")
 VIEWS = Collection(
-    types.FeatureView, "featureViews", rules.check_view, id_pattern=rules.ONLINE_STORE_ID,
+    types.FeatureView, "featureViews", rules.check_view,
+    id_pattern=rules.ONLINE_STORE_ID, id_rule="online.id",
     updatable=frozenset({
         "labels", "service_agent_type", "sync_config", "sync_config.cron",
         "big_query_source", "big_query_source.uri", "big_query_source.entity_id_columns",

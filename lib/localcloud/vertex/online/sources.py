@@ -26,7 +26,7 @@ def served_tables(vertex: Vertex, view: Message) -> list[ServedTable]:
 def _group(vertex: Vertex, group_name: str, feature_ids: list[str]) -> ServedTable:
     group = vertex.state.get(group_name)
     if not feature_ids:
-        raise invalid(f"feature_ids of {group_name} is empty.")
+        raise invalid("online.view-source", f"feature_ids of {group_name} is empty.")
     columns = {}
     for feature_id in feature_ids:
         feature = vertex.state.get(f"{group_name}/features/{feature_id}")

@@ -6,7 +6,7 @@ from google.cloud.aiplatform_v1 import types
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 
-from lib.localcloud.errors import ApiError
+from lib.localcloud.errors import ApiError, refused
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.operations import new_id
 from lib.localcloud.vertex.base.state import new_message
@@ -52,7 +52,7 @@ class Syncs:
         except ApiError as error:
             _fail(sync, error)
         except Exception as error:  # what BigQuery said is the sync's final status
-            _fail(sync, ApiError("INTERNAL", str(error)))
+            _fail(sync, refused("sync.ended", "INTERNAL", str(error)))
         sync.run_time.end_time.GetCurrentTime()
         with state.transaction():
             if state.find(sync.name) is not None:
@@ -86,7 +86,8 @@ class Syncs:
         for table in tables:
             dataset = table.table.rsplit(".", 1)[0]
             if view.service_account_email not in self._vertex.tables.readers(dataset):
-                raise ApiError(
+                raise refused(
+                    "online.own-account-access",
                     "PERMISSION_DENIED", f"Permission bigquery.tables.getData denied on table "
                     f"{table.table} for {view.service_account_email}.")
 
@@ -94,7 +95,9 @@ class Syncs:
         """After a restart: a sync that was waiting or running has failed."""
         for sync in self._vertex.state.all("featureViewSyncs"):
             if not sync.run_time.HasField("end_time"):
-                _fail(sync, ApiError("ABORTED", "The local cloud was stopped during this sync."))
+                _fail(sync, refused(
+                    "divergence.interrupted",
+                    "ABORTED", "The local cloud was stopped during this sync."))
                 sync.run_time.end_time.GetCurrentTime()
                 self._vertex.state.put(sync)
 

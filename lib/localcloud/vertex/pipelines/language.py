@@ -64,21 +64,25 @@ def parameter_values(component: dict, given: dict) -> dict:
     """The values of a component's declared parameters, with defaults; INVALID_ARGUMENT if wrong."""
     declared = definitions(component, "input", "parameters")
     if unknown := sorted(set(given) - set(declared)):
-        raise invalid(f"runtime_config.parameter_values: {', '.join(unknown)}: no such parameter.")
+        raise invalid(
+            "pipelines.parameters",
+            f"runtime_config.parameter_values: {', '.join(unknown)}: no such parameter.")
     values = {}
     for name, definition in declared.items():
         value = given.get(name, definition.get("defaultValue"))
         if value is not None:
             values[name] = typed(value, definition["parameterType"], name)
         elif not definition.get("isOptional"):
-            raise invalid(f"runtime_config.parameter_values: {name!r} is required.")
+            raise invalid(
+                "pipelines.parameters", f"runtime_config.parameter_values: {name!r} is required.")
     return values
 
 
 def typed(value: object, kind: str, name: str) -> object:
     """The value in its parameter's type: a spec has whole numbers as 3.0."""
     if not TYPES[kind](value):
-        raise invalid(f"Parameter {name!r}: {value!r} is not of type {kind}.")
+        raise invalid(
+            "pipelines.parameters", f"Parameter {name!r}: {value!r} is not of type {kind}.")
     return {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float}.get(kind, lambda v: v)(value)
 
 
@@ -94,7 +98,9 @@ def value_of(text: str, kind: str, name: str) -> object:
     try:
         return typed(json.loads(text.lower() if kind == "BOOLEAN" else text), kind, name)
     except (ValueError, ApiError):
-        raise precondition(f"Output {name!r}: {text[:80]!r} is no {kind}.") from None
+        raise precondition(
+            "pipelines.output-parameters",
+            f"Output {name!r}: {text[:80]!r} is no {kind}.") from None
 
 
 def _is_number(value: object) -> bool:
@@ -127,7 +133,7 @@ def _reference(match: re.Match) -> Reference:
         if reference.field in allowed.get((reference.side, reference.kind), ("path", "uri")):
             return reference
     lightweight = " (lightweight Python components)" if match[1] == "" else ""
-    raise unsupported(f"The placeholder {match[0]}{lightweight}")
+    raise unsupported("divergence.pipeline-language", f"The placeholder {match[0]}{lightweight}")
 
 
 def substitute(text: str, resolve: Callable[[Reference], str]) -> str:
@@ -163,7 +169,8 @@ def parse_condition(text: str) -> tuple[str, str, str]:
     """(left, operator, right) of a comparison; INVALID_ARGUMENT for anything else."""
     match = CONDITION.fullmatch(text)
     if match is None:
-        raise unsupported(f"The condition {text!r} (such as dsl.Elif, dsl.Else)")
+        raise unsupported(
+            "divergence.pipeline-language", f"The condition {text!r} (such as dsl.Elif, dsl.Else)")
     return match[1], match[2], match[3]
 
 
@@ -177,7 +184,8 @@ def holds(text: str, parameters: dict) -> bool:
     left, sign, right = parse_condition(text)
     a, b = _operand(left, parameters), _operand(right, parameters)
     if _is_number(a) != _is_number(b) or not _is_number(a) and type(a) is not type(b):
-        raise invalid(f"Condition {text!r}: {a!r} and {b!r} cannot be compared.")
+        raise invalid(
+            "pipelines.conditions", f"Condition {text!r}: {a!r} and {b!r} cannot be compared.")
     return OPERATORS[sign](a, b)
 
 
@@ -185,7 +193,7 @@ def _operand(text: str, parameters: dict) -> object:
     text = re.sub(r"^(?:int|double)\((.*)\)$", r"\1", text)  # parameters have their types already
     if name := re.fullmatch(r"inputs\.parameter_values\['([^']+)'\]", text):
         if name[1] not in parameters:
-            raise precondition(f"Condition: {name[1]!r} has no value.")
+            raise precondition("pipelines.conditions", f"Condition: {name[1]!r} has no value.")
         return parameters[name[1]]
     if text in ("true", "false"):
         return text == "true"

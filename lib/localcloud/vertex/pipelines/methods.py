@@ -24,7 +24,7 @@ def create_pipeline_job(vertex: Vertex, request: Message) -> Message:
     spec = spec_of(job)
     rules.check_job(job, spec, parameters_of(job))
     job_id = request.pipeline_job_id or _new_id(spec["pipelineInfo"]["name"])
-    check_id(job_id, rules.JOB_ID, "pipeline_job_id")
+    check_id("pipelines.id", job_id, rules.JOB_ID, "pipeline_job_id")
     job.name = f"{request.parent}/pipelineJobs/{job_id}"
     # Filled in by the service: k8s-config-connector's recording of a PipelineJob.
     job.labels["vertex-ai-pipelines-run-billing-id"] = operations.new_id()

@@ -78,16 +78,17 @@ def check_job(job: Message, spec: dict, parameters: dict) -> None:
     """
     runtime = job.runtime_config
     if job.template_uri and not spec:
-        raise unsupported("template_uri without a pipeline_spec")
+        raise unsupported("divergence.pipeline-options", "template_uri without a pipeline_spec")
     if runtime.input_artifacts or runtime.parameters:
-        raise unsupported("runtime_config.input_artifacts or .parameters")
+        raise unsupported(
+            "divergence.pipeline-options", "runtime_config.input_artifacts or .parameters")
     if runtime.failure_policy == types.PipelineFailurePolicy.PIPELINE_FAILURE_POLICY_FAIL_FAST:
-        raise unsupported("runtime_config.failure_policy: fail fast")
+        raise unsupported("divergence.pipeline-options", "runtime_config.failure_policy: fail fast")
     if job.display_name:
         rules.check_display_name(job.display_name)
     rules.check_labels(job.labels)
     if not runtime.gcs_output_directory:
-        raise invalid("runtime_config.gcs_output_directory is required.")
+        raise invalid("pipelines.root", "runtime_config.gcs_output_directory is required.")
     split_uri(runtime.gcs_output_directory)
     check_spec(spec)
     language.parameter_values(spec["root"], parameters)
@@ -96,11 +97,14 @@ def check_job(job: Message, spec: dict, parameters: dict) -> None:
 def check_spec(spec: dict) -> None:
     """Raise INVALID_ARGUMENT for a pipeline that is malformed or holds what is not served."""
     if spec.get("schemaVersion") != SCHEMA:
-        raise unsupported(f"pipeline_spec.schemaVersion {spec.get('schemaVersion')!r}, other than "
-                          f"{SCHEMA!r},")
+        raise unsupported(
+            "divergence.pipeline-language",
+            f"pipeline_spec.schemaVersion {spec.get('schemaVersion')!r}, other than "
+            f"{SCHEMA!r},")
     _check_grammar(spec, GRAMMAR, "pipeline_spec")
     if not spec.get("pipelineInfo", {}).get("name") or "dag" not in spec.get("root", {}):
-        raise invalid("pipeline_spec: pipelineInfo.name and root.dag are required.")
+        raise invalid(
+            "pipelines.spec", "pipeline_spec: pipelineInfo.name and root.dag are required.")
     _check_component(spec, "root", spec["root"], ())
 
 
@@ -108,7 +112,9 @@ def _check_grammar(value: object, rule: object, path: str) -> None:
     if rule is ANY:
         return
     if not isinstance(value, type(rule)):
-        raise invalid(f"{path} must be {'an object' if isinstance(rule, dict) else 'a list'}.")
+        raise invalid(
+            "pipelines.spec",
+            f"{path} must be {'an object' if isinstance(rule, dict) else 'a list'}.")
     if isinstance(rule, list):
         for number, item in enumerate(value):
             _check_grammar(item, rule[0], f"{path}[{number}]")
@@ -117,17 +123,21 @@ def _check_grammar(value: object, rule: object, path: str) -> None:
         if name in rule or "*" in rule:
             _check_grammar(inner, rule.get(name, rule.get("*")), f"{path}.{name}")
         elif inner not in (None, False):
-            raise unsupported(f"{path}.{name}: {FEATURES.get(name, 'this field')}")
+            raise unsupported(
+                "divergence.pipeline-language",
+                f"{path}.{name}: {FEATURES.get(name, 'this field')}")
 
 
 def _check_component(spec: dict, name: str, component: dict, outer: tuple[str, ...]) -> None:
     if name in outer:
-        raise invalid(f"pipeline_spec: component {name!r} contains itself.")
+        raise invalid("pipelines.spec", f"pipeline_spec: component {name!r} contains itself.")
     for side in ("input", "output"):
         for parameter, definition in definitions(component, side, "parameters").items():
             if definition.get("parameterType") not in language.TYPES:
-                raise unsupported(f"Component {name!r}, parameter {parameter!r}: type "
-                                  f"{definition.get('parameterType')!r}")
+                raise unsupported(
+                    "divergence.pipeline-language",
+                    f"Component {name!r}, parameter {parameter!r}: type "
+                    f"{definition.get('parameterType')!r}")
     if "dag" not in component:
         _check_executor(spec, name, component)
         return
@@ -139,35 +149,49 @@ def _check_component(spec: dict, name: str, component: dict, outer: tuple[str, .
     try:
         graphlib.TopologicalSorter({n: upstream(t) for n, t in tasks.items()}).prepare()
     except graphlib.CycleError as error:
-        raise invalid(f"pipeline_spec: tasks wait for each other: {error.args[1]}.") from None
+        raise invalid(
+            "pipelines.spec",
+            f"pipeline_spec: tasks wait for each other: {error.args[1]}.") from None
 
 
 def _check_task(spec: dict, name: str, task: dict, tasks: dict) -> None:
     components = spec.get("components", {})
     if task.get("componentRef", {}).get("name") not in components:
-        raise invalid(f"pipeline_spec: task {name!r} refers to no component of the spec.")
+        raise invalid(
+            "pipelines.spec", f"pipeline_spec: task {name!r} refers to no component of the spec.")
     if unknown := sorted(upstream(task) - set(tasks)):
-        raise invalid(f"pipeline_spec: task {name!r} waits for {', '.join(unknown)}: no such task.")
+        raise invalid(
+            "pipelines.spec",
+            f"pipeline_spec: task {name!r} waits for {', '.join(unknown)}: no such task.")
     for producer in language.producers(task):
         if "dag" in components.get(tasks[producer].get("componentRef", {}).get("name"), {}):
-            raise unsupported(f"Task {name!r}: an output of a branch or of a pipeline (dsl.OneOf)")
+            raise unsupported(
+                "divergence.pipeline-language",
+                f"Task {name!r}: an output of a branch or of a pipeline (dsl.OneOf)")
     if condition := task.get("triggerPolicy", {}).get("condition"):
         language.parse_condition(condition)
     for source in task.get("inputs", {}).get("parameters", {}).values():
         constant = source.get("runtimeValue", {}).get("constant")
         if isinstance(constant, str) and language.PLACEHOLDER.search(constant):
-            raise unsupported(f"Task {name!r}: a placeholder in a value (an f-string)")
+            raise unsupported(
+                "divergence.pipeline-language",
+                f"Task {name!r}: a placeholder in a value (an f-string)")
 
 
 def _check_executor(spec: dict, name: str, component: dict) -> None:
     executors = spec.get("deploymentSpec", {}).get("executors", {})
     found = executors.get(component.get("executorLabel"), {}).get("container")
     if not found or not found.get("image"):
-        raise invalid(f"pipeline_spec: component {name!r} has no container image.")
+        raise invalid(
+            "pipelines.spec", f"pipeline_spec: component {name!r} has no container image.")
     for word in (*found.get("command", []), *found.get("args", [])):
         if not isinstance(word, str):
-            raise invalid(f"pipeline_spec: {word!r} in a command of {name!r} must be a text.")
+            raise invalid(
+                "pipelines.spec",
+                f"pipeline_spec: {word!r} in a command of {name!r} must be a text.")
         for used in language.references(word):
             if used.name not in definitions(component, used.side.rstrip("s"), used.kind):
-                raise invalid(f"pipeline_spec: component {name!r} uses {used.side}.{used.kind} "
-                              f"{used.name!r}, which it does not declare.")
+                raise invalid(
+                    "pipelines.spec",
+                    f"pipeline_spec: component {name!r} uses {used.side}.{used.kind} "
+                    f"{used.name!r}, which it does not declare.")

@@ -10,7 +10,7 @@ import threading
 from google.cloud.aiplatform_v1 import types
 from google.protobuf.message import Message
 
-from lib.localcloud.errors import ApiError, precondition
+from lib.localcloud.errors import ApiError, precondition, refused
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.jobs import attempt
 from lib.localcloud.vertex.pipelines import language
@@ -58,11 +58,12 @@ class PipelineRun:
             language.parameter_values(self._spec["root"], parameters_of(self._job))))
         nodes = list(self._nodes.values())
         if any(node.state == State.CANCELLED for node in nodes):
-            raise ApiError("CANCELLED", "The job was cancelled.")
+            raise refused("jobs.cancel-running", "CANCELLED", "The job was cancelled.")
         failed = [n.detail for n in nodes if n.state == State.FAILED and not n.is_dag]
         failed = failed or [n.detail for n in nodes if n.state == State.FAILED]
         if failed:
-            raise precondition("\n".join([
+            raise precondition(
+                "pipelines.errors", "\n".join([
                 "The DAG failed because some tasks failed. The failed tasks are: "
                 f"[{', '.join(detail.task_name for detail in failed)}].",
                 *(f"{d.task_name}: {d.error.message.splitlines()[-1]}" for d in failed)]))
@@ -115,7 +116,7 @@ class PipelineRun:
         failed = [n.detail.task_name for n in below if n.state == State.FAILED]
         if failed:
             return self._set(node, State.FAILED, precondition(
-                f"Tasks in it failed: {', '.join(failed)}."))
+                "pipelines.errors", f"Tasks in it failed: {', '.join(failed)}."))
         cancelled = any(n.state == State.CANCELLED for n in below)
         return self._set(node, State.CANCELLED if cancelled else State.SUCCEEDED)
 
@@ -162,7 +163,9 @@ class PipelineRun:
                 value = find(kind, sources.get(name, {}))
                 value = definition.get("defaultValue") if value is None else value
                 if value is None and not definition.get("isOptional"):
-                    raise precondition(f"Input {name!r} has no {kind.removesuffix('s')}.")
+                    raise precondition(
+                        "pipelines.missing-input",
+                        f"Input {name!r} has no {kind.removesuffix('s')}.")
                 if value is not None:
                     values[name] = value if kind == "artifacts" else language.typed(
                         value, definition["parameterType"], name)

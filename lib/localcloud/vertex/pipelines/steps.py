@@ -64,7 +64,8 @@ class Steps:
             for name, definition in declared.items():
                 file = results / name
                 if not file.is_file():
-                    raise precondition(f"The task wrote no output {name!r}.")
+                    raise precondition(
+                        "pipelines.missing-output", f"The task wrote no output {name!r}.")
                 outputs.parameters[name] = language.value_of(
                     file.read_text(errors="replace"), definition["parameterType"], name)
         return outputs
@@ -100,7 +101,8 @@ class Steps:
                         if is_input else str(results / reference.name))
             artifacts = (node.inputs if is_input else outputs).artifacts
             if reference.name not in artifacts:
-                raise precondition(f"{reference.name!r} has no artifact.")
+                raise precondition(
+                    "pipelines.missing-input", f"{reference.name!r} has no artifact.")
             uri = artifacts[reference.name].uri
             return uri if reference.field == "uri" else str(mount.path(uri))
 

@@ -31,9 +31,10 @@ class Engine:
                 return
             why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         host = os.environ.get("DOCKER_HOST", "the default socket")
-        raise precondition(f"The local cloud runs tasks in containers, but no Docker engine "
-                           f"answers at {host}: {why}. Start one (DOCKER_HOST says where), or "
-                           "start the local cloud with --runner process.")
+        raise precondition(
+            "divergence.docker", f"The local cloud runs tasks in containers, but no Docker engine "
+            f"answers at {host}: {why}. Start one (DOCKER_HOST says where), or "
+            "start the local cloud with --runner process.")
 
     def command(
         self, image: str, command: tuple[str, ...], args: tuple[str, ...],

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from lib.localcloud.errors import ApiError
+from lib.localcloud.errors import defect, refused
 
 WRAPPER = Path(__file__).with_name("end_with_parent.py")
 # A container sees none of the host's environment; a process needs these.
@@ -41,7 +41,9 @@ class Images:
         name = image_name(uri)
         if name not in self._folders:
             known = ", ".join(sorted(self._folders)) or "none"
-            raise ApiError("NOT_FOUND", f"Image {uri!r} was not found (known here: {known}).")
+            raise refused(
+                "every.image-missing",
+                "NOT_FOUND", f"Image {uri!r} was not found (known here: {known}).")
         return self._folders[name]
 
     def command(
@@ -59,7 +61,7 @@ class Images:
             entrypoint, arguments = list(command), []
         words = entrypoint + (list(args) or arguments)
         if not words:
-            raise ApiError("INTERNAL", f"{folder}/Dockerfile has no ENTRYPOINT or CMD.")
+            raise defect(f"{folder}/Dockerfile has no ENTRYPOINT or CMD.")
         if re.fullmatch(r"(.*/)?python(3(\.\d+)?)?", words[0]):
             words[0] = sys.executable
         return words

@@ -13,7 +13,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from lib.localcloud.errors import ApiError, invalid, precondition
+from lib.localcloud.errors import invalid, precondition, refused
 
 RETRY = DEFAULT_RETRY.with_timeout(10)  # seconds; the emulator is on loopback
 # /gcs/bucket/object in a word of a command line or the value of a variable.
@@ -24,7 +24,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     """`gs://bucket/a/b` -> (bucket, a/b)."""
     match = re.fullmatch(r"gs://([^/]+)(?:/(.*))?", uri)
     if not match or ".." in uri.split("/"):
-        raise invalid(f"{uri!r} is no gs:// address.")
+        raise invalid("every.gs-uri", f"{uri!r} is no gs:// address.")
     return match[1], (match[2] or "").rstrip("/")
 
 
@@ -40,7 +40,9 @@ class Storage:
         try:
             found = list(self._client.list_blobs(bucket, prefix=key, retry=RETRY))
         except NotFound:
-            raise ApiError("NOT_FOUND", f"The bucket gs://{bucket} was not found.") from None
+            raise refused(
+                "pipelines.bucket",
+                "NOT_FOUND", f"The bucket gs://{bucket} was not found.") from None
         return [b for b in found if not key or b.name == key or b.name.startswith(f"{key}/")]
 
     def fingerprint(self, uri: str) -> str:
@@ -53,8 +55,9 @@ class Storage:
         try:
             self._client.bucket(bucket).blob(key).upload_from_filename(str(file), retry=RETRY)
         except GoogleAPIError as error:
-            raise precondition(f"gs://{bucket}/{key} cannot be written: "
-                               f"{getattr(error, 'message', error)}") from None
+            raise precondition(
+                "pipelines.bucket", f"gs://{bucket}/{key} cannot be written: "
+                f"{getattr(error, 'message', error)}") from None
 
     def close(self) -> None:
         self._client.close()

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.localcloud.errors import ApiError, precondition
+from lib.localcloud.errors import precondition, refused
 from lib.localcloud.vertex.programs.docker import Engine
 from lib.localcloud.vertex.programs.images import Images, host_environment, log_end
 
@@ -69,8 +69,9 @@ class Runner:
             environment = host_environment() | task.environment
         status = self._run(task, command, folder, environment, stop)
         if status:
-            raise precondition(f"{task.name} ended with status {status}. The end of its log:\n"
-                               f"{log_end(task.log)}")
+            raise precondition(
+                "jobs.exit-status", f"{task.name} ended with status {status}. The end of its log:\n"
+                f"{log_end(task.log)}")
 
     def _run(
         self, task: Task, command: list[str], folder: Path, environment: dict[str, str],
@@ -102,8 +103,10 @@ class Runner:
                     self._engine.kill(task.folder)
                 _end(process)
                 if stop.is_set():
-                    raise ApiError("CANCELLED", f"{task.name} was cancelled.")
-                raise ApiError("DEADLINE_EXCEEDED", f"{task.name} ran for over {task.seconds} s.")
+                    raise refused("jobs.cancel-running", "CANCELLED", f"{task.name} was cancelled.")
+                raise refused(
+                    "jobs.timeout",
+                    "DEADLINE_EXCEEDED", f"{task.name} ran for over {task.seconds} s.")
             time.sleep(0.02)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import urllib3
 
-from lib.localcloud.errors import ApiError
+from lib.localcloud.errors import ApiError, refused
 from lib.localcloud.vertex.programs.images import Images, host_environment, log_end
 
 START_SECONDS = 60
@@ -64,8 +64,9 @@ class Server:
                 what = (
                     f"ended with status {code}" if code is not None
                     else f"did not answer 200 on {self.spec.health_route} within {seconds:.0f} s")
-                raise ApiError("INTERNAL", f"Model server {what}. The end of its log:\n"
-                               f"{log_end(self.log, lines=15)}")
+                raise refused(
+                    "endpoints.unhealthy", "INTERNAL", f"Model server {what}. The end of its log:\n"
+                    f"{log_end(self.log, lines=15)}")
             time.sleep(0.05)
         self.healthy = True
 
@@ -119,7 +120,8 @@ class Servers:
             if server := self.running(spec.deployed_model_id):
                 return server
             if self._closed:
-                raise ApiError("UNAVAILABLE", "The local cloud is stopping.")
+                raise refused(
+                    "divergence.interrupted", "UNAVAILABLE", "The local cloud is stopping.")
             server = self._servers[spec.deployed_model_id] = self._launch(spec)
             try:
                 server.wait_until_healthy()

@@ -12,9 +12,10 @@ from lib.localcloud.vertex.registry import rules
 
 GROUPS = Collection(
     types.FeatureGroup, "featureGroups", rules.check_group, rules.check_group_delete,
-    id_pattern=rules.FEATURE_ID)
+    id_pattern=rules.FEATURE_ID, id_rule="registry.id")
 FEATURES = Collection(
-    types.Feature, "features", rules.check_feature, id_pattern=rules.FEATURE_ID)
+    types.Feature, "features", rules.check_feature,
+    id_pattern=rules.FEATURE_ID, id_rule="registry.id")
 
 
 def batch_create_features(vertex: Vertex, request: Message) -> dict:
@@ -23,7 +24,9 @@ def batch_create_features(vertex: Vertex, request: Message) -> dict:
     with vertex.state.transaction():
         for one in request.requests:
             if one.parent and one.parent != request.parent:
-                raise invalid(f"requests: parent {one.parent!r} is not {request.parent!r}.")
+                raise invalid(
+                    "registry.batch-parent",
+                    f"requests: parent {one.parent!r} is not {request.parent!r}.")
             one.parent = request.parent
             response.features.append(operations.stub(FEATURES.add(vertex, one)))
     return operations.done(vertex.state, "BatchCreateFeatures", request.parent, response)

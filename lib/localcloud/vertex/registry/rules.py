@@ -35,23 +35,30 @@ def check_group(vertex: Vertex, group: Message) -> None:
     group.description = ""  # Google does not return it: Terraform's provider ignores it on reading
     spec = group.big_query
     if not spec.big_query_source.input_uri:
-        raise invalid("feature_group.big_query.big_query_source.input_uri is required.")
+        raise invalid(
+            "registry.source-uri",
+            "feature_group.big_query.big_query_source.input_uri is required.")
     if spec.static_data_source and spec.HasField("time_series"):
-        raise invalid("static_data_source and time_series are mutually exclusive.")
+        raise invalid(
+            "registry.static-or-series",
+            "static_data_source and time_series are mutually exclusive.")
     schema = vertex.tables.schema(spec.big_query_source.input_uri)
     check_entity_columns(schema, entity_columns(group))
     if name := timestamp_column(group):
         field = schema.get(name)
         if field is None:
-            raise invalid(f"The source has no timestamp column {name!r}.")
+            raise invalid(
+                "registry.timestamp-column", f"The source has no timestamp column {name!r}.")
         if field.field_type != "TIMESTAMP" or field.mode == "REPEATED":
             raise invalid(
+                "registry.timestamp-column",
                 f"Timestamp column {name!r} is {field.field_type}; it must be TIMESTAMP.")
 
 
 def check_group_delete(vertex: Vertex, group: Message, request: Message) -> None:
     if vertex.state.children(group.name, "features") and not request.force:
-        raise precondition(f"{group.name} has features; delete them first or set force.")
+        raise precondition(
+            "registry.delete-group", f"{group.name} has features; delete them first or set force.")
 
 
 def check_feature(vertex: Vertex, feature: Message) -> None:
@@ -62,9 +69,11 @@ def check_feature(vertex: Vertex, feature: Message) -> None:
     schema = vertex.tables.schema(group.big_query.big_query_source.input_uri)
     column = feature.version_column_name or feature_id
     if column in entity_columns(group):  # the text: terraform-provider-google#21169
-        raise invalid(f"The BigQuery source {group.big_query.big_query_source.input_uri} has an "
-                      f"invalid schema. Feature column {column} is same as entity id column "
-                      "registered.")
+        raise invalid(
+            "registry.feature-not-entity",
+            f"The BigQuery source {group.big_query.big_query_source.input_uri} has an "
+            f"invalid schema. Feature column {column} is same as entity id column "
+            "registered.")
     check_feature_column(schema, column)
 
 
@@ -73,9 +82,11 @@ def check_entity_columns(schema: Schema, columns: list[str]) -> None:
     for name in columns:
         field = schema.get(name)
         if field is None:
-            raise invalid(f"entity_id_columns: the source has no column {name!r}.")
+            raise invalid(
+                "registry.entity-columns", f"entity_id_columns: the source has no column {name!r}.")
         if field.field_type not in ENTITY_TYPES or field.mode == "REPEATED":
             raise invalid(
+                "registry.entity-columns",
                 f"entity_id_columns: {name!r} is {field.field_type}; it must be STRING or INT64.")
 
 
@@ -83,7 +94,11 @@ def check_feature_column(schema: Schema, name: str) -> None:
     """Raise INVALID_ARGUMENT unless the column exists and has a type that can be served."""
     field = schema.get(name)
     if field is None:
-        raise invalid(f"The source has no column {name!r}; set version_column_name.")
+        raise invalid(
+            "registry.feature-column",
+            f"The source has no column {name!r}; set version_column_name.")
     if value_field(field) is None:
         kind = f"ARRAY of {field.field_type}" if field.mode == "REPEATED" else field.field_type
-        raise invalid(f"Column {name!r} is {kind}, which a feature cannot be; cast it.")
+        raise invalid(
+            "registry.feature-type",
+            f"Column {name!r} is {kind}, which a feature cannot be; cast it.")

@@ -15,7 +15,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_read.transports import 
     BigQueryReadGrpcTransport,
 )
 
-from lib.localcloud.errors import ApiError, invalid
+from lib.localcloud.errors import invalid, refused
 
 TIMESTAMP_COLUMN = "feature_timestamp"
 # BigQuery type -> field of FeatureValue; a timestamp is served as int64 microseconds.
@@ -75,7 +75,9 @@ class BigQuery:
         try:
             found = self._client.get_table(table_id(uri), retry=None, timeout=TIMEOUT)
         except google_errors.NotFound:
-            raise ApiError("NOT_FOUND", f"BigQuery table {uri} was not found.") from None
+            raise refused(
+                "registry.source-exists",
+                "NOT_FOUND", f"BigQuery table {uri} was not found.") from None
         return {field.name: field for field in found.schema}
 
     def newest(self, served: ServedTable) -> tuple[list, Iterator[tuple[str, str]], int]:
@@ -129,7 +131,7 @@ def table_id(uri: str) -> str:
     """`bq://project.dataset.table` -> `project.dataset.table`; or INVALID_ARGUMENT."""
     parts = uri.removeprefix("bq://").split(".")
     if not uri.startswith("bq://") or len(parts) != 3 or not all(parts) or "`" in uri:
-        raise invalid(f"{uri!r} must be bq://project.dataset.table.")
+        raise invalid("registry.source-uri", f"{uri!r} must be bq://project.dataset.table.")
     return ".".join(parts)
 
 
