@@ -115,7 +115,8 @@ class Servers:
         """
         lock = self._locks.setdefault(spec.deployed_model_id, threading.Lock())
         if not lock.acquire(timeout=patience):
-            raise ApiError("UNAVAILABLE", "The model server is still starting.")
+            raise refused("endpoints.unreachable", "UNAVAILABLE",
+                          "The model server is still starting.")
         try:
             if server := self.running(spec.deployed_model_id):
                 return server
