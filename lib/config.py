@@ -1,7 +1,11 @@
 """config.yaml -> validated Settings: the one place for names, URIs, regions and thresholds.
 
-`load()` reads the file, merges the block of the chosen environment into it, fills in the naming
-rule, and checks everything before any service is called.
+`load()` reads the file (lib/config_file.py), merges the block of the chosen environment into it,
+fills in the naming rule, and checks everything before any service is called: each key by its type
+here, what more than one key says by lib/config_rules.py.
+
+Upper limits: above any sensible use, and low enough that a slip of the keyboard is found here and
+not by a service, a bill or an endless wait.
 """
 
 import hashlib
@@ -9,17 +13,31 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from typing_extensions import TypedDict  # pydantic needs it instead of typing's before Python 3.12
 
+from lib import config_file, config_rules
+from lib.config_file import ConfigError
+from lib.config_rules import ENTITY, PROJECT_ID, TIMESTAMP
+
+TARGETS, ENVIRONMENTS = ("local", "gcp"), ("dev", "prod")
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_VARIABLE = "CHURN_DEMO_CONFIG"  # path of another file than config.yaml
 SETTINGS_VARIABLE = "CHURN_DEMO_SET"  # JSON merged into the file: how run_all.sh passes --source
+GIVEN = (CONFIG_VARIABLE, SETTINGS_VARIABLE)
 RUN_VARIABLE = "CHURN_DEMO_RUN_ID"  # how run_all.sh passes the id of its run to the notebooks
 
 # $CHURN_DEMO_RUNS: another folder, so that a test leaves runs/latest as it was.
@@ -27,37 +45,46 @@ RUNS = Path(os.environ.get("CHURN_DEMO_RUNS") or ROOT / "runs")
 # In a run's folder: its --config and --source, which notebooks opened by hand go on with.
 OPTIONS_FILE = "options.json"
 
-# Columns of features_customer; the files in sql/ name them literally.
-ENTITY, TIMESTAMP = "customer_id", "feature_timestamp"
+__all__ = ["ENTITY", "TIMESTAMP", "ConfigError"]  # defined below, for the modules that ask here
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Days = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
+
+def between(low: float, high: float) -> object:
+    """The type's limits, both inclusive."""
+    return Field(ge=low, le=high)
+
+
+Share = Annotated[float, between(0, 1)]
+PartOfAll = Annotated[float, Field(gt=0, lt=1)]
+Days = Annotated[int, between(1, 3650)]
+Count = Annotated[int, between(1, 1_000_000)]
+Nodes = Annotated[int, between(1, 100)]
+# Of numpy and scikit-learn: 32 bits, less the leakage_seeds that are added to it.
+Seed = Annotated[int, between(0, 2**32 - 100)]
+Wait = Annotated[int, between(1, 86_400)]  # seconds, at most a day
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Text = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+MachineType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*-[a-z0-9-]{1,60}$")]
+Region = Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]{1,2}$")]
 # BigQuery datasets and tables: letters, digits, "_". Buckets: 3-63 of lower case, digits, "-".
 BigQueryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,1024}$")]
 BucketId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
 # Feature Store ids: lower case, digits and "_", at most 60 characters (feature online stores and
 # views; groups may be longer). aiplatform_v1/types/feature_online_store_admin_service.py
 FeatureStoreId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
-PROJECT_ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
 ARCHIVES = ("zip", "gz", "tgz", "tar", "7z", "rar")  # not the dataset of `source: name.zip`
 
 
-class ConfigError(ValueError):
-    """config.yaml cannot be used; the message names the key, the value and what is allowed."""
-
-
 class Block(BaseModel):
-    """A block of config.yaml: unknown keys are refused, values cannot change later."""
+    """A block of config.yaml: unknown keys are refused, values cannot change later, and a value of
+    another type ("60", yes, 60.5, .inf for a number) is refused, not converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Target(Block):
-    project: str
-    region: str
-    location: str
+    project: Annotated[str, Field(pattern=rf"^{PROJECT_ID.pattern}$")]
+    region: Text
+    location: Text
     pinned_images: bool
     billed: bool
     planted_faults: bool
@@ -65,9 +92,11 @@ class Target(Block):
 
 
 class TheLook(Block):
-    users: Annotated[int, Field(ge=1000)]
-    seed: int
-    as_of: datetime
+    users: Annotated[int, between(1000, 1_000_000)]
+    seed: Seed
+    # The first customers sign up in 2019: from 2020 on there is a year of orders.
+    as_of: Annotated[AwareDatetime, between(
+        datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))]
 
 
 class Names(Block):
@@ -102,7 +131,7 @@ class Snapshots(Block):
 class Label(Block):
     horizon_days: Literal[60, 90]
     active_days: Days
-    positive_rate_band: tuple[Share, Share]
+    positive_rate_band: Annotated[tuple[Share, Share], Field(strict=False)]  # YAML has lists
 
     @property
     def column(self) -> str:
@@ -117,27 +146,27 @@ class Checks(Block):
     min_join_coverage: Share
     max_null_rate: Share
     max_honest_roc_auc: Share
-    parity_customers: Count
-    parity_tolerance: Annotated[float, Field(ge=0)]
+    parity_customers: Annotated[int, between(1, 100_000)]
+    parity_tolerance: Share
     planted_customers: Annotated[int, Field(ge=20, le=1000)]
     freshness_customers: Annotated[int, Field(ge=5, le=1000)]
     leakage_seeds: Annotated[int, Field(ge=1, le=20)]
     leakage_sample_percent: Annotated[int, Field(ge=1, le=100)]
     latency_callers: Annotated[int, Field(ge=2, le=64)]
-    latency_sql_requests: Count
+    latency_sql_requests: Annotated[int, between(1, 1000)]
 
 
 class Feature(Block):
     name: FeatureStoreId
     type: Literal["INT64", "FLOAT64", "STRING", "BOOL"]
-    unit: str
-    description: str
+    unit: Text
+    description: Text
     nullable: bool = False
 
 
 class OnlineStore(Block):
-    min_node_count: Count
-    max_node_count: Count
+    min_node_count: Nodes
+    max_node_count: Nodes
     cpu_utilization_target: Annotated[int, Field(ge=10, le=80)]
 
     @model_validator(mode="after")
@@ -149,53 +178,100 @@ class OnlineStore(Block):
 
 
 class FeatureView(Block):
-    sync_cron: str
+    sync_cron: Annotated[str, AfterValidator(config_rules.check_cron)]
     dense: bool
     service_agent: Literal["project", "view"]
 
 
+_AsGiven = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class RandomForest(TypedDict, total=False):
+    """Parameters of scikit-learn's RandomForestClassifier that have an effect here, each within
+    what it accepts; a key that is not given has scikit-learn's default. Tested against its
+    `_parameter_constraints`. The seed and the cores are set by the train component."""
+
+    __pydantic_config__ = _AsGiven
+
+    n_estimators: Annotated[int, between(1, 5000)]
+    criterion: Literal["gini", "entropy", "log_loss"]
+    max_depth: Annotated[int, between(1, 1000)]
+    min_samples_split: Annotated[int, between(2, 1_000_000)]
+    min_samples_leaf: Count
+    min_weight_fraction_leaf: Annotated[float, between(0, 0.5)]
+    max_features: Literal["sqrt", "log2"]
+    max_leaf_nodes: Annotated[int, between(2, 1_000_000)]
+    min_impurity_decrease: Annotated[float, between(0, 1)]
+    bootstrap: bool
+    class_weight: Literal["balanced", "balanced_subsample"]
+    ccp_alpha: Annotated[float, between(0, 1)]
+
+
+class LogisticRegression(TypedDict, total=False):
+    """The same for scikit-learn's LogisticRegression."""
+
+    __pydantic_config__ = _AsGiven
+
+    C: Annotated[float, Field(gt=0, le=1e9)]
+    max_iter: Annotated[int, between(1, 1_000_000)]
+    tol: Annotated[float, Field(gt=0, le=1)]
+    fit_intercept: bool
+    class_weight: Literal["balanced"]
+    solver: Literal["lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga"]
+
+
+class ModelParameters(TypedDict, total=False):
+    """A block for each model type."""
+
+    __pydantic_config__ = _AsGiven
+
+    random_forest: RandomForest
+    logistic_regression: LogisticRegression
+
+
 class Train(Block):
     model_type: Literal["random_forest", "logistic_regression"]
-    params: dict[Literal["random_forest", "logistic_regression"], dict]
-    split_ratios: tuple[Share, Share, Share]
-    seed: int
+    params: ModelParameters
+    split_ratios: Annotated[tuple[PartOfAll, PartOfAll, PartOfAll], Field(strict=False)]
+    seed: Seed
     runner: Literal["pipeline", "custom_job"]
     min_roc_auc: Share
-    machine_type: str
+    machine_type: MachineType
     service_account: str | None
 
 
 class Serve(Block):
-    image: str
-    image_repository: str
-    machine_type: str
-    min_replica_count: Count
-    max_replica_count: Count
+    image: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+    image_repository: Annotated[
+        str, Field(pattern=r"^[a-z0-9.-]{1,100}(/[a-z0-9._-]{1,100}){1,5}$")]
+    machine_type: MachineType
+    min_replica_count: Nodes
+    max_replica_count: Nodes
 
 
 class Predict(Block):
-    customers: Annotated[int, Field(ge=10)]
-    latency_requests: Count
-    fetch_timeout_seconds: Annotated[float, Field(gt=0)]
+    customers: Annotated[int, between(10, 1000)]
+    latency_requests: Annotated[int, between(1, 100_000)]
+    fetch_timeout_seconds: Seconds
 
 
 class Waits(Block):
     """Seconds, all of them."""
 
-    online_store_seconds: Count
-    operation_seconds: Count
-    sync_seconds: Count
-    training_seconds: Count
-    deploy_seconds: Count
-    image_build_seconds: Count
-    iam_seconds: Annotated[int, Field(ge=0)]
+    online_store_seconds: Wait
+    operation_seconds: Wait
+    sync_seconds: Wait
+    training_seconds: Wait
+    deploy_seconds: Wait
+    image_build_seconds: Wait
+    iam_seconds: Annotated[int, between(0, 86_400)]
     first_pause_seconds: Seconds
     longest_pause_seconds: Seconds
     progress_seconds: Seconds
 
 
 class Retries(Block):
-    attempts: Annotated[int, Field(ge=1, le=20)]
+    attempts: Annotated[int, between(1, 20)]
     first_pause_seconds: Seconds
     longest_pause_seconds: Seconds
 
@@ -208,9 +284,9 @@ class PlannedStep(Block):
     every_run: repeated in each run; the result of any other step is reused.
     """
 
-    name: str
+    name: Text
     stage: Annotated[str, Field(pattern=r"^0[0-7]_[a-z_]+$")]
-    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    minutes: Annotated[float, Field(gt=0, le=1440)]
     basis: Literal["documented", "assumed", "measured"]
     after: list[str] = []
     background: bool = False
@@ -218,15 +294,15 @@ class PlannedStep(Block):
 
 
 class Retention(Block):
-    table_expiration_days: Annotated[int, Field(ge=1)] | None
+    table_expiration_days: Days | None
 
 
 class Costs(Block):
-    usd_per_tib_scanned: Annotated[float, Field(ge=0)]
-    max_bytes_billed: Annotated[int, Field(ge=10_000_000)]
+    usd_per_tib_scanned: Annotated[float, between(0, 1000)]
+    max_bytes_billed: Annotated[int, between(10_000_000, 10**15)]
     # Not in config.yaml: Google publishes no copy of these prices that could be read.
-    usd_per_bigtable_node_hour: Annotated[float, Field(ge=0)] | None = None
-    usd_per_serving_node_hour: Annotated[float, Field(ge=0)] | None = None
+    usd_per_bigtable_node_hour: Annotated[float, between(0, 1000)] | None = None
+    usd_per_serving_node_hour: Annotated[float, between(0, 1000)] | None = None
 
 
 class Settings(Block):
@@ -236,11 +312,11 @@ class Settings(Block):
     owner: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,63}$")]
     target: Literal["local", "gcp"]
     env: Literal["dev", "prod"]
-    source: str
+    source: Text
     targets: dict[Literal["local", "gcp"], Target]
-    feature_store_regions: list[str]
-    nearest_regions: dict[str, str]
-    apis: list[str]
+    feature_store_regions: Annotated[list[Region], Field(min_length=1)]
+    nearest_regions: dict[Region, Region]
+    apis: list[Annotated[str, Field(pattern=r"^[a-z]{1,50}\.googleapis\.com$")]]
     thelook: TheLook
     names: Names
     tables: Tables
@@ -345,6 +421,10 @@ class Settings(Block):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+# Every name of a key, for a hint at a misspelled one.
+KEYS = sorted({name for block in Block.__subclasses__() for name in block.model_fields})
+
+
 def load(
     path: Path | str | None = None,
     target: str | None = None,
@@ -367,32 +447,57 @@ def load(
     if run_dir == "" and path is None and overrides is None:
         _follow_last_run()
     path = Path(path or os.environ.get(CONFIG_VARIABLE) or ROOT / "config.yaml")
-    tree = _read(path)
-    target, env = target or tree.get("target"), env or tree.get("env")
-    environments = tree.pop("environments", None) or {}
-    if not isinstance(environments, dict) or set(environments) - {"dev", "prod"}:
-        raise ConfigError(f"{path.name}: environments: allowed are the blocks dev and prod")
-    tree = _merge(tree, environments.get(env) or {})
-    run_id = os.environ.get(RUN_VARIABLE) or "interactive"
-    tree = _merge(tree, {"target": target, "env": env, "run_id": run_id})
+    tree = config_file.read(path)
+    key = f"{path.name}: environments"
+    environments = config_file.require_block(tree.pop("environments", None) or {}, key)
+    environments = {name: config_file.require_block(block or {}, f"{key}.{name}")
+                    for name, block in environments.items()}
+    given = {"target": target or tree.get("target"), "env": env or tree.get("env"),
+             "run_id": os.environ.get(RUN_VARIABLE) or "interactive"}
     if overrides is None:
-        overrides = json.loads(os.environ.get(SETTINGS_VARIABLE) or "{}")
-    tree = _merge(tree, overrides)
-    _expand(tree)
-    try:
-        settings = Settings.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(path.name, error)) from None
-    problems = [problem for rule in RULES for problem in rule(settings)]
+        overrides = _from_variable()
+    settings = _settings(path.name, tree, environments.get(str(given["env"]), {}), given, overrides)
+    for name, block in environments.items():  # the other one's too, so that a slip is found today
+        if name not in ENVIRONMENTS or {"target", "env"} & set(block):
+            raise ConfigError(f"{key}.{name}: allowed are the blocks {' and '.join(ENVIRONMENTS)}, "
+                              "without the keys target and env")
+        _settings(f"{key}.{name}", tree, block, {**given, "env": name}, overrides)
+    problems = [problem for rule in config_rules.RULES for problem in rule(settings)]
     if problems:
         raise ConfigError("\n".join(
-            f"{path.name}: {key} = {value!r}: {allowed}" for key, value, allowed in problems))
+            f"{path.name}: {key} = {config_file.show(value)}: {allowed}"
+            for key, value, allowed in problems))
     return settings
+
+
+def _settings(file: str, tree: dict, block: dict, given: dict, overrides: dict) -> Settings:
+    """The settings of one environment, of which `block` is the block; each key by its type."""
+    tree = config_file.merge(config_file.merge({**tree, **given}, block), {**given, **overrides})
+    targets, target = tree.get("targets"), str(tree.get("target"))
+    place = targets.get(target) if isinstance(targets, dict) else None
+    if isinstance(targets, dict) and target in TARGETS and target not in targets:
+        raise ConfigError(f"{file}: targets.{target}: missing")
+    place = place if isinstance(place, dict) else {}  # else pydantic's problem below
+    known = {"app": tree.get("app"), "env": tree.get("env"),
+             "project": place.get("project"), "region": place.get("region")}
+    try:
+        return Settings.model_validate(config_file.fill(file, tree, known))
+    except ValidationError as error:
+        raise ConfigError(config_file.explain(file, error, KEYS)) from None
+
+
+def _from_variable() -> dict:
+    """The overrides in $CHURN_DEMO_SET."""
+    try:
+        overrides = json.loads(os.environ.get(SETTINGS_VARIABLE) or "{}")
+    except ValueError:
+        overrides = None
+    return config_file.require_block(overrides, f"${SETTINGS_VARIABLE}", "must be a JSON object")
 
 
 def save_options(folder: Path) -> None:
     """Keep a run's --config and --source in its folder, if it has any."""
-    names = [name for name in (CONFIG_VARIABLE, SETTINGS_VARIABLE) if os.environ.get(name)]
+    names = [name for name in GIVEN if os.environ.get(name)]
     if names:
         (folder / OPTIONS_FILE).write_text(json.dumps({n: os.environ[n] for n in names}))
 
@@ -403,9 +508,9 @@ def _follow_last_run() -> None:
         return
     try:
         found = json.loads((RUNS / "latest" / OPTIONS_FILE).read_text())
-    except (OSError, ValueError):
+        os.environ.update({name: found[name] for name in found if name in GIVEN})
+    except (OSError, ValueError, TypeError):  # none, or not what `save_options` wrote
         return
-    os.environ.update(found)
     if given := _words(_given()):
         print(f"as in the last run: {given} (./run_all.sh without them, or "
               f"{SETTINGS_VARIABLE}={{}} in the environment, uses config.yaml as it is)")
@@ -419,129 +524,3 @@ def _given() -> dict[str, str | None]:
 
 def _words(options: dict[str, str | None]) -> str:
     return " ".join(f"{name} {shlex.quote(value)}" for name, value in options.items() if value)
-
-
-def _read(path: Path) -> dict:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must be a YAML mapping of keys to values")
-    return tree
-
-
-def _merge(base: dict, over: dict) -> dict:
-    """A copy of `base` with the keys of `over`, block by block."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _expand(tree: dict) -> None:
-    """Fill {app}, {env}, {project} and {region} into `names` and `serve`, in place."""
-    target = (tree.get("targets") or {}).get(tree.get("target")) or {}
-    known = {"app": tree.get("app"), "env": tree.get("env"), **target}
-
-    def fill(key: str, text: object) -> object:
-        try:
-            return text.format(**known) if isinstance(text, str) else text
-        except (KeyError, ValueError, IndexError):
-            raise ConfigError(
-                f"{key} = {text!r}: only {{app}}, {{env}}, {{project}} and {{region}} are known"
-            ) from None
-
-    for block in ("names", "serve"):
-        if isinstance(tree.get(block), dict):
-            tree[block] = {key: fill(f"{block}.{key}", text) for key, text in tree[block].items()}
-
-
-def _explain(file: str, error: ValidationError) -> str:
-    """One line for each problem that pydantic found."""
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "settings"
-        short = {"extra_forbidden": "unknown key", "missing": "missing"}.get(problem["type"])
-        lines.append(f"{file}: {key}: {short}" if short else
-                     f"{file}: {key} = {problem['input']!r}: {problem['msg']}")
-    return "\n".join(lines)
-
-
-# --- rules over more than one key: each yields (key, value, what is allowed) per violation -------
-
-Problems = Iterator[tuple[str, object, str]]
-
-
-def _names(settings: Settings) -> Problems:
-    for key, name in settings.names.model_dump().items():
-        if key == "bucket":
-            wanted = f"{settings.app}-{settings.env}"
-            if wanted not in name:
-                yield "names.bucket", name, f"must contain {wanted}"
-        else:
-            wanted = f"{settings.app}_{settings.env}"
-            if not f"{name}_".startswith(f"{wanted}_"):
-                yield f"names.{key}", name, f"must start with {wanted}"
-
-
-def _target(settings: Settings) -> Problems:
-    key, target = f"targets.{settings.target}", settings.target_settings
-    if not PROJECT_ID.fullmatch(target.project) or target.project == "your-project-id":
-        yield (f"{key}.project", target.project,
-               "your Google Cloud project id: 6 to 30 of a-z, 0-9 and '-'")
-    offered = settings.feature_store_regions
-    if target.region not in offered:
-        yield (f"{key}.region", target.region,
-               "the Feature Store is not offered there; the nearest region that has it is "
-               f"{_nearest(settings)}, all are {', '.join(offered)}")
-    if target.location not in ("US", "EU", target.region):
-        yield (f"{key}.location", target.location,
-               f"the region itself ({target.region}) or the multi-region that contains it")
-
-
-def _nearest(settings: Settings) -> str:
-    """The nearest region with a Feature Store; for a region that is not in the table, one of the
-    same continent, with which the region's name begins."""
-    region, offered = settings.region, settings.feature_store_regions
-    continent = [name for name in offered if name.split("-")[0] == region.split("-")[0]]
-    near = [settings.nearest_regions.get(region), *continent]
-    return next((name for name in near if name in offered), offered[0])
-
-
-def _features(settings: Settings) -> Problems:
-    names = settings.feature_names
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield "features.name", name, "given more than once"
-    for name in (ENTITY, TIMESTAMP):
-        if name in names:
-            yield "features.name", name, "names the customer or the time of a row, not a feature"
-
-
-def _training(settings: Settings) -> Problems:
-    band, train = settings.label.positive_rate_band, settings.train
-    if not band[0] < band[1]:
-        yield "label.positive_rate_band", list(band), "the lower bound comes first"
-    if abs(sum(train.split_ratios) - 1) > 1e-9:
-        yield "train.split_ratios", list(train.split_ratios), "must add up to 1"
-    if train.model_type not in train.params:
-        yield "train.params", sorted(train.params), f"needs a block {train.model_type}"
-
-
-def _plan(settings: Settings) -> Problems:
-    planned = [step.name for step in settings.plan]
-    for row, step in enumerate(settings.plan):
-        if planned.count(step.name) > 1:
-            yield "plan.name", step.name, "given more than once"
-        for name in step.after:
-            if name not in planned:
-                yield f"plan.{step.name}.after", name, "no step has that name"
-            elif name in planned[row:]:
-                yield (f"plan.{step.name}.after", name,
-                       "must be above it in the list, or steps wait for each other in a cycle")
-
-
-RULES = (_names, _target, _features, _training, _plan)

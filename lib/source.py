@@ -19,6 +19,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from lib.config import Settings
+from lib.config_rules import shortest_history
 from lib.errors import Needed
 
 # Table -> column -> BigQuery type: the columns that the demo needs; an export may have more.
@@ -392,13 +393,6 @@ UNUSABLE = {
         "order_items", "have a product_id that is not in products", "kept, without a category"),
     "items_with_negative_price": ("order_items", "have a sale_price below 0", "left out"),
 }
-
-
-def shortest_history(settings: Settings) -> int:
-    """Days from the first label date to the last, at the least, for three splits by time with a
-    gap of one horizon between them (see lib/components/data_load)."""
-    step = settings.snapshots.step_days
-    return 2 * step * math.ceil(settings.label.horizon_days / step)
 
 
 def require(facts: dict, newest: pd.DataFrame | None, settings: Settings) -> dict[str, str]:

@@ -7,7 +7,7 @@ import pandas as pd
 from lib import warehouse
 from lib.cloud import Cloud
 from lib.config import Settings, Snapshots
-from lib.source import shortest_history
+from lib.config_rules import shortest_history
 
 # Checks that a shorter snapshots.history_days can change; "null_rate_" only of nullable features.
 DATED = ("customers_per_label_date", "days_of_label_history", "join_coverage", "positive_rate_at_",

@@ -15,10 +15,15 @@ MIDNIGHT = datetime(2026, 3, 10, tzinfo=UTC)  # the newest snapshot
 LABELLED = MIDNIGHT - 60 * DAY  # the newest label time
 OVERRIDES = {
     "app": "sqltest",
-    "snapshots": {"history_days": 42},
     "label": {"positive_rate_band": [0.0, 1.0]},
     "checks": {"min_join_coverage": 0.0, "max_null_rate": 1.0, "min_customers": 1},
 }
+
+
+def short(settings: config.Settings) -> config.Settings:
+    """Settings with 6 weeks of labels: too few for training, which is not tested here."""
+    weeks = settings.snapshots.model_copy(update={"history_days": 42})
+    return settings.model_copy(update={"snapshots": weeks})
 
 
 def make_source() -> dict[str, list[dict]]:
@@ -80,7 +85,7 @@ def build(cloud, source, folder, horizon):
         frame.to_parquet(folder / f"{name}.parquet")
     overrides = {**OVERRIDES, "source": str(folder), "label": {
         **OVERRIDES["label"], "horizon_days": horizon}}
-    settings = config.load(target="local", env="dev", overrides=overrides)
+    settings = short(config.load(target="local", env="dev", overrides=overrides))
     there = dataclasses.replace(cloud, settings=settings)
     for dataset in (settings.dataset, settings.source_dataset):
         there.bigquery.delete_dataset(dataset, delete_contents=True, not_found_ok=True)

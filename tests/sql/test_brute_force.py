@@ -13,7 +13,7 @@ import pytest
 from lib import config, warehouse
 from lib.errors import Needed
 from lib.proof import sanity
-from tests.sql.hard_cases import DAY, MIDNIGHT, OVERRIDES, build, make_source
+from tests.sql.hard_cases import DAY, MIDNIGHT, OVERRIDES, build, make_source, short
 
 
 def snapshots(last: datetime, days: int) -> list[datetime]:
@@ -127,7 +127,7 @@ def test_point_in_time_join_equals_the_brute_force(source, built, settings):
 
 def test_a_snapshot_at_the_very_label_time_is_used(cloud, tmp_path):
     """Inclusive `<=`: with a horizon of 63 days' multiple the two spines would meet; make one."""
-    settings = config.load(target="local", overrides={**OVERRIDES, "app": "ties"})
+    settings = short(config.load(target="local", overrides={**OVERRIDES, "app": "ties"}))
     there = dataclasses.replace(cloud, settings=settings)
     warehouse.create_dataset(there)
     (join,) = warehouse.render("04_build_train", settings)

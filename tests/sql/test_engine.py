@@ -10,10 +10,10 @@ import pytest
 
 from lib import config, lookups, source, warehouse
 from tests.conftest import SMALL
-from tests.sql.hard_cases import build, make_source
+from tests.sql.hard_cases import build, make_source, short
 
 # 4 in 100 customers of theLook, and 6 weeks of labels: a few seconds in the reference engine.
-THELOOK = {**SMALL, "app": "engine", "snapshots": {"history_days": 42, "sample_percent": 4}}
+THELOOK = {**SMALL, "app": "engine", "snapshots": {"sample_percent": 4}}
 QUERY = re.compile(r"create or replace table `([^`]+)`.*?\nas\n(.*)", re.DOTALL)
 KINDS = {int: "INT64", float: "FLOAT64"}
 REQUEST = {"customer_id": "STRING", "feature_timestamp": "TIMESTAMP"}
@@ -24,7 +24,7 @@ def local(request, cloud, tmp_path_factory):
     """Tables 01 to 04 built on the local BigQuery."""
     if request.param == "hard cases":
         return build(cloud, make_source(), tmp_path_factory.mktemp("export"), 60)[0]
-    settings = config.load(target="local", env="dev", overrides=THELOOK)
+    settings = short(config.load(target="local", env="dev", overrides=THELOOK))
     there = dataclasses.replace(cloud, settings=settings)
     warehouse.create_dataset(there)
     for file in warehouse.BUILDS:
