@@ -45,8 +45,10 @@ def upload(cloud: Cloud, training: Training) -> Outcome:
                      "label.positive_rate_band",
                      f"edit config.yaml, then {settings.rerun_command('05')}")
     digest = meta["sha256"][:16]
+    # The serving container loads no other model.pkl than the one with this SHA-256.
+    recorded = vertex.EnvVar(name="MODEL_SHA256", value=meta["sha256"])
     existing = find(cloud)
-    if existing is not None and existing.labels.get("model_sha") == digest:
+    if existing is not None and recorded in existing.container_spec.env:
         _import_evaluation(cloud, existing, training.metrics)
         return _outcome("reused", existing)
     image = images.reference(
@@ -57,7 +59,7 @@ def upload(cloud: Cloud, training: Training) -> Outcome:
             display_name=settings.names.model, artifact_uri=training.artifact_uri,
             container_spec=vertex.ModelContainerSpec(
                 image_uri=image, predict_route=PREDICT_ROUTE, health_route=HEALTH_ROUTE,
-                ports=[vertex.Port(container_port=PORT)]),
+                ports=[vertex.Port(container_port=PORT)], env=[recorded]),
             version_aliases=[f"sha-{digest}", "default"],
             # Where this version comes from, for whoever finds it in a year.
             version_description=(

@@ -54,7 +54,7 @@ RUN_BY = {
     f"{IN_COMPONENT} --input_dataset /tmp/dataset --input_model /tmp/model --label_col "
     "label_churn_60d --output_metrics /tmp/metrics.json --output_curves /tmp/curves.json":
         "tests/components/test_eval.py::test_figures_match_their_definitions",
-    "AIP_STORAGE_URI=gs://bucket/model ../../.venv/bin/python src/main.py":
+    "AIP_STORAGE_URI=/tmp/model ../../.venv/bin/python src/main.py":
         "tests/serving/test_serving.py::test_routes_and_port_of_vertex_and_a_clean_end",
     "curl -X POST localhost:8080/predict -H 'Content-Type: application/json' "
     """-d '{"instances": [{"orders_30d": 1, "tenure_days": null}]}'""":

@@ -201,6 +201,14 @@ def test_routes_and_port_of_vertex_and_a_clean_end(model):
     assert "random_forest" in running.output and str(running.port) in running.output
 
 
+def test_a_name_of_a_web_page_is_refused_on_loopback(model):
+    with Server(model) as running:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{running.port}/health", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(request)
+
+
 def test_model_in_cloud_storage(model, serving, monkeypatch):
     from gcp_storage_emulator.server import create_server
     from google.auth.credentials import AnonymousCredentials
@@ -216,14 +224,27 @@ def test_model_in_cloud_storage(model, serving, monkeypatch):
         bucket = client.create_bucket("models")
         for name in ("model.pkl", "model_meta.json"):
             bucket.blob(f"churn/7/{name}").upload_from_filename(model / name)
-        with Server("gs://models/churn/7/", STORAGE_EMULATOR_HOST=url) as running:
+        digest = hashlib.sha256((model / "model.pkl").read_bytes()).hexdigest()
+        with Server("gs://models/churn/7/", STORAGE_EMULATOR_HOST=url,
+                    MODEL_SHA256=digest) as running:
             status, answer = running.predict({"instances": [GOOD]})
             assert status == 200
             assert answer["predictions"][0]["churn_probability"] == expected(model, [GOOD])[0]
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
         for absent in ("gs://models/other", "gs://no-such-bucket/churn/7"):
             with pytest.raises(serving.StartError, match=f"the model in {absent} cannot be read"):
-                serving.load(absent)
+                serving.load(absent, digest)
+        # Somebody exchanges both files, so that they agree with each other.
+        content = pickle.dumps(pickle.loads((model / "model.pkl").read_bytes()), protocol=4)
+        meta = json.loads((model / "model_meta.json").read_text())
+        meta["sha256"] = hashlib.sha256(content).hexdigest()
+        bucket.blob("churn/7/model.pkl").upload_from_string(content)
+        bucket.blob("churn/7/model_meta.json").upload_from_string(json.dumps(meta))
+        monkeypatch.setattr(serving.pickle, "loads", lambda _: pytest.fail("it was loaded"))
+        with pytest.raises(serving.StartError, match=f"the registry recorded {digest}"):
+            serving.load("gs://models/churn/7", digest)
+        with pytest.raises(serving.StartError, match="MODEL_SHA256 is not set"):
+            serving.load("gs://models/churn/7")
     finally:
         emulator.stop()
 

@@ -2,6 +2,7 @@
 
 Settings, all from the environment:
   AIP_STORAGE_URI    gs://bucket/folder (or a local folder) with model.pkl and model_meta.json
+  MODEL_SHA256       SHA-256 of model.pkl, as the Model Registry recorded it at the upload
   AIP_HTTP_PORT      8080
   AIP_HEALTH_ROUTE   /health
   AIP_PREDICT_ROUTE  /predict
@@ -16,7 +17,10 @@ POST predict {"instances": [{feature: number or null, ...}, ...]}
 An instance has every feature of the model by name, in any order, and nothing else; null means no
 value. A list of values is refused, because only names identify the values.
 
-It does not start, and says why in one line, if the model does not have the sha256 in
+A pickle can run any program while it is loaded. So a model in a bucket needs MODEL_SHA256, and is
+loaded only if it has that SHA-256: whoever can write to the bucket cannot exchange the model.
+
+It does not start either, and says why in one line, if the model does not have the sha256 in
 model_meta.json or was written by another version of scikit-learn: it might load and be wrong.
 """
 
@@ -34,10 +38,12 @@ import sklearn
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 
 MAX_INSTANCES = 1000  # in one request; Vertex AI itself stops at 1.5 MB
 DOWNLOAD_SECONDS = 60
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class StartError(RuntimeError):
@@ -88,20 +94,30 @@ def download(uri: str) -> tuple[bytes, bytes]:
     return model, meta
 
 
-def load(uri: str):
+def load(uri: str, recorded: str = ""):
     """(Pipeline, model_meta.json as a dict), checked.
 
+    Args:
+        recorded: the SHA-256 that the registry recorded; a gs:// folder needs it.
+
     Raises:
-        StartError: no such files, a damaged one, another scikit-learn, another feature order.
+        StartError: no such files, another SHA-256 than recorded, a damaged file, another
+            scikit-learn, another feature order.
     """
+    if uri.startswith("gs://") and not recorded:
+        raise StartError(f"MODEL_SHA256 is not set: the SHA-256 of model.pkl in {uri}")
     content, meta_text = read_files(uri)
+    found = hashlib.sha256(content).hexdigest()
+    if recorded and found != recorded:
+        raise StartError(f"model.pkl in {uri} has the sha256 {found}, the registry recorded "
+                         f"{recorded}: it was changed after its upload, and is not loaded")
     try:
         meta = json.loads(meta_text)
         digest, features = meta["sha256"], meta["features"]
         version = meta["versions"]["scikit-learn"]
     except (ValueError, KeyError, TypeError):
         raise StartError(f"model_meta.json in {uri} is not what train writes") from None
-    if hashlib.sha256(content).hexdigest() != digest:
+    if found != digest:
         raise StartError(f"model.pkl in {uri} does not have the sha256 in model_meta.json")
     if version != sklearn.__version__:
         raise StartError(f"the model was trained with scikit-learn {version}, this image has "
@@ -167,9 +183,13 @@ def is_number(value: object) -> bool:
         return False
 
 
-def create_app(pipeline, meta: dict, health_route: str, predict_route: str) -> FastAPI:
+def create_app(
+    pipeline, meta: dict, health_route: str, predict_route: str, host: str = "0.0.0.0"
+) -> FastAPI:
     """The two routes; any other answers 404."""
     app = FastAPI(openapi_url=None)
+    if host in LOOPBACK:  # on a user's machine: no web page may ask under a name of its own
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
 
     @app.get(health_route)
     async def health() -> dict:
@@ -213,7 +233,8 @@ def settings() -> dict:
     for route in routes:
         if not route.startswith("/"):
             raise StartError(f"the route {route!r} does not start with /")
-    return {"uri": uri, "port": int(port), "health_route": routes[0], "predict_route": routes[1],
+    return {"uri": uri, "sha256": value("MODEL_SHA256") or "", "port": int(port),
+            "health_route": routes[0], "predict_route": routes[1],
             "host": value("SERVING_HOST") or "0.0.0.0"}
 
 
@@ -228,13 +249,13 @@ def main(argv: list[str] | None = None) -> int:
     ).parse_args(argv)
     try:
         given = settings()
-        pipeline, meta = load(given["uri"])
+        pipeline, meta = load(given["uri"], given["sha256"])
     except StartError as error:
         print(f"serving: {error}", file=sys.stderr)
         return 1
     print(f"serving: {meta['model_type']} {meta['sha256'][:16]} on "
           f"{given['host']}:{given['port']}{given['predict_route']}", flush=True)
-    app = create_app(pipeline, meta, given["health_route"], given["predict_route"])
+    app = create_app(pipeline, meta, given["health_route"], given["predict_route"], given["host"])
     uvicorn.run(app, host=given["host"], port=given["port"], access_log=False,
                 log_level="warning")
     return 0
