@@ -43,7 +43,9 @@ def test_dockerfile(folder):
     assert [name for name, _ in steps].index("USER") > max(
         i for i, (name, _) in enumerate(steps) if name in ("RUN", "COPY"))
     assert steps[0] == ["ARG", "BASE_IMAGE=python:3.11-slim"]
-    assert "--no-cache-dir" in last["RUN"] and "requirements.txt" in last["RUN"]
+    assert "--no-cache-dir" in last["RUN"]
+    assert "--no-deps --require-hashes --requirement requirements.lock" in last["RUN"]
+    assert "pip check" in last["RUN"]
     for label, argument in (("revision", "REVISION"), ("version", "VERSION")):
         assert f'org.opencontainers.image.{label}="${{{argument}}}"' in last["LABEL"]
         assert ["ARG", f"{argument}=unknown"] in steps
@@ -59,6 +61,17 @@ def test_pins_are_those_that_are_tested_here(folder):
         common = pins(root)
         assert {p: v for p, v in own.items() if p in common} == {
             p: common[p] for p in own if p in common}
+
+
+@pytest.mark.parametrize("folder", **by_name)
+def test_locks_are_the_pins_with_hashes(folder):
+    """scripts/lock.sh was run after the last change."""
+    lock = (folder / "requirements.lock").read_text().replace("\\\n", " ")
+    locked = dict(re.sub(r"\[.*\]", "", line).split(maxsplit=1) for line in lock.splitlines())
+    assert set(locked) == {f"{name}=={version}" for name, version in
+                           pins(folder / "requirements.txt").items()}
+    assert all(re.fullmatch(r"(--hash=sha256:[0-9a-f]{64}\s*)+", hashes)
+               for hashes in locked.values())
 
 
 def test_train_eval_and_serving_agree_on_what_a_model_is():
