@@ -3,7 +3,11 @@
 import os
 import tempfile
 
+import hypothesis
 import pytest
+
+# `--hypothesis-profile=thorough` draws 20 times as many examples as a usual run of the tests.
+hypothesis.settings.register_profile("thorough", max_examples=2000)
 
 _STATE = tempfile.TemporaryDirectory(prefix="localcloud-test-", ignore_cleanup_errors=True)
 os.environ["LOCALCLOUD_STATE"] = _STATE.name  # before anything imports lib.localcloud

@@ -18,10 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib.localcloud import bigquery_results
 from lib.localcloud.errors import MARK
+from lib.localcloud.guard import Guard
 
 MAX_REST_ROWS = 1_000_000  # at some 10,000 rows a second
 PROJECT = r"/bigquery/v2/projects/(?P<project>[^/]+)"
-JOBS = re.compile(rf"(/upload)?{PROJECT}/(jobs|queries)")
+JOBS = re.compile(rf"(/upload)?{PROJECT}/(?P<kind>jobs|queries)")
 RESULT = re.compile(rf"{PROJECT}/queries/(?P<job>[^/]+)")
 ROWS = re.compile(rf"{PROJECT}/datasets/(?P<dataset>[^/]+)/tables/(?P<table>[^/]+)/data")
 EXPORT = re.compile(r"\bexport\s+data\b\s*(options|with)\b", re.IGNORECASE)
@@ -40,6 +41,7 @@ def create_app(context: AppContext) -> Starlette:
     """bqemulator's application with the middleware around it."""
     app = bqemulator_api.create_app(context)
     app.add_middleware(Middleware, context=context)
+    app.add_middleware(Guard)  # the outermost
     return app
 
 
@@ -65,7 +67,8 @@ class Middleware:
             answer = self._refuse_rows(Request(scope)) if scope["method"] == "GET" else None
         if answer:
             return await answer(scope, receive, send)
-        await self._call(scope, receive, send)
+        query = bool(is_job) and is_job["kind"] == "queries"
+        await self._call(scope, receive, _failing(send) if query else send)
         if is_job:
             bigquery_results.bound_results()
 
@@ -127,13 +130,16 @@ def refusal(body: bytes) -> tuple[str, str] | None:
     Args:
         body: of jobs.insert, jobs.query or an upload.
     """
-    if body.startswith(b"--"):  # multipart: the JSON, then the file
-        body = body.split(b"\r\n\r\n", 2)[1].split(b"\r\n--")[0]
     try:
+        if body.startswith(b"--"):  # multipart: the JSON, then the file
+            body = body.split(b"\r\n\r\n", 2)[1].split(b"\r\n--")[0]
         job = json.loads(body)
-        configuration = job.get("configuration", {"query": job})
-    except (ValueError, AttributeError):
-        return None  # bqemulator says what is wrong
+        return _job_refusal(job.get("configuration", {"query": job}))
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        return None  # malformed: bqemulator says what is wrong
+
+
+def _job_refusal(configuration: dict) -> tuple[str, str] | None:
     query, load = configuration.get("query", {}), configuration.get("load")
     if "extract" in configuration or EXPORT.search(query.get("query") or ""):
         return ("divergence.export",
@@ -189,6 +195,35 @@ def _marked(send: Send) -> Send:
         await send(message)
 
     return send_marked
+
+
+def _failing(send: Send) -> Send:
+    """A `send` for jobs.query: bqemulator answers a query that failed with 200, no rows and its
+    errors, which query_and_wait() takes for an empty result. BigQuery answers 400.
+
+    https://cloud.google.com/bigquery/docs/error-messages: invalidQuery
+    """
+    start: Message = {}
+    content = b""
+
+    async def send_whole(message: Message) -> None:
+        nonlocal start, content
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        content += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        errors = json.loads(content).get("errors") if start["status"] == 200 else None
+        if errors:
+            answer = _error("bigquery.failed-query", 400, errors[0]["reason"],
+                            errors[0]["message"])
+            start = {**start, "status": 400, "headers": answer.raw_headers}
+            content = answer.body
+        await send(start)
+        await send({"type": "http.response.body", "body": content})
+
+    return send_whole
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

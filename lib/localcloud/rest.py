@@ -20,15 +20,18 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
 from lib.localcloud.errors import HTTP, MARK, ApiError, defect, invalid, refused
+from lib.localcloud.guard import Guard
 
 # API version in the path of the current request: operations answer in types of that version.
 VERSION: ContextVar[str] = ContextVar("version", default="v1")
 SYSTEM_PARAMETERS = {"$alt", "alt", "$prettyPrint", "prettyPrint", "$userProject", "key"}
+MAX_DEPTH = 100  # protobuf's own limit, in all its languages: json_format.Parse
 # One part of a name. The colon starts a custom verb (models:upload), except in a digest.
 SEGMENT = "[^/:]+(?::[0-9a-f]+)?"
 
@@ -122,7 +125,8 @@ def application(apis: Iterable[Api], project: str, number: int) -> Starlette:
         return Response(content, status, {MARK: rule}, media_type="application/json")
 
     verbs = ["GET", "POST", "PATCH", "DELETE", "PUT"]
-    return Starlette(routes=[StarletteRoute("/{path:path}", serve, methods=verbs)])
+    return Starlette(routes=[StarletteRoute("/{path:path}", serve, methods=verbs)],
+                     middleware=[Middleware(Guard)])
 
 
 def answer(
@@ -219,6 +223,13 @@ def _json(body: bytes) -> dict:
     if not isinstance(content, dict):
         raise invalid(
             "every.malformed", "Invalid JSON payload received. The body must be an object.")
+    level: list = [content]
+    for _ in range(MAX_DEPTH):
+        level = [value for inside in level if isinstance(inside, dict | list)
+                 for value in (inside.values() if isinstance(inside, dict) else inside)]
+    if level:
+        raise invalid("every.malformed", "Invalid JSON payload received. It nests more than "
+                      f"{MAX_DEPTH} deep.")
     return content
 
 

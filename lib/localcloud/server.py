@@ -65,7 +65,7 @@ async def _serve(
         bigquery = BigQueryServer(folder / "bigquery", project, folder / "storage")
         await bigquery.start()
         running.push_async_callback(bigquery.stop)
-        storage = StorageServer(folder / "storage", free_port(), app.PROJECT_NUMBER)
+        storage = StorageServer(folder / "storage", listen(), app.PROJECT_NUMBER)
         storage.start()
         running.callback(storage.stop)
 
@@ -107,12 +107,6 @@ async def _serve(
 async def _health(_request: Request) -> JSONResponse:
     """`status` compares the pid, to tell this process from another one on the same port."""
     return JSONResponse({"pid": os.getpid()})
-
-
-def free_port() -> int:
-    """A loopback port that nothing listens on."""
-    with listen() as probe:
-        return probe.getsockname()[1]
 
 
 def listen() -> socket.socket:

@@ -1,16 +1,29 @@
 """Cloud Storage of the local cloud: the `gcp-storage-emulator` package on loopback."""
 
+import io
 import logging
+import socket
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import anyio
+import uvicorn
 from gcp_storage_emulator import server, settings
-from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.exceptions import BadRequest, NotFound
 from gcp_storage_emulator.handlers import buckets, objects
+from gcp_storage_emulator.storage import Storage
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from lib.localcloud.errors import MARK
+from lib.localcloud.guard import Guard
 
 READS = (objects.get, objects.download)
 CREATES = (objects.insert, objects.upload_partial, objects.copy, objects.rewrite, objects.compose)
@@ -45,7 +58,7 @@ def _insert_bucket(request: object, response: object, storage: object, *rest: ob
 def _check_generations(handler: Callable) -> Callable:
     """The handler, with the generations and preconditions that the package ignores.
 
-    Check and change are one step: the emulator handles one request at a time.
+    Check and change are one step: one request is handled at a time.
     https://cloud.google.com/storage/docs/request-preconditions
     """
 
@@ -116,6 +129,9 @@ def _name(request: object, storage: object) -> str | None:
     return body.get("meta", body).get("name")
 
 
+# What no client of Google's asks for: a health check, and /wipe, which deletes everything.
+server.HANDLERS = tuple((path, methods) for path, methods in server.HANDLERS
+                        if path not in (r"^/$", r"^/wipe$"))
 _INSERT = buckets.insert
 for _, _methods in server.HANDLERS:
     for _verb, _handler in _methods.items():
@@ -136,27 +152,95 @@ class MarkedResponse(server.Response):
 server.Response = MarkedResponse
 
 
-class StorageServer:
-    """One emulator thread in this process; objects are files under `data_dir`."""
+class _Exchange:
+    """One request, as the package's Router expects it of http.server, and the answer to it.
 
-    def __init__(self, data_dir: Path, port: int, project_number: int = 1):
+    http.server itself would serve one connection at a time: a client that stops in the middle of a
+    request would hold up all others.
+    """
+
+    def __init__(self, request: Request, body: bytes, storage: Storage):
+        query = request.scope["query_string"]
+        self.path = (request.scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
+        self.headers = request.headers.mutablecopy()
+        self.headers["Content-Length"] = str(len(body))  # also of a chunked body
+        self.rfile, self.wfile = io.BytesIO(body), io.BytesIO()
+        self.server = SimpleNamespace(server_address=request.scope["server"])
+        self.storage = storage
+        self.sent: dict[str, str] = {}
+        self.status = 0
+
+    def send_response(self, status: int, _phrase: str) -> None:
+        self.status = status
+
+    def send_header(self, name: str, value: str) -> None:
+        self.sent[name] = value
+
+    def end_headers(self) -> None:
+        pass
+
+
+def _answer(exchange: _Exchange, method: str) -> Response:
+    """The package's answer; where the package fails, one with the cause, which is not retried."""
+    try:
+        server.Router(exchange).handle(method)
+        return Response(exchange.wfile.getvalue(), exchange.status, exchange.sent)
+    except (ValueError, BadRequest) as error:  # such as a body that is no JSON
+        return _error("every.malformed", 400, "invalid", f"The request cannot be read: {error}")
+    except Exception as error:
+        logging.getLogger(__name__).exception("%s %s", method, exchange.path)
+        return _error("divergence.emulator-failure", 501, "notImplemented", (
+            f"{error!r}\n(The local cloud's Cloud Storage, gcp-storage-emulator, failed at this "
+            "request; repeating it does not help. See Known divergences in "
+            "lib/localcloud/README.md.)"))
+
+
+def _error(rule: str, status: int, reason: str, message: str) -> JSONResponse:
+    """An error in Cloud Storage's form: https://cloud.google.com/storage/docs/json_api"""
+    return JSONResponse({"error": {"code": status, "message": message, "errors": [
+        {"domain": "global", "reason": reason, "message": message}]}}, status, {MARK: rule})
+
+
+def _application(storage: Storage) -> Starlette:
+    """The package's routes, as an ASGI application."""
+    one_at_a_time = anyio.CapacityLimiter(1)  # see _check_generations
+
+    async def serve(request: Request) -> Response:
+        exchange = _Exchange(request, await request.body(), storage)
+        return await anyio.to_thread.run_sync(
+            _answer, exchange, request.method, limiter=one_at_a_time)
+
+    verbs = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    return Starlette(routes=[Route("/{path:path}", serve, methods=verbs)],
+                     middleware=[Middleware(Guard)])
+
+
+class StorageServer:
+    """The emulator in one thread of this process; objects are files under `data_dir`."""
+
+    def __init__(self, data_dir: Path, listener: socket.socket, project_number: int = 1):
         logging.getLogger("gcp_storage_emulator").setLevel(logging.WARNING)
         data_dir.mkdir(parents=True, exist_ok=True)
-        self._server = server.create_server(
-            "127.0.0.1", port, data_dir=str(data_dir), project_number=str(project_number))
-        self.url = f"http://127.0.0.1:{port}"
-        self._renew_links()
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        storage = Storage(data_dir=str(data_dir), project_number=str(project_number))
+        self._renew_links(storage)
+        self._server = uvicorn.Server(uvicorn.Config(
+            _application(storage), log_level="warning", lifespan="off"))
+        listener.listen()  # a call may come before the server runs
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
 
-    def _renew_links(self) -> None:
+    def _renew_links(self, storage: Storage) -> None:
         """Objects are stored with the address of their upload, and clients that list them
         download from it: put the current port, which changes at each start."""
-        for found in self._server._storage.objects.values():
+        for found in storage.objects.values():
             for stored in found.values():
                 path = urlsplit(stored["mediaLink"])
                 stored["mediaLink"] = f"{self.url}{path.path}?{path.query}"
 
     def start(self) -> None:
-        self._server.start()
+        self._thread.start()
 
     def stop(self) -> None:
-        self._server.stop()
+        self._server.should_exit = True
+        self._thread.join()

@@ -15,7 +15,7 @@ from google.cloud import aiplatform_v1, bigquery, storage
 from lib.localcloud import ledger
 from lib.localcloud.bigquery import BigQueryServer
 from lib.localcloud.errors import ApiError
-from lib.localcloud.server import free_port
+from lib.localcloud.server import listen
 from lib.localcloud.storage import StorageServer
 from lib.localcloud.vertex import app
 from tests.support.serving import serve
@@ -84,18 +84,40 @@ def state_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("state")
 
 
-@pytest.fixture(scope="session")
-def bq_server(state_folder):
-    """A running bqemulator; gs:// means the objects of `state_folder`."""
+@contextlib.contextmanager
+def serve_bigquery(state):
+    """A running bqemulator; gs:// means the objects below that folder."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    server = BigQueryServer(state_folder / "bigquery", PROJECT, state_folder / "storage")
+    server = BigQueryServer(state / "bigquery", PROJECT, state / "storage")
     asyncio.run_coroutine_threadsafe(server.start(), loop).result(60)
     yield server
     asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def bq_server(state_folder):
+    """A running bqemulator; gs:// means the objects of `state_folder`."""
+    with serve_bigquery(state_folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def start_emulators():
+    """Context manager: BigQuery and Cloud Storage over another folder; service -> address."""
+
+    @contextlib.contextmanager
+    def start(state):
+        with serve_bigquery(state) as server:
+            objects = StorageServer(state / "storage", listen())
+            objects.start()
+            yield {"bigquery": server.rest, "storage": objects.url}
+            objects.stop()
+
+    return start
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +134,7 @@ def bq(bq_server):
 @pytest.fixture(scope="session")
 def gcs(state_folder):
     """Google's Cloud Storage client."""
-    server = StorageServer(state_folder / "storage", free_port())
+    server = StorageServer(state_folder / "storage", listen())
     server.start()
     client = storage.Client(
         PROJECT, AnonymousCredentials(), client_options={"api_endpoint": server.url})

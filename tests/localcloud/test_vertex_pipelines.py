@@ -23,7 +23,7 @@ from google.cloud.aiplatform_v1.types import JobState, PipelineState, PipelineTa
 from kfp import compiler, components, dsl
 from kfp.dsl import Dataset, Input, Metrics, Model, Output, OutputPath
 
-from lib.localcloud.server import free_port
+from lib.localcloud.server import listen
 from lib.localcloud.storage import StorageServer
 from lib.localcloud.vertex import app
 from lib.localcloud.vertex.app import PROJECT_NUMBER
@@ -137,7 +137,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def storage_url(tmp_path_factory):
-    server = StorageServer(tmp_path_factory.mktemp("storage"), free_port(), PROJECT_NUMBER)
+    server = StorageServer(tmp_path_factory.mktemp("storage"), listen(), PROJECT_NUMBER)
     server.start()
     client = storage.Client(PROJECT, credentials=AnonymousCredentials(),
                             client_options={"api_endpoint": server.url})
