@@ -1,5 +1,6 @@
 """A local cloud of the tests' own: another state folder, a small theLook."""
 
+import itertools
 import os
 import tempfile
 
@@ -51,3 +52,12 @@ def google():
     from tests.sql.googlesql import GoogleSql
 
     return GoogleSql()
+
+
+@pytest.fixture
+def trials(record_property):
+    """Call it once for each trial inside a test, such as each request that hypothesis draws; the
+    table of tests/README.md counts them."""
+    count = itertools.count()
+    yield lambda: next(count)
+    record_property("trials", next(count))

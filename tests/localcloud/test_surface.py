@@ -236,7 +236,7 @@ class Target:
 
     def call(self, verb, path, query=(), body=b""):
         """HTTP status and the decoded answer."""
-        status, content = rest.answer(self.apis, verb, path, list(query), body)
+        status, content, _ = rest.answer(self.apis, verb, path, list(query), body)
         return status, json.loads(content)
 
     def seed(self):
@@ -301,7 +301,8 @@ def vertex_requests(draw, target):
 
 @fuzz
 @given(data=st.data())
-def test_every_method_answers_whatever_the_message_is(target, data):
+def test_every_method_answers_whatever_the_message_is(target, trials, data):
+    trials()
     route, path, query, body = data.draw(vertex_requests(target))
     query = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in query]
     before = target.state()
@@ -427,7 +428,8 @@ def emulator_requests(draw, service):
 @pytest.mark.parametrize("service", ["bigquery", "storage"])
 @fuzz
 @given(data=st.data())
-def test_every_route_of_the_emulators_answers(emulators, service, data):
+def test_every_route_of_the_emulators_answers(emulators, service, trials, data):
+    trials()
     verb, path, query, body = data.draw(emulator_requests(service))
     before = emulators.state()
     content = None if body is None else json.dumps(body).encode()
@@ -450,7 +452,8 @@ def test_every_route_of_the_emulators_answers(emulators, service, data):
     b"Connection: Upgrade", b"Expect: 100-continue", b"Content-Type: multipart/related; boundary=a",
     b"Content-Type: multipart/related", b"--a", b"x-http-method-override: GET", b"", b"A" * 70_000,
 ]) | st.binary(max_size=40), max_size=8))
-def test_raw_bytes(ports, service, lines):
+def test_raw_bytes(ports, service, trials, lines):
+    trials()
     address = urlsplit(ports[service])
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.settimeout(60)
