@@ -64,6 +64,6 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # none is served, and a page may open one to any address
             return await send({"type": "websocket.close"})
-        if scope["type"] == "http" and (refused := refusal(Headers(scope=scope).getlist)):
-            return await refused(scope, receive, send)
+        if scope["type"] == "http" and (answer := refusal(Headers(scope=scope).getlist)):
+            return await answer(scope, receive, send)
         await self._app(scope, receive, send)
