@@ -57,9 +57,8 @@ def korean_path(machine: Machine) -> None:
 
 
 def lang_c(machine: Machine) -> None:
-    """No locale, and ASCII as the encoding of files and terminals."""
-    machine.environment |= {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0",
-                            "PYTHONCOERCECLOCALE": "0"}
+    """No locale, as in containers and cron."""
+    machine.environment |= {"LANG": "C", "LC_ALL": "C"}
 
 
 def seoul(machine: Machine) -> None:
