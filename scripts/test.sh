@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run all tests: unit, contract and data tests, then the notebooks' outputs (nbval).
+# Run all tests: unit, contract and data tests in two processes, and meanwhile the notebooks, whose
+# outputs are compared (nbval).
 #   scripts/test.sh             everything
 #   scripts/test.sh --quick     without the notebooks
 #   scripts/test.sh --gcp       a run and its teardown in the project of config.yaml, under test
@@ -9,21 +10,31 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
 case "${1:-}" in
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     "" | --quick) ;;
     --gcp)
         export CHURN_DEMO_TEST_TARGET=gcp
         exec .venv/bin/python -m pytest -rs tests/contract/test_wire.py ;;
     *) exec .venv/bin/python -m pytest "$@" ;;
 esac
-.venv/bin/python -m pytest -q tests
-if [ "${1:-}" != --quick ]; then
-    # A new local cloud for the test: the outputs to compare are those of a first run.
-    LOCALCLOUD_STATE=$(mktemp -d)
-    # As config.yaml says, whatever the last run used.
-    export LOCALCLOUD_STATE CHURN_DEMO_SET="${CHURN_DEMO_SET:-"{}"}"
-    trap '.venv/bin/python -m lib.localcloud stop >/dev/null; rm -rf "$LOCALCLOUD_STATE"' EXIT
-    echo "running the seven notebooks and comparing their outputs (about two minutes)"
+
+# Each worker takes a whole file: its tests share a local cloud, or build on each other. They are
+# taken in the order of tests/conftest.py, the long ones first.
+files=(.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests)
+[ "${1:-}" = --quick ] && exec "${files[@]}"
+
+# A new local cloud for the notebooks: the outputs to compare are those of a first run.
+folder=$(mktemp -d)
+trap 'kill "$notebooks" 2>/dev/null; wait || true; LOCALCLOUD_STATE="$folder/state" \
+    .venv/bin/python -m lib.localcloud stop >/dev/null; rm -rf "$folder"' EXIT
+# CHURN_DEMO_SET: as config.yaml says, whatever the last run used.
+LOCALCLOUD_STATE="$folder/state" CHURN_DEMO_SET="${CHURN_DEMO_SET:-"{}"}" \
     .venv/bin/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env \
-        --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks
-fi
+    --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks >"$folder/notebooks" 2>&1 &
+notebooks=$!
+failed=0
+"${files[@]}" || failed=$?
+echo "the seven notebooks, whose outputs are compared:"
+wait "$notebooks" || failed=$?
+cat "$folder/notebooks"
+exit "$failed"

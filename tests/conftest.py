@@ -3,12 +3,14 @@
 import itertools
 import os
 import tempfile
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 # `--hypothesis-profile=thorough` draws 20 times as many examples as a usual run of the tests.
 hypothesis.settings.register_profile("thorough", max_examples=2000)
+ROOT = Path(__file__).resolve().parents[1]
 
 _STATE = tempfile.TemporaryDirectory(prefix="localcloud-test-", ignore_cleanup_errors=True)
 os.environ["LOCALCLOUD_STATE"] = _STATE.name  # before anything imports lib.localcloud
@@ -18,6 +20,18 @@ from lib.localcloud.loopback import no_proxy  # noqa: E402
 os.environ.update(no_proxy())  # for the requests that tests make themselves
 
 SMALL = {"thelook": {"users": 3000}}
+# With two workers (scripts/test.sh) these files are taken first, so that none is left at the end.
+LONG = ("contract/test_failures.py", "contract/test_wire.py", "localcloud/test_process.py",
+        "test_flow.py", "operate/test_teardown.py", "operate/test_run.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The long files first."""
+    def place(item):
+        file = item.path.relative_to(ROOT / "tests").as_posix()
+        return LONG.index(file) if file in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
