@@ -1,6 +1,7 @@
 """python -m lib.localcloud start|status|stop|reset"""
 
 import argparse
+import gc
 import sys
 
 from lib.localcloud import ledger, process
@@ -28,8 +29,13 @@ def main() -> int:
     options = parser.parse_args()
 
     if options.command == "serve":
+        # The imports make a million objects that stay. Not searching them for garbage saves a
+        # quarter of the start, and a tenth of a second now and then later.
+        gc.disable()
         from lib.localcloud import server
 
+        gc.freeze()
+        gc.enable()
         server.run(options.arguments)
         return 0
     try:

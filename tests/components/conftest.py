@@ -70,6 +70,20 @@ def program():
 
 
 @pytest.fixture
+def called(capsys):
+    """called(module, *arguments) -> as the finished process of `program`, but in this one."""
+
+    def call(module, *arguments: object) -> subprocess.CompletedProcess:
+        try:
+            status = module.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = end.code
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
 def refusal(capsys):
     """refusal(module, *arguments) -> (exit status, the one line on stderr), in process."""
 

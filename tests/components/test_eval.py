@@ -227,37 +227,39 @@ GATE = [("min_roc_auc", 0.99, "below"), ("max_roc_auc", 0.01, "above"),
 
 @pytest.mark.parametrize(("option", "value", "reason"), GATE)
 def test_a_model_outside_the_gate_is_not_approved(
-    program, arguments, model, tmp_path, option, value, reason
+    called, evaluate, arguments, model, tmp_path, option, value, reason
 ):
-    done = program("eval", *arguments(
+    done = called(evaluate, *arguments(
         tmp_path, **{option: value}, output_verdict=tmp_path / "verdict"))
     assert done.returncode == 0, done.stderr
     gate = json.loads((tmp_path / "metrics.json").read_text())["gate"]
     assert gate["pass"] is False and len(gate["reasons"]) == 1 and reason in gate["reasons"][0]
     assert (tmp_path / "verdict").read_text() == "fail"
-    refused = program("eval", "approve", "--input_model", str(model), "--input_metrics",
+    refused = called(evaluate, "approve", "--input_model", str(model), "--input_metrics",
                       str(tmp_path / "metrics.json"), "--output_model", str(tmp_path / "out"))
     assert refused.returncode == 1 and reason in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_inside_the_gate_is_approved_byte_for_byte(program, arguments, model, tmp_path):
-    done = program("eval", *arguments(
+def test_a_model_inside_the_gate_is_approved_byte_for_byte(
+    called, evaluate, arguments, model, tmp_path
+):
+    done = called(evaluate, *arguments(
         tmp_path, min_roc_auc=0.1, max_roc_auc=0.9999, positive_rate_low=0.01,
         positive_rate_high=0.99, output_verdict=tmp_path / "verdict"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "verdict").read_text() == "pass"
-    done = program("eval", "approve", "--input_model", str(model), "--input_metrics",
+    done = called(evaluate, "approve", "--input_model", str(model), "--input_metrics",
                    str(tmp_path / "metrics.json"), "--output_model", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     for name in ("model.pkl", "model_meta.json"):
         assert (tmp_path / "out" / name).read_bytes() == (model / name).read_bytes()
 
 
-def test_metrics_without_a_verdict_approve_nothing(program, model, tmp_path):
+def test_metrics_without_a_verdict_approve_nothing(called, evaluate, model, tmp_path):
     (tmp_path / "metrics.json").write_text('{"roc_auc": 0.9}')
-    done = program("eval", "approve", "--input_model", str(model), "--input_metrics",
+    done = called(evaluate, "approve", "--input_model", str(model), "--input_metrics",
                    str(tmp_path / "metrics.json"), "--output_model", str(tmp_path / "out"))
     assert done.returncode == 1 and "no verdict" in done.stderr
 
@@ -267,18 +269,18 @@ def test_metrics_without_a_verdict_approve_nothing(program, model, tmp_path):
     b'{"gate": {"pass": "no", "reasons": []}}', b'{"gate": {"pass": false}}',
     b'{"gate": {"pass": false, "reasons": [1]}}', b"[" * 100_000])
 def test_malformed_metrics_approve_nothing_and_say_so_in_one_line(
-    program, model, tmp_path, content
+    called, evaluate, model, tmp_path, content
 ):
     (tmp_path / "metrics.json").write_bytes(content)
-    done = program("eval", "approve", "--input_model", str(model), "--input_metrics",
+    done = called(evaluate, "approve", "--input_model", str(model), "--input_metrics",
                    str(tmp_path / "metrics.json"), "--output_model", str(tmp_path / "out"))
     assert done.returncode == 1 and not (tmp_path / "out").exists()
     assert done.stderr == f"eval: {tmp_path / 'metrics.json'} has no verdict of the gate\n"
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_gate_that_nothing_can_fail_is_refused(program, arguments, tmp_path, value):
-    done = program("eval", *arguments(tmp_path, min_roc_auc=value))
+def test_a_gate_that_nothing_can_fail_is_refused(called, evaluate, arguments, tmp_path, value):
+    done = called(evaluate, *arguments(tmp_path, min_roc_auc=value))
     assert done.returncode == 2 and "--min_roc_auc" in done.stderr
 
 

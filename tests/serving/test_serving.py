@@ -101,6 +101,29 @@ def server(model):
         yield running
 
 
+def load_program(name: str):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("program", LIB / name / "src/main.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def serving():
+    """The program as a module: what needs no process of its own."""
+    module = load_program("serving")
+    module.uvicorn = None  # a refusal that is missed must fail here, not serve for ever
+    return module
+
+
+@pytest.fixture(scope="module")
+def train():
+    """The program that makes the models."""
+    return load_program("components/train")
+
+
 def expected(model: Path, instances: list[dict]) -> list[float]:
     pipeline = pickle.loads((model / "model.pkl").read_bytes())
     rows = pd.DataFrame(instances, columns=FEATURES, dtype="float64")
@@ -168,17 +191,48 @@ def test_requests_that_are_refused(server, body, reason):
     assert server.predict({"instances": [GOOD]})[0] == 200  # and it still serves
 
 
+@pytest.mark.parametrize("nulls", [True, False])
+@pytest.mark.parametrize("model_type", ["random_forest", "logistic_regression"])
+def test_scores_equal_the_pipeline_s_own_to_the_bit(serving, train, model_type, nulls):
+    assert sorted(train.MODELS) == ["logistic_regression", "random_forest"]
+    rng = np.random.default_rng(1)
+    rows = pd.DataFrame(rng.gamma(2, 50, (2000, 3)), columns=FEATURES)
+    if nulls:
+        rows = rows.mask(rng.random(rows.shape) < 0.2)
+    labels = pd.Series((rng.random(2000) < 0.5 + 0.4 * np.sin(rows["tenure_days"])) * 1)
+    pipeline = train.build_pipeline(model_type, FEATURES, train.MODELS[model_type], 7, 1)
+    train.fit(pipeline, rows, labels)
+    score = serving.scorer(pipeline, FEATURES)
+    assert score.__name__ != "by_pipeline"
+    asked = rows.mask(rng.random(rows.shape) < 0.2).to_numpy()
+    for count in (2, 10, 2000):
+        own = pipeline.predict_proba(pd.DataFrame(asked[:count], columns=FEATURES))[:, 1]
+        assert score(asked[:count]).tolist() == own.tolist()
+    for row in asked[:100]:
+        own = pipeline.predict_proba(pd.DataFrame([row], columns=FEATURES))[:, 1]
+        assert score(row[None]).tolist() == own.tolist()
+
+
+def test_another_pipeline_is_called_itself(serving, train):
+    from sklearn.preprocessing import MinMaxScaler
+
+    rows = pd.DataFrame(np.arange(60.0).reshape(20, 3), columns=FEATURES)
+    pipeline = train.build_pipeline("logistic_regression", FEATURES, {}, 7, 1)
+    pipeline[0].transformers[0][1].steps[1] = ("scale", MinMaxScaler())
+    pipeline.fit(rows, np.arange(20) > 9)
+    score = serving.scorer(pipeline, FEATURES)
+    assert score.__name__ == "by_pipeline"
+    assert score(rows.to_numpy()).tolist() == pipeline.predict_proba(rows)[:, 1].tolist()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_probability_that_is_no_number_is_an_error_of_the_model(serving, value):
-    class Pipeline:
-        def predict_proba(self, rows):
-            return np.array([[0.5, 0.5], [0, value]])
-
     class Request:
         async def body(self):
             return json.dumps({"instances": [GOOD, GOOD]})
 
-    app = serving.create_app(Pipeline(), {"features": FEATURES}, "/health", "/predict")
+    app = serving.create_app(
+        lambda rows: np.array([0.5, value]), {"features": FEATURES}, "/health", "/predict")
     predict = next(route.endpoint for route in app.routes if route.path == "/predict")
     answer = asyncio.run(predict(Request()))
     assert answer.status_code == 500
@@ -264,18 +318,6 @@ def changed(model: Path, folder: Path, **changes: object) -> Path:
     meta = json.loads((model / "model_meta.json").read_text())
     (folder / "model_meta.json").write_text(json.dumps({**meta, **changes}))
     return folder
-
-
-@pytest.fixture(scope="module")
-def serving():
-    """The program as a module: the refusals below need no process of their own."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("serving_main", LIB / "serving/src/main.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.uvicorn = None  # a refusal that is missed must fail here, not serve for ever
-    return module
 
 
 def test_models_that_are_refused(serving, model, tmp_path, capsys, monkeypatch):

@@ -31,8 +31,10 @@ import math
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import sklearn
 import uvicorn
@@ -42,8 +44,14 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 
 MAX_INSTANCES = 1000  # in one request; Vertex AI itself stops at 1.5 MB
+FEW = 10  # instances that are predicted faster than a thread takes over
 DOWNLOAD_SECONDS = 60
 LOOPBACK = ("127.0.0.1", "localhost")
+# The classes of the steps that train builds, in order (build_pipeline there).
+KNOWN_PIPELINES = [["SimpleImputer", "RandomForestClassifier"],
+                   ["SimpleImputer", "StandardScaler", "LogisticRegression"]]
+# Rows as float64, the features in the model's order, NaN for no value -> probability of each row.
+Score = Callable[[np.ndarray], np.ndarray]
 
 
 class StartError(RuntimeError):
@@ -94,8 +102,8 @@ def download(uri: str) -> tuple[bytes, bytes]:
     return model, meta
 
 
-def load(uri: str, recorded: str = ""):
-    """(Pipeline, model_meta.json as a dict), checked.
+def load(uri: str, recorded: str = "") -> tuple[Score, dict]:
+    """(the model's probabilities of rows, model_meta.json as a dict), checked.
 
     Args:
         recorded: the SHA-256 that the registry recorded; a gs:// folder needs it.
@@ -128,17 +136,59 @@ def load(uri: str, recorded: str = ""):
         raise StartError(f"the model takes {takes}, but model_meta.json says {features}")
     if list(pipeline.classes_) != [0, 1]:
         raise StartError(f"the model has classes {list(pipeline.classes_)}, not 0 and 1")
-    # Let scikit-learn import now what it needs at its first prediction.
-    nothing = pd.DataFrame([[None] * len(features)], columns=features, dtype="float64")
-    pipeline.predict_proba(nothing)
-    return pipeline, meta
+    return scorer(pipeline, features), meta
+
+
+def scorer(pipeline, features: list[str]) -> Score:
+    """`pipeline.predict_proba(rows)[:, 1]`, to the bit, in a tenth of the time for one row.
+
+    A pipeline as train writes it is computed here: the time goes into the DataFrame, and into
+    checking and scheduling each step and each tree. Any other pipeline is called itself.
+    """
+    def by_pipeline(rows: np.ndarray) -> np.ndarray:
+        return pipeline.predict_proba(pd.DataFrame(rows, columns=features))[:, 1]
+
+    fill, *scale = (step for _, step in pipeline[0].transformers_[0][1].steps)
+    model = pipeline[-1]
+    names = [type(part).__name__ for part in (fill, *scale, model)]
+    if names not in KNOWN_PIPELINES:
+        return by_pipeline
+
+    def vector(rows: np.ndarray) -> np.ndarray:
+        missing = np.isnan(rows)
+        built = np.hstack([np.where(missing, fill.statistics_, rows),
+                           missing[:, fill.indicator_.features_]])
+        for step in scale:
+            built = (built - step.mean_) / step.scale_
+        return built
+
+    def by_forest(rows: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            values = vector(rows).astype(np.float32)
+        if not np.isfinite(values).all():
+            return by_pipeline(rows)  # which says why it refuses them
+        total = np.zeros(len(rows))
+        for tree in trees:
+            total += tree.predict(values)[:, 1]
+        return total / len(trees)
+
+    def by_regression(rows: np.ndarray) -> np.ndarray:
+        # Of several rows the order in memory decides the last bit: that one is scikit-learn's.
+        return model.predict_proba(vector(rows))[:, 1] if len(rows) == 1 else by_pipeline(rows)
+
+    trees = [tree.tree_ for tree in getattr(model, "estimators_", ())]
+    fast = by_forest if trees else by_regression
+    # Also lets scikit-learn import now what it needs at its first prediction.
+    sample = [np.full((1, len(features)), value) for value in (np.nan, 0.0, 1.0, 1000.0)]
+    return fast if all(fast(row) == by_pipeline(row) for row in sample) else by_pipeline
 
 
 # --- one request ------------------------------------------------------------------------------
 
 
-def parse(body: bytes, features: list[str]) -> pd.DataFrame:
-    """The instances as a float64 DataFrame, one row each, null as NaN; raises BadRequest."""
+def parse(body: bytes, features: list[str]) -> np.ndarray:
+    """The instances as float64, one row each, in the order of `features`, null as NaN; raises
+    BadRequest."""
     try:
         request = json.loads(body, parse_constant=refuse_constant)
     except BadRequest:
@@ -152,7 +202,7 @@ def parse(body: bytes, features: list[str]) -> pd.DataFrame:
         raise BadRequest(f"{len(instances)} instances are more than {MAX_INSTANCES}")
     for position, instance in enumerate(instances):
         check(position, instance, features)
-    return pd.DataFrame(instances, columns=features, dtype="float64")
+    return np.array([[one[name] for name in features] for one in instances], dtype="float64")
 
 
 def refuse_constant(name: str):
@@ -184,7 +234,7 @@ def is_number(value: object) -> bool:
 
 
 def create_app(
-    pipeline, meta: dict, health_route: str, predict_route: str, host: str = "0.0.0.0"
+    score: Score, meta: dict, health_route: str, predict_route: str, host: str = "0.0.0.0"
 ) -> FastAPI:
     """The two routes; any other answers 404."""
     app = FastAPI(openapi_url=None)
@@ -201,9 +251,10 @@ def create_app(
             rows = parse(await request.body(), meta["features"])
         except BadRequest as error:
             return JSONResponse({"error": str(error)}, status_code=400)
-        # In a thread, so that /health answers during a large request.
+        # Many rows in a thread, so that /health answers meanwhile.
         try:
-            probabilities = (await run_in_threadpool(pipeline.predict_proba, rows))[:, 1].tolist()
+            found = score(rows) if len(rows) <= FEW else await run_in_threadpool(score, rows)
+            probabilities = found.tolist()
         except ValueError as error:  # such as a number that is too large for the model's float32
             reason = f"the model refuses these values: {one_line(error)}"
             return JSONResponse({"error": reason}, status_code=400)
@@ -249,13 +300,13 @@ def main(argv: list[str] | None = None) -> int:
     ).parse_args(argv)
     try:
         given = settings()
-        pipeline, meta = load(given["uri"], given["sha256"])
+        score, meta = load(given["uri"], given["sha256"])
     except StartError as error:
         print(f"serving: {error}", file=sys.stderr)
         return 1
     print(f"serving: {meta['model_type']} {meta['sha256'][:16]} on "
           f"{given['host']}:{given['port']}{given['predict_route']}", flush=True)
-    app = create_app(pipeline, meta, given["health_route"], given["predict_route"], given["host"])
+    app = create_app(score, meta, given["health_route"], given["predict_route"], given["host"])
     uvicorn.run(app, host=given["host"], port=given["port"], access_log=False,
                 log_level="warning")
     return 0
