@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import google.api_core.exceptions as google_errors
@@ -167,18 +167,26 @@ def reduction(served: ServedTable) -> str:
     return f"select {selected} from `{served.table}` where {present} group by {by}"
 
 
-def entity_key(parts: list[str]) -> str:
+def entity_key(parts: Sequence[str]) -> str:
     """The key of an entity in the online store."""
-    return json.dumps(parts)
+    return _encode(parts)
+
+
+# json.dumps makes its encoder anew for each row, and looks for circles.
+_encode = json.JSONEncoder(check_circular=False).encode
 
 
 def _rows(table: pa.Table, keys: int) -> Iterator[tuple[str, str]]:
-    """(entity, JSON list of values), one batch at a time to save memory."""
+    """(entity, JSON list of values), one batch at a time to save memory.
+
+    In the order of the entities, which is also the order on disk: writing takes half the time.
+    """
+    table = table.sort_by([(name, "ascending") for name in table.column_names[:keys]])
     for batch in table.to_batches(max_chunksize=20_000):
         columns = [_plain(column) for column in batch.columns]
         values = zip(*columns[keys:], strict=True) if columns[keys:] else [()] * batch.num_rows
         for entity, row in zip(zip(*columns[:keys], strict=True), values, strict=True):
-            yield entity_key(list(entity)), json.dumps(row)
+            yield entity_key(entity), _encode(row)
 
 
 def _plain(column: pa.Array) -> list:
