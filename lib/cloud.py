@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         service_usage_v1,
         storage,
     )
+
+    from lib.localcloud.ledger import Rule
 
 # The clients' own variables for another endpoint. A component or the serving container is a
 # separate program and finds the local cloud by these alone.
@@ -210,6 +212,18 @@ class Cloud:
         )
         return aiplatform
 
+    def watch(self, hook: Callable[[requests.Response], object]) -> None:
+        """Call `hook` with each HTTP answer that Vertex AI, BigQuery and Cloud Storage give to
+        these clients from now on."""
+        def before_ours(response: requests.Response, **_: object) -> None:
+            hook(response)
+
+        for client in (self.registry, self.online_admin, self.online, self.models, self.endpoints,
+                       self.predictions, self.pipeline_jobs):
+            client.transport._session.hooks["response"].insert(0, before_ours)
+        for client in (self.bigquery, self.storage):
+            client._http.hooks["response"].append(before_ours)
+
     def _client(self, name: str, package: str = "aiplatform_v1"):
         address = self.vertex if package == "aiplatform_v1" else self.platform
         # REST on both targets, so that both raise the same error classes.
@@ -377,6 +391,21 @@ def fidelity() -> str:
     from lib.localcloud import ledger
 
     return ledger.counts()
+
+
+def rules() -> dict[str, Rule]:
+    """The rules of the local cloud by id; see the top of lib/localcloud/rules.toml."""
+    from lib.localcloud import ledger
+
+    return ledger.load().rules
+
+
+def local_mark(response: requests.Response) -> str:
+    """How the local cloud marks its answers: the id of the rule by which it refuses, or "ok". ""
+    for an answer of Google's."""
+    from lib.localcloud.errors import MARK
+
+    return response.headers.get(MARK, "")
 
 
 def stop_local() -> bool:

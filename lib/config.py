@@ -293,6 +293,11 @@ class PlannedStep(Block):
     every_run: bool = False
 
 
+class Conformance(Block):
+    app: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,15}$")]
+    model_image: str
+
+
 class Retention(Block):
     table_expiration_days: Days | None
 
@@ -332,6 +337,7 @@ class Settings(Block):
     waits: Waits
     retries: Retries
     plan: Annotated[list[PlannedStep], Field(min_length=1)]
+    conformance: Conformance
     retention: Retention
     costs: Costs
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,63}$")] = "interactive"
