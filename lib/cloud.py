@@ -189,6 +189,24 @@ class Cloud:
         """Artifact Registry: which images exist."""
         return self._client("ArtifactRegistryClient", "artifactregistry_v1")
 
+    def iam(self, verb: str, path: str, body: dict | None = None) -> dict:
+        """A call of the IAM API (v1), such as GET projects/P/serviceAccounts/EMAIL; its answer.
+
+        Google's client for it has no REST transport. The errors are those of all other clients.
+
+        Raises:
+            google.api_core.exceptions.GoogleAPICallError: the API refused it.
+        """
+        from google.api_core import exceptions
+
+        session = self.session or AuthorizedSession(self.credentials)
+        response = session.request(
+            verb, f"{self.platform or 'https://iam.googleapis.com'}/v1/{path}", json=body,
+            timeout=60)
+        if not response.ok:
+            raise exceptions.from_http_response(response)
+        return response.json()
+
     @cached_property
     def aiplatform(self):
         """The high-level SDK (PipelineJob, CustomJob), initialised for this target."""

@@ -71,6 +71,8 @@ BucketId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
 # Feature Store ids: lower case, digits and "_", at most 60 characters (feature online stores and
 # views; groups may be longer). aiplatform_v1/types/feature_online_store_admin_service.py
 FeatureStoreId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
+# Service accounts: google/cloud/iam_admin_v1/types/iam.py, CreateServiceAccountRequest.account_id.
+AccountId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
 ARCHIVES = ("zip", "gz", "tgz", "tar", "7z", "rar")  # not the dataset of `source: name.zip`
 
 
@@ -86,6 +88,7 @@ class Target(Block):
     region: Text
     location: Text
     pinned_images: bool
+    own_account: bool
     billed: bool
     planted_faults: bool
     freshness: bool
@@ -108,6 +111,7 @@ class Names(Block):
     feature_view: FeatureStoreId
     model: FeatureStoreId
     endpoint: FeatureStoreId
+    service_account: AccountId
 
 
 class Tables(Block):
@@ -354,6 +358,13 @@ class Settings(Block):
     @property
     def region(self) -> str:
         return self.target_settings.region
+
+    @property
+    def service_account(self) -> str | None:
+        """E-mail of the account that training and serving run as; None: Google's default ones."""
+        if self.train.service_account or not self.target_settings.own_account:
+            return self.train.service_account
+        return f"{self.names.service_account}@{self.project}.iam.gserviceaccount.com"
 
     @property
     def feature_names(self) -> list[str]:

@@ -98,10 +98,10 @@ def _source(settings) -> Problems:
 
 def _names(settings) -> Problems:
     for key, name in settings.names.model_dump().items():
-        if key == "bucket":
+        if key in ("bucket", "service_account"):
             wanted = f"{settings.app}-{settings.env}"
             if wanted not in name:
-                yield "names.bucket", name, f"must contain {wanted}"
+                yield f"names.{key}", name, f"must contain {wanted}"
         else:
             wanted = f"{settings.app}_{settings.env}"
             if not f"{name}_".startswith(f"{wanted}_"):

@@ -53,6 +53,7 @@ def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outc
             deployed_model=vertex.DeployedModel(
                 model=f"{model.name.split('@')[0]}@{model.version_id}",
                 display_name=settings.names.model,
+                service_account=settings.service_account,
                 dedicated_resources=vertex.DedicatedResources(
                     machine_spec=vertex.MachineSpec(machine_type=serve.machine_type),
                     min_replica_count=serve.min_replica_count,

@@ -112,6 +112,11 @@ TRANSLATIONS = (
     Translation((google_errors.Forbidden,), "(?i)quota|rateLimitExceeded",
         "more quota in {project}, {region}, or another try later",
         "https://console.cloud.google.com/iam-admin/quotas?project={project}"),
+    Translation((google_errors.BadRequest, google_errors.Forbidden),
+        "(?i)act as service_account|service account \\S+ does not have",
+        "the account that training and serving run as, its roles, and iam.serviceAccounts.actAs "
+        "on it for you; preflight checks all three",
+        ".venv/bin/python -m lib.operate.service_account {options}"),
     Translation((google_errors.Forbidden,), "",
         "{permission}{roles} on project {project}; a new grant takes effect after some minutes",
         grant_command("{project}", "{role}")),

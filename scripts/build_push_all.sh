@@ -9,13 +9,14 @@
 #   --dry-run            only print what would be done; needs no engine
 #
 # and options of build_push.sh: --target, --env, --config, --registry, --version, --allow-dirty,
-# --cloud-build. Stops at the first failure; the images pushed before it stay pinned.
+# --cloud-build, which builds all in parallel. Docker builds one after the other, and stops at the
+# first failure; the images pushed before it stay pinned.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/images.sh
 . scripts/images.sh
 
-since='' list='' allow_dirty=false
+since='' list='' allow_dirty=false cloud_build=false
 pass=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -27,7 +28,7 @@ while [ $# -gt 0 ]; do
         --target | --env | --registry | --version) pass+=("$1" "$(value_of "$@")"); shift 2 ;;
         --config) config=$(value_of "$@"); use_config "$config"; shift 2 ;;
         --allow-dirty) allow_dirty=true; pass+=("$1"); shift ;;
-        --cloud-build) pass+=("$1"); shift ;;
+        --cloud-build) cloud_build=true; pass+=("$1"); shift ;;
         --dry-run) dry_run=true; pass+=("$1"); shift ;;
         *) misused "unknown argument $1" ;;
     esac
@@ -62,7 +63,11 @@ for name in "${names[@]}"; do
 done
 [ "$list" != check ] || exit 0
 echo "to build: ${names[*]}"
-for name in "${names[@]}"; do
-    scripts/build_push.sh "$name" "${pass[@]+"${pass[@]}"}"
-done
+if $cloud_build; then
+    scripts/build_push.sh "${names[@]}" "${pass[@]}"
+else
+    for name in "${names[@]}"; do
+        scripts/build_push.sh "$name" "${pass[@]+"${pass[@]}"}"
+    done
+fi
 $dry_run || echo "done: ${#names[@]} images in $SECONDS s"

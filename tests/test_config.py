@@ -130,3 +130,14 @@ def test_the_commands_that_are_suggested_carry_the_options_in_force(monkeypatch,
     assert settings.command("lib.operate.teardown", "--yes") == (
         ".venv/bin/python -m lib.operate.teardown --target local --env prod "
         "--config '/my files/c.yaml' --source /data/export --yes")
+
+
+def test_the_account_of_training_and_serving_follows_the_target():
+    gcp = {"targets": {"gcp": {"project": "some-project"}}}
+    assert config.load(target="local").service_account is None
+    assert config.load(target="gcp", env="prod", overrides=gcp).service_account == (
+        "churn-prod-runner@some-project.iam.gserviceaccount.com")
+    other = config.load(target="gcp", overrides={**gcp, "train": {"service_account": "a@b.c"}})
+    assert other.service_account == "a@b.c"
+    with pytest.raises(config.ConfigError, match="service_account = 'runner': must contain churn-"):
+        config.load(target="local", overrides={"names": {"service_account": "runner"}})

@@ -103,6 +103,12 @@ REFUSALS = {
             ".create' denied on resource (or it may not exist)."),
         "aiplatform.featureGroups.create, as in roles/aiplatform.user on project local-demo",
         "gcloud projects add-iam-policy-binding local-demo"),
+    "account": (
+        google_errors.BadRequest(
+            f"POST {URL}/pipelineJobs: You do not have permission to act as service_account: "
+            "churn-dev-runner@p.iam.gserviceaccount.com. (or it may not exist)."),
+        "the account that training and serving run as",
+        ".venv/bin/python -m lib.operate.service_account --target local --env dev"),
     "API": (
         google_errors.Forbidden(
             f"POST {URL}/featureGroups: Vertex AI API has not been used in project 1 before or "

@@ -1,11 +1,13 @@
-"""Resource Manager, Service Usage and Artifact Registry: the five methods that preflight calls.
+"""Resource Manager, Service Usage, Artifact Registry and IAM: the methods that lib.operate calls.
 
 Every rule is listed with its source in README.md.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from google.cloud.artifactregistry_v1 import types as artifacts
 from google.cloud.resourcemanager_v3 import types as projects
@@ -13,21 +15,32 @@ from google.cloud.service_usage_v1 import types as usage
 from google.iam.v1 import iam_policy_pb2
 from google.protobuf.message import Message
 
-from lib.localcloud import rest
-from lib.localcloud.errors import ApiError, invalid, refused
+from lib.localcloud import iam, rest, storage
+from lib.localcloud.errors import ApiError, invalid, precondition, refused
 
 RESOURCE_MANAGER = "cloudresourcemanager.googleapis.com"
 SERVICE_USAGE = "serviceusage.googleapis.com"
 ARTIFACT_REGISTRY = "artifactregistry.googleapis.com"
+AIPLATFORM = "aiplatform.googleapis.com"
+# Not enabled in a new project. Those of BigQuery, Cloud Storage and Service Usage are: Google's
+# page "Services enabled by default".
+NOT_ENABLED = {AIPLATFORM, ARTIFACT_REGISTRY, RESOURCE_MANAGER, iam.IAM,
+               "cloudbuild.googleapis.com", "compute.googleapis.com"}
+# What in a call of Vertex AI names the account that its containers run as.
+RUNS_AS: dict[str, Callable[[Any], str]] = {
+    "CreatePipelineJob": lambda request: request.pipeline_job.service_account,
+    "CreateCustomJob": lambda request: request.custom_job.job_spec.service_account,
+    "DeployModel": lambda request: request.deployed_model.service_account}
 MAX_SERVICES = 30  # in one services.batchGet
 SERVICES = (
     ("google.cloud.resourcemanager_v3", "projects"),
     ("google.cloud.service_usage_v1", "service_usage"),
     ("google.cloud.artifactregistry_v1", "artifact_registry"))
-METHODS = {
+OWN_METHODS = {
     "GetProject": "get_project", "TestIamPermissions": "test_permissions",
     "BatchGetServices": "batch_get_services", "GetRepository": "get_repository",
     "GetDockerImage": "get_image"}
+METHODS = {**OWN_METHODS, **iam.METHODS}
 
 
 @dataclass
@@ -39,6 +52,8 @@ class Platform:
             (`projects/P/locations/L/repositories/R[/dockerImages/NAME@sha256:...]`) that exist.
         missing_permissions: what the caller does not have.
         disabled_apis: such as aiplatform.googleapis.com.
+        fresh: a new project of a new organisation, made by `renew`. Only then are Vertex AI's
+            API, its service agent and the accounts of jobs checked.
     """
 
     project: str
@@ -46,15 +61,54 @@ class Platform:
     registry: Path
     missing_permissions: set[str] = field(default_factory=set)
     disabled_apis: set[str] = field(default_factory=set)
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        self.iam = iam.Iam(self.project, self.number, self.registry.with_name("iam.json"),
+                           self.missing_permissions)
+
+    def renew(self) -> None:
+        """Make the project new: few APIs, no accounts, uniform bucket access enforced; the caller
+        owns it, whose role has no storage.objects.*."""
+        self.fresh = True
+        self.disabled_apis |= NOT_ENABLED
+        self.missing_permissions |= {
+            f"storage.objects.{verb}" for verb in ("create", "delete", "get", "list", "update")}
+        self.iam.empty()
+        storage.ENFORCED.add("fresh.uniform-access")
+
+    def guard(self, name: str, request: Any, proceed: Callable[[], Any]) -> Any:
+        """Vertex.middleware: what a call of Vertex AI needs of a fresh project."""
+        if self.fresh and name != "sync":
+            if AIPLATFORM in self.disabled_apis:
+                raise _disabled(AIPLATFORM, self.number)
+            agent = self.iam.agent("gcp-sa-aiplatform")
+            if name.startswith(("Create", "Upload", "Deploy")) and not self.iam.roles(agent):
+                raise precondition(
+                    "fresh.no-agent", "Service agents are being provisioned for your project. "
+                    "Please try again in a few minutes.")
+            account = RUNS_AS[name](request) if name in RUNS_AS else ""
+            if name == "CreatePipelineJob":
+                account = account or self.iam.compute_account
+            if account:
+                self.iam.check_act_as(account)
+        return proceed()
 
     def api(self) -> rest.Api:
         routes = [
             rest.route("POST", "/v3/{resource=projects/*}:testIamPermissions",
                        "TestIamPermissions", iam_policy_pb2.TestIamPermissionsRequest, "*"),
             *(route for service in SERVICES for route in rest.service_routes(*service)
-              if route.rpc in METHODS)]
-        return rest.Api(routes, METHODS,
-                        lambda rpc, request: getattr(self, METHODS[rpc])(request))
+              if route.rpc in OWN_METHODS)]
+        return rest.Api([*routes, *iam.ROUTES], METHODS, self._call)
+
+    def _call(self, rpc: str, request: Message) -> Message:
+        if rpc in OWN_METHODS:
+            return getattr(self, METHODS[rpc])(request)
+        of_project = rpc in ("GetIamPolicy", "SetIamPolicy")
+        self._check(request.resource if hasattr(request, "resource") else request.name,
+                    RESOURCE_MANAGER if of_project else iam.IAM)
+        return getattr(self.iam, iam.METHODS[rpc])(request)
 
     def get_project(self, request: Message) -> Message:
         """projects.get: 403 for a project that does not exist, or that the caller may not see."""

@@ -79,6 +79,7 @@ async def _serve(
             {name: Path(image) for name, image in images.items()}, runner)
         running.callback(app.stop, vertex)
         platform = Platform(project, app.PROJECT_NUMBER, folder / "artifactregistry.json")
+        vertex.middleware.append(platform.guard)
         application = rest.application(
             [platform.api(), app.api(vertex)], project, app.PROJECT_NUMBER)
         application.router.routes.insert(0, Route("/healthz", _health))

@@ -33,7 +33,11 @@ REFUSALS = {  # rule -> status, reason, message
     "storage.precondition": (
         HTTPStatus.PRECONDITION_FAILED, "conditionNotMet", "At least one of the pre-conditions "
         "you specified did not hold (ifGenerationMatch and the like)."),
+    "fresh.uniform-access": (
+        HTTPStatus.PRECONDITION_FAILED, "conditionNotMet",
+        "Request violates constraint 'constraints/storage.uniformBucketLevelAccess'"),
 }
+ENFORCED: set[str] = set()  # those of the rules above that only a new organisation has
 CHECKED = (*READS, *CREATES, objects.patch, objects.delete)
 
 
@@ -48,6 +52,10 @@ def _insert_bucket(request: object, response: object, storage: object, *rest: ob
     https://cloud.google.com/storage/docs/json_api/v1/buckets/insert
     """
     name = (request.data or {}).get("name")
+    uniform = (request.data or {}).get("iamConfiguration", {}).get("uniformBucketLevelAccess", {})
+    if "fresh.uniform-access" in ENFORCED and not uniform.get("enabled"):
+        _refuse(response, "fresh.uniform-access")
+        return
     new = bool(name) and not storage.get_bucket(name)
     _INSERT(request, response, storage, *rest)
     if new:
@@ -66,14 +74,18 @@ def _check_generations(handler: Callable) -> Callable:
         rule = _refusal(handler, request, storage)
         if rule is None:
             return handler(request, response, storage, *rest)
-        status, reason, message = REFUSALS[rule]
-        response[MARK] = rule
-        response.status = status
-        if status is not HTTPStatus.NOT_MODIFIED:  # which has no body
-            response.json({"error": {"code": status.value, "message": message, "errors": [
-                {"domain": "global", "reason": reason, "message": message}]}})
+        _refuse(response, rule)
 
     return checked
+
+
+def _refuse(response: object, rule: str) -> None:
+    status, reason, message = REFUSALS[rule]
+    response[MARK] = rule
+    response.status = status
+    if status is not HTTPStatus.NOT_MODIFIED:  # which has no body
+        response.json({"error": {"code": status.value, "message": message, "errors": [
+            {"domain": "global", "reason": reason, "message": message}]}})
 
 
 def _refusal(handler: Callable, request: object, storage: object) -> str | None:

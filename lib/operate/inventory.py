@@ -19,6 +19,7 @@ from google.protobuf import field_mask_pb2
 from lib import feature_store, waiting
 from lib.cloud import Cloud
 from lib.config import Settings
+from lib.operate import service_account
 from lib.proof import freshness, planted
 from lib.training import inputs, jobs
 
@@ -278,6 +279,20 @@ def _delete_bucket(cloud: Cloud, name: str) -> None:
     bucket.delete()
 
 
+# -- account --------------------------------------------------------------------------------------
+
+
+def _service_accounts(cloud: Cloud) -> Iterator[Resource]:
+    """The account of training and serving; not the one that train.service_account names."""
+    settings = cloud.settings
+    if settings.service_account is None or settings.train.service_account:
+        return
+    if account := service_account.find(cloud):
+        ours = service_account.is_ours(account, settings)
+        yield Resource("service account", account["email"], note=account.get("displayName", ""),
+                       not_ours="" if ours else "its description does not say so")
+
+
 # In the order of deletion.
 KINDS: dict[str, Kind] = {
     "deployed model": Kind(_deployed_models, _undeploy),
@@ -297,4 +312,6 @@ KINDS: dict[str, Kind] = {
         lambda cloud, name: cloud.bigquery.delete_dataset(name, delete_contents=True),
         "roles/bigquery.dataOwner"),
     "bucket": Kind(_buckets, _delete_bucket, "roles/storage.admin"),
+    "service account": Kind(
+        _service_accounts, service_account.delete, "roles/iam.serviceAccountDeleter"),
 }

@@ -27,8 +27,12 @@ WHEN = {
     "own view": "the dataset exists, and `service_agent: view`",
     "quota project": "the credentials have a quota project",
     "Cloud Build": "Cloud Build builds the images",
+    "accounts": "without it preflight only warns about other accounts",
+    "own account": "training and serving run as an account of their own",
+    "administrator": "for whoever runs `lib.operate.service_account`",
 }
 VERTEX = "roles/aiplatform.user"
+ACT_AS_ROLE = "roles/iam.serviceAccountUser"
 
 
 def _of(step: str, role: str, *names: str, when: str = "") -> tuple[Permission, ...]:
@@ -37,6 +41,13 @@ def _of(step: str, role: str, *names: str, when: str = "") -> tuple[Permission, 
 
 PERMISSIONS = (
     *_of("preflight", "roles/browser", "resourcemanager.projects.get"),
+    *_of("preflight", "roles/browser", "resourcemanager.projects.getIamPolicy", when="accounts"),
+    *_of("preflight", "roles/iam.serviceAccountViewer", "iam.serviceAccounts.get",
+         when="own account"),
+    *_of("service account", "roles/iam.serviceAccountCreator", "iam.serviceAccounts.create",
+         when="administrator"),
+    *_of("service account", "roles/resourcemanager.projectIamAdmin",
+         "resourcemanager.projects.setIamPolicy", when="administrator"),
     *_of("preflight", "roles/serviceusage.serviceUsageViewer", "serviceusage.services.get"),
     *_of("preflight", VERTEX, "aiplatform.featureOnlineStores.list",
          "aiplatform.featureViews.list"),
@@ -76,7 +87,7 @@ PERMISSIONS = (
          "aiplatform.pipelineJobs.list", "aiplatform.customJobs.create",
          "aiplatform.customJobs.get", "aiplatform.customJobs.list",
          "aiplatform.metadataStores.get", "aiplatform.metadataStores.create"),
-    *_of("training", "roles/iam.serviceAccountUser", "iam.serviceAccounts.actAs"),
+    *_of("training", ACT_AS_ROLE, "iam.serviceAccounts.actAs"),
     *_of("training", "roles/storage.objectUser", "storage.objects.create", "storage.objects.get"),
     *_of("training", "roles/storage.legacyBucketReader", "storage.buckets.get", when="bucket"),
     *_of("training", "roles/storage.admin", "storage.buckets.create", when="new bucket"),
@@ -96,6 +107,8 @@ PERMISSIONS = (
     *_of("teardown", "roles/storage.objectUser", "storage.objects.list",
          "storage.objects.delete"),
     *_of("teardown", "roles/storage.admin", "storage.buckets.delete"),
+    *_of("teardown", "roles/iam.serviceAccountDeleter", "iam.serviceAccounts.delete",
+         when="own account"),
     *_of("teardown", "roles/bigquery.dataOwner", "bigquery.datasets.delete", when="dataset"),
     *_of("teardown", "roles/bigquery.metadataViewer", "bigquery.tables.list", when="dataset"),
     *_of("teardown", "roles/bigquery.dataEditor", "bigquery.tables.delete", when="dataset"),
@@ -104,7 +117,11 @@ PERMISSIONS = (
 # Role -> smaller roles whose permissions, of ours, it has too: where both are missing, only the
 # larger one is asked for. The largest come first.
 INCLUDES = {
-    VERTEX: {"roles/aiplatform.featurestoreDataViewer", "roles/browser"},
+    VERTEX: {"roles/aiplatform.featurestoreDataViewer"},
+    "roles/resourcemanager.projectIamAdmin": {"roles/browser"},
+    "roles/iam.serviceAccountCreator": {"roles/iam.serviceAccountViewer"},
+    "roles/iam.serviceAccountDeleter": {"roles/iam.serviceAccountViewer"},
+    ACT_AS_ROLE: {"roles/iam.serviceAccountViewer"},
     "roles/bigquery.dataOwner": {"roles/bigquery.dataEditor", "roles/bigquery.dataViewer",
                                  "roles/bigquery.metadataViewer"},
     "roles/bigquery.dataEditor": {"roles/bigquery.dataViewer", "roles/bigquery.metadataViewer"},

@@ -34,7 +34,7 @@ CHECKS: dict[str, Callable[[Cloud], Iterator[Finding]]] = {
     "bucket": preflight_resources.bucket,
     "quotas": preflight_resources.quotas,
     "service agent": preflight_access.service_agent,
-    "training account": preflight_access.training_account,
+    "service account": preflight_access.containers_account,
     "images": preflight_images.check,
     "features": preflight_resources.features,
     "cost": preflight_resources.cost,

@@ -9,15 +9,14 @@ from google.cloud.service_usage_v1 import State
 from lib import images
 from lib.cloud import Cloud
 from lib.errors import Needed, grant_command
-from lib.operate import finding
+from lib.operate import accounts, finding, service_account
 from lib.operate.finding import Finding
-from lib.operate.permissions import INCLUDES, PERMISSIONS, by_role
+from lib.operate.permissions import ACT_AS_ROLE, INCLUDES, PERMISSIONS, by_role
 from lib.operate.preflight_resources import find_bucket, find_dataset
 
 BUILD_API = "cloudbuild.googleapis.com"
-# What the training's containers do: read train_dataset, write artifacts, report to the pipeline.
-TRAINING_ROLES = ("roles/bigquery.dataViewer", "roles/bigquery.user", "roles/storage.objectUser",
-                  "roles/aiplatform.user")
+VERTEX_API = "aiplatform.googleapis.com"
+UNREADABLE = "we may not read the project's policy (resourcemanager.projects.getIamPolicy)"
 # A run must be able to delete what is billed by the hour before it creates it; permission to
 # delete the rest can follow.
 CAN_WAIT = {p.name for p in PERMISSIONS
@@ -82,15 +81,20 @@ def permissions(cloud: Cloud) -> Iterator[Finding]:
     wanted = {p.name for p in PERMISSIONS if not p.when or conditions[p.when]}
     granted, unknown = _granted(cloud, sorted(wanted))
     missing = wanted - granted - unknown
-    on_new_bucket, on_own_dataset = set(), set()
+    if conditions["own account"]:  # the account itself may grant it: see containers_account
+        missing -= {"iam.serviceAccounts.actAs"}
+    on_new_bucket, on_objects, on_own_dataset = set(), set(), set()
     if conditions["bucket"]:
-        missing -= _granted_on_bucket(cloud, missing)
+        granted_there = _granted_on_bucket(cloud, missing)
+        missing -= granted_there or set()
+        if granted_there is not None and _has_access_lists(cloud):
+            on_objects = missing & {"storage.objects.get"}
     elif "storage.buckets.create" in granted:
         on_new_bucket = {p for p in missing if p.startswith("storage.objects.")}
     if conditions["dataset"]:
         granted_there, on_own_dataset = _granted_on_dataset(cloud, missing)
         missing -= granted_there
-    missing -= on_new_bucket | on_own_dataset
+    missing -= on_new_bucket | on_objects | on_own_dataset
 
     needed = by_role(missing - CAN_WAIT)
     for role, names in needed.items():
@@ -102,6 +106,9 @@ def permissions(cloud: Cloud) -> Iterator[Finding]:
             (on_new_bucket, "not granted by the project, not even to its owners and editors: ",
              "nothing for owners and editors: they get them on a bucket that they create; for "
              "others "),
+            (on_objects,
+             "not granted by the bucket, whose objects have access lists of their own: ",
+             "nothing for the project's owners and editors, whom those lists name; for others "),
             (on_own_dataset, "not granted by the project, and a dataset cannot be tested: ",
              "nothing for the account that created the dataset; for others "),
             (unknown, "Google does not allow a test of these: ",
@@ -110,7 +117,7 @@ def permissions(cloud: Cloud) -> Iterator[Finding]:
             if role not in included:
                 yield Finding("warning", why + ", ".join(names), need + role,
                               _grant(cloud, role, conditions["bucket"])[1])
-    if not (missing or unknown or on_new_bucket or on_own_dataset):
+    if not (missing or unknown or on_new_bucket or on_objects or on_own_dataset):
         yield Finding("ok", f"all {len(wanted)} that the flow needs")
 
 
@@ -127,6 +134,8 @@ def _conditions(cloud: Cloud) -> dict[str, bool]:
     return {**exists, "new bucket": not exists["bucket"],
             "new dataset": not exists["dataset"] or _creates_another_dataset(cloud),
             "own view": exists["dataset"] and own_view, "Cloud Build": _uses_cloud_build(cloud),
+            "own account": cloud.settings.service_account is not None, "administrator": False,
+            "accounts": False,
             "quota project": bool(getattr(cloud.credentials, "quota_project_id", None))}
 
 
@@ -153,14 +162,27 @@ def _granted(cloud: Cloud, names: list[str]) -> tuple[set[str], set[str]]:
     return set().union(*granted), set().union(*unknown)
 
 
-def _granted_on_bucket(cloud: Cloud, missing: set[str]) -> set[str]:
+def _granted_on_bucket(cloud: Cloud, missing: set[str]) -> set[str] | None:
+    """Which of the missing ones the bucket grants; None if it is another project's, perhaps."""
     names = sorted(p for p in missing if p.startswith("storage."))
     if not names:
         return set()
     try:
         return set(cloud.storage.bucket(cloud.settings.names.bucket).test_iam_permissions(names))
     except google_errors.Forbidden:  # another project's bucket, or nothing is granted on it
-        return set()
+        return None
+
+
+def _has_access_lists(cloud: Cloud) -> bool:
+    """Is access to the bucket not uniform? An older run of ours made it so: then each object has
+    an access list that names the project's owners and editors, whom the bucket's own permissions
+    do not show."""
+    try:
+        bucket = find_bucket(cloud)
+    except google_errors.Forbidden:
+        return False
+    return bucket is not None and (
+        not bucket.iam_configuration.uniform_bucket_level_access_enabled)
 
 
 def _granted_on_dataset(cloud: Cloud, missing: set[str]) -> tuple[set[str], set[str]]:
@@ -206,33 +228,79 @@ def _grant(cloud: Cloud, role: str, bucket_exists: bool) -> tuple[str, str]:
 
 
 def service_agent(cloud: Cloud) -> Iterator[Finding]:
-    """Which account reads BigQuery for a sync: Google's guide to feature views."""
-    if cloud.settings.feature_view.service_agent == "project":
-        yield Finding("ok", "the project's Vertex AI agent reads BigQuery; it may in its project")
+    """Which account reads BigQuery for a sync (Google's guide to feature views); and that Vertex
+    AI's agent, which does so by default, exists with its role."""
+    settings = cloud.settings
+    if settings.feature_view.service_agent == "view":
+        yield Finding(
+            "warning", "the view gets an account of its own, which the run allows to read "
+            f"{settings.dataset}; the grant takes effect after 2 to 10 minutes",
+            f"patience: a refused sync is retried for {settings.waits.iam_seconds} s")
+    yield agent(cloud, VERTEX_API, "Vertex AI reads BigQuery, the bucket and the images")
+
+
+def agent(cloud: Cloud, api: str, does: str) -> Finding:
+    """The service agent of an API has a role in the project. Google creates it at the first use of
+    the API, which fails then ("Service agents are being provisioned")."""
+    settings, (domain, role) = cloud.settings, accounts.AGENTS[api]
+    email, roles = accounts.agent(cloud, domain), accounts.roles(cloud)
+    if roles is None:
+        return Finding("warning", f"whether {email} exists cannot be checked: {UNREADABLE}",
+                       f"{role} for it: as it, {does}; Google creates it at the first use of {api}",
+                       f"{accounts.create_agent(settings, api)} && "
+                       + accounts.grant(settings, email, role))
+    if email in roles:
+        return Finding("ok", f"as {email}, {does}")
+    return Finding("blocker", f"{email} does not exist, or has no role here: as it, {does}",
+                   f"that account, with {role}",
+                   f"{accounts.create_agent(settings, api)} && "
+                   + accounts.grant(settings, email, role))
+
+
+def containers_account(cloud: Cloud) -> Iterator[Finding]:
+    """The account that training and serving run as exists and has its roles, and we may start jobs
+    that run as it. Without one of their own: which of Google's it is, and whether it has them."""
+    settings, email = cloud.settings, cloud.settings.service_account
+    if email is None:
+        yield _default_account(cloud)
         return
-    yield Finding(
-        "warning", "the view gets an account of its own, which the run allows to read "
-        f"{cloud.settings.dataset}; the grant takes effect after 2 to 10 minutes",
-        f"patience: a refused sync is retried for {cloud.settings.waits.iam_seconds} s")
+    command = settings.command(service_account.MODULE)
+    if service_account.find(cloud) is None:
+        yield Finding(
+            "blocker", f"{email}, as which training and serving run, does not exist",
+            "that account with its roles: an owner may create it, or who has "
+            + " and ".join(service_account.ADMINISTRATOR), command)
+        return
+    if not service_account.may_act_as(cloud):
+        yield Finding(
+            "blocker", f"missing iam.serviceAccounts.actAs on {email}", f"{ACT_AS_ROLE} on it",
+            f"gcloud iam service-accounts add-iam-policy-binding {email} "
+            f"--member {finding.member(cloud)} --role {ACT_AS_ROLE} --project {settings.project}")
+    yield _with_roles(cloud, email, command)
 
 
-def training_account(cloud: Cloud) -> Iterator[Finding]:
-    """The pipeline's containers read BigQuery and write to the bucket as another account than
-    ours. A new project's default account may have no role at all (Google's organization policies
-    since 2024, from memory); only who may read the project's policy could check that."""
+def _default_account(cloud: Cloud) -> Finding:
     settings = cloud.settings
     if not settings.target_settings.pinned_images:
-        yield Finding("ok", "steps run as processes of the local cloud")
-        return
-    account = settings.train.service_account or compute_account(cloud)
-    yield Finding(
-        "warning", f"the training's containers run as {account}; its roles cannot be checked from "
-        "here", f"{', '.join(TRAINING_ROLES)} for it",
-        "; ".join(grant_command(settings.project, role, f"serviceAccount:{account}")
-                  for role in TRAINING_ROLES))
+        return Finding("ok", "steps run as processes of the local cloud")
+    custom = settings.train.runner == "custom_job"
+    email = (accounts.agent(cloud, accounts.CUSTOM_CODE) if custom
+             else accounts.compute_account(cloud))
+    first = (accounts.create_agent(settings, VERTEX_API) if custom else
+             f"gcloud services enable {accounts.COMPUTE_API} --project {settings.project}")
+    return _with_roles(cloud, email, f"{first} && "
+                       + accounts.grant(settings, email, *service_account.ROLES))
 
 
-def compute_account(cloud: Cloud) -> str:
-    """Compute Engine's default account of the project."""
-    found = cloud.projects.get_project(name=f"projects/{cloud.settings.project}")
-    return f"{found.name.split('/')[1]}-compute@developer.gserviceaccount.com"
+def _with_roles(cloud: Cloud, email: str, command: str) -> Finding:
+    """Does the account have the roles of what runs as it? An editor or owner has them all."""
+    known = accounts.roles(cloud)
+    if known is None:
+        return Finding("warning", f"the roles of {email} cannot be checked: {UNREADABLE}",
+                       f"{', '.join(service_account.ROLES)} for it", command)
+    has = known.get(email, set())
+    missing = [] if has & accounts.BASIC else [r for r in service_account.ROLES if r not in has]
+    if missing:
+        return Finding("blocker", f"{email}, as which training and serving run, lacks roles",
+                       f"{', '.join(missing)} for it", command)
+    return Finding("ok", f"training and serving run as {email}, which has its roles")

@@ -7,9 +7,8 @@ from google.api_core import exceptions as google_errors
 
 from lib import images
 from lib.cloud import Cloud
-from lib.errors import grant_command
+from lib.operate import accounts, preflight_access
 from lib.operate.finding import Finding
-from lib.operate.preflight_access import compute_account
 
 # What Cloud Build's account does: read the source, write its log, push. Google's guide to that
 # account, from memory, not read again here.
@@ -61,7 +60,7 @@ def check(cloud: Cloud) -> Iterator[Finding]:
 
 def _build(cloud: Cloud, engine: str, command: str, unpinned: list[str]) -> Iterator[Finding]:
     """What would stop a build of the images."""
-    host, project = cloud.settings.serve.image_repository.split("/")[0], cloud.settings.project
+    host = cloud.settings.serve.image_repository.split("/")[0]
     if unpinned:
         yield Finding(
             "warning" if engine else "blocker", f"not built yet: {', '.join(unpinned)}",
@@ -76,11 +75,29 @@ def _build(cloud: Cloud, engine: str, command: str, unpinned: list[str]) -> Iter
                       "docker to log in there with your Google account, to push",
                       f"gcloud auth configure-docker {host}")
     if engine == "gcloud":
-        account = compute_account(cloud)
-        yield Finding(
-            "warning", f"Cloud Build runs as {account}, unless the project says otherwise; its "
-            "roles cannot be checked from here", f"{BUILD_ROLE} for it",
-            grant_command(project, BUILD_ROLE, f"serviceAccount:{account}"))
+        yield preflight_access.agent(cloud, preflight_access.BUILD_API, "Cloud Build starts builds")
+        yield _builder(cloud)
+
+
+def _builder(cloud: Cloud) -> Finding:
+    """The account that builds run as has its role. In a new organisation it has none."""
+    settings, account = cloud.settings, accounts.compute_account(cloud)
+    # The API creates the account, if it does not exist yet.
+    command = (f"gcloud services enable {accounts.COMPUTE_API} --project {settings.project} && "
+               + accounts.grant(settings, account, BUILD_ROLE))
+    known = accounts.roles(cloud)
+    runs = f"Cloud Build runs as {account}, unless the project says otherwise"
+    if known is None:
+        return Finding("warning", f"{runs}; its roles cannot be checked: "
+                       + preflight_access.UNREADABLE, f"{BUILD_ROLE} for it", command)
+    has = known.get(account, set())
+    if has & {*accounts.BASIC, BUILD_ROLE}:
+        return Finding("ok", f"{runs}, which has its role")
+    if has:  # other roles may be enough together
+        return Finding("warning", f"{runs}, which has {', '.join(sorted(has))}",
+                       f"{BUILD_ROLE} for it, or roles with the same permissions", command)
+    return Finding("blocker", f"{runs}, which does not exist, or has no role",
+                   f"{BUILD_ROLE} for it", command)
 
 
 def _in_registry(cloud: Cloud, parent: str, image: str, digest: str) -> bool:

@@ -207,6 +207,9 @@ def _kept(settings: Settings) -> list[str]:
         "not deleted by this command:",
         f"  images in {settings.serve.image_repository}: a run does not make that repository, and "
         f"others may use it; to delete it: {registry}",
+        f"  gs://{settings.project}_cloudbuild: Cloud Build keeps the sources of the images there, "
+        "and those of every other build of the project; to delete it: gcloud storage rm "
+        f"--recursive gs://{settings.project}_cloudbuild",
         "  Vertex ML Metadata of pipeline runs: Google writes it without labels, so ours cannot "
         "be identified",
         "  BigQuery's job history: who ran what, without our data; Google deletes it after a time",

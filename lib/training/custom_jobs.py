@@ -106,7 +106,7 @@ def start(cloud: Cloud, chain: Chain, step: str, given: dict):
             "container_spec": {
                 "image_uri": image, "args": ["approve", *words] if step == "approve" else words},
         }])
-    job.submit(service_account=settings.train.service_account)
+    job.submit(service_account=settings.service_account)
     return job
 
 

@@ -36,7 +36,7 @@ def submit(cloud: Cloud, fingerprint: str, cache: bool = True):
             # None leaves each step's own setting; False turns caching off for all.
             enable_caching=None if cache else False,
         )
-        job.submit(service_account=settings.train.service_account)
+        job.submit(service_account=settings.service_account)
     return job
 
 

@@ -135,6 +135,8 @@ def _api(path: str, service: str) -> str:
         return API[service]
     if path.startswith("/v3/"):
         return "cloudresourcemanager.v3"
+    if "/serviceAccounts" in path:
+        return "iam.v1"
     return "artifactregistry.v1" if "/repositories" in path else "serviceusage.v1"
 
 

@@ -30,6 +30,7 @@ METHODS = {
     "bigquerystorage.CreateReadSession": "bigquery.readsessions.create bigquery.tables.getData",
     "bigquerystorage.ReadRows": "bigquery.readsessions.getData",
     "cloudresourcemanager.projects.get": "resourcemanager.projects.get",
+    "cloudresourcemanager.projects.getIamPolicy": "resourcemanager.projects.getIamPolicy",
     "cloudresourcemanager.projects.testIamPermissions": "",  # anybody may ask
     "serviceusage.services.batchGet": "serviceusage.services.get",
     "storage.buckets.delete": "storage.buckets.delete",
@@ -85,6 +86,9 @@ BESIDE = {
     "every call of credentials with a quota project": "serviceusage.services.use",
     "images in Artifact Registry": "artifactregistry.repositories.get "
         "artifactregistry.dockerimages.get artifactregistry.repositories.uploadArtifacts",
+    "own_account: the account of training and serving": "iam.serviceAccounts.get "
+        "iam.serviceAccounts.create iam.serviceAccounts.delete "
+        "resourcemanager.projects.setIamPolicy",
     "images by Cloud Build": "cloudbuild.builds.create cloudbuild.builds.get",
     "a view that is not as configured": "aiplatform.featureViews.update",
     "service_agent: view": "bigquery.datasets.update",
@@ -127,10 +131,14 @@ ROLES = {
         {"artifactregistry.repositories.uploadArtifacts"} | REGISTRY,
     "roles/cloudbuild.builds.editor": names("cloudbuild."),
     "roles/cloudbuild.builds.viewer": {"cloudbuild.builds.get"},
-    "roles/iam.serviceAccountUser": {"iam.serviceAccounts.actAs"},
+    "roles/iam.serviceAccountUser": {"iam.serviceAccounts.actAs", "iam.serviceAccounts.get"},
+    "roles/iam.serviceAccountViewer": {"iam.serviceAccounts.get"},
+    "roles/iam.serviceAccountCreator": {"iam.serviceAccounts.create", "iam.serviceAccounts.get"},
+    "roles/iam.serviceAccountDeleter": {"iam.serviceAccounts.delete", "iam.serviceAccounts.get"},
+    "roles/resourcemanager.projectIamAdmin": names("resourcemanager."),
     "roles/serviceusage.serviceUsageViewer": {"serviceusage.services.get"},
     "roles/serviceusage.serviceUsageConsumer": names("serviceusage."),
-    "roles/browser": {"resourcemanager.projects.get"},
+    "roles/browser": {"resourcemanager.projects.get", "resourcemanager.projects.getIamPolicy"},
 }
 
 

@@ -42,21 +42,25 @@ def settings_of(env="dev", **changes):
     return config.load(target="local", env=env, overrides={**TINY, **changes})
 
 
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory):
-    """The local cloud's addresses and state folder; all global state is restored at the end."""
+def isolated_sdk(patch):
+    """Have the monkeypatch restore the SDK's project and address, which are global."""
     from google.cloud.aiplatform import initializer
     from google.cloud.aiplatform.utils import resource_manager_utils
 
+    for key, value in vars(initializer.global_config).items():
+        patch.setattr(initializer.global_config, key, value)
+    patch.setattr(resource_manager_utils, "get_project_number",
+                  resource_manager_utils.get_project_number)
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory):
+    """The local cloud's addresses and state folder; all global state is restored at the end."""
     state = tmp_path_factory.mktemp("teardown")
     thelook = settings_of().thelook.model_dump(mode="json")
     running, _ = process.start(PROJECT, thelook, state=state)
     with pytest.MonkeyPatch.context() as patch:
-        # The SDK keeps project and address in a global object, which other tests have set.
-        for key, value in vars(initializer.global_config).items():
-            patch.setattr(initializer.global_config, key, value)
-        patch.setattr(resource_manager_utils, "get_project_number",
-                      resource_manager_utils.get_project_number)
+        isolated_sdk(patch)
         addresses = running["bigquery"], running["bigquery_grpc"], running["storage"]
         for name, address in zip(EMULATOR_VARIABLES, addresses, strict=True):
             patch.setenv(name, address)

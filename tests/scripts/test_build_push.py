@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -243,14 +244,15 @@ def test_cloud_build(project):
                        "--version", "1.2.3")
     assert done.returncode == 0, done.stderr
     calls = project.calls
-    assert calls[0].startswith("gcloud builds submit lib/components/train --project some-project "
-                               "--config ")
+    assert re.fullmatch(r"gcloud builds submit \S+/source --project some-project --config \S+",
+                        calls[0])
     described = next(call for call in calls if call.startswith("gcloud artifacts"))
     assert described == (f"gcloud artifacts docker images describe {GOOGLE}/train:{sha[:12]} "
                          "--project some-project --format value(image_summary.digest)")
     tags = [f"{GOOGLE}/train:{sha[:12]}", f"{GOOGLE}/train:1.2.3"]
     assert yaml.safe_load("\n".join(calls[1:calls.index(described)])) == {
-        "steps": [{"name": "gcr.io/cloud-builders/docker", "args": [
+        "steps": [{"id": "train", "name": "gcr.io/cloud-builders/docker", "dir": "train",
+                   "waitFor": ["-"], "args": [
             "build", "--build-arg", f"REVISION={sha}", "--build-arg", "VERSION=1.2.3",
             "--tag", tags[0], "--tag", tags[1], "."]}],
         "images": tags}
@@ -299,6 +301,19 @@ def test_all_of_them(project):
     assert built(project) == ALL
     assert json.loads(project.lock) == {REGISTRY: dict.fromkeys(ALL, DIGEST)}
     assert done.stdout.splitlines()[-1].startswith("done: 4 images in")
+
+
+def test_cloud_build_builds_all_at_once(project):
+    """One build; none of its steps waits for another."""
+    done = project.run("build_push_all.sh", "--registry", GOOGLE, "--cloud-build")
+    assert done.returncode == 0, done.stderr
+    calls = project.calls
+    assert len([call for call in calls if call.startswith("gcloud builds submit")]) == 1
+    end = next(n for n, call in enumerate(calls) if call.startswith("gcloud artifacts"))
+    build = yaml.safe_load("\n".join(calls[1:end]))
+    assert {step["dir"]: step["waitFor"] for step in build["steps"]} == dict.fromkeys(ALL, ["-"])
+    assert [image.rsplit("/", 1)[1].split(":")[0] for image in build["images"]] == ALL
+    assert json.loads(project.lock) == {GOOGLE: dict.fromkeys(ALL, DIGEST)}
 
 
 def test_only_what_changed(project):

@@ -20,7 +20,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lib.localcloud.errors import HTTP
+from lib.localcloud.platform import Platform
 from lib.localcloud.server import listen
+from tests.support import gcloud
 from tests.support.faults import Fault, Faults, http_error
 from tests.support.method_names import GRPC_REQUESTS, check_methods, json_of, method_of
 
@@ -33,14 +35,16 @@ GRPC_SERVICE = "/google.cloud.bigquery.storage.v1.BigQueryRead/"
 class Gateway:
     """The listeners, the record of requests, and the admin routes."""
 
-    def __init__(self, faults: Faults, services: dict[str, str]):
+    def __init__(self, faults: Faults, services: dict[str, str], platform: Platform):
         """
         Args:
             faults: what to apply; the admin routes add to it.
+            platform: the project that the admin routes make new, and apply commands to.
             services: "vertex", "platform", "bigquery", "storage" -> URL; "bigquery_grpc" ->
                 host:port.
         """
         self._faults = faults
+        self._platform = platform
         self._services = dict(services)
         self._requests: list[dict] = []
         self._closing = asyncio.Event()
@@ -200,6 +204,8 @@ class Gateway:
             Route("/admin/faults", self._clear_faults, methods=["DELETE"]),
             Route("/admin/requests", self._show_requests, methods=["GET"]),
             Route("/admin/requests", self._clear_requests, methods=["DELETE"]),
+            Route("/admin/project", self._renew_project, methods=["DELETE"]),
+            Route("/admin/gcloud", self._apply_command, methods=["POST"]),
         ])
 
     async def _add_faults(self, request: Request) -> Response:
@@ -211,6 +217,17 @@ class Gateway:
             return JSONResponse({"error": {
                 "code": 400, "message": str(error), "status": "INVALID_ARGUMENT"}}, 400)
         return JSONResponse(self._faults.shown())
+
+    async def _renew_project(self, _request: Request) -> Response:
+        self._platform.renew()
+        return JSONResponse({})
+
+    async def _apply_command(self, request: Request) -> Response:
+        try:
+            gcloud.apply(self._platform, (await request.body()).decode())
+        except ValueError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse({})
 
     async def _show_faults(self, _request: Request) -> Response:
         return JSONResponse(self._faults.shown())

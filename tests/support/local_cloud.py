@@ -37,7 +37,7 @@ async def front(
     from tests.support.gateway import Gateway
 
     faults = Faults(vertex, platform)
-    gateway = Gateway(faults, addresses)
+    gateway = Gateway(faults, addresses, platform)
     try:
         yield addresses | await gateway.start()
     finally:

@@ -78,8 +78,13 @@ PATHS = {
     ),
     "platform": (
         ("GET", "/v3/projects/*", "cloudresourcemanager.projects.get"),
-        ("POST", "/v3/projects/*:testIamPermissions",
-         "cloudresourcemanager.projects.testIamPermissions"),
+        *(("POST", f"/v3/projects/*:{name}", f"cloudresourcemanager.projects.{name}")
+          for name in ("testIamPermissions", "getIamPolicy", "setIamPolicy")),
+        ("POST", "/v1/projects/*/serviceAccounts", "iam.projects.serviceAccounts.create"),
+        ("GET", "/v1/projects/*/serviceAccounts/*", "iam.projects.serviceAccounts.get"),
+        ("DELETE", "/v1/projects/*/serviceAccounts/*", "iam.projects.serviceAccounts.delete"),
+        ("POST", "/v1/projects/*/serviceAccounts/*:testIamPermissions",
+         "iam.projects.serviceAccounts.testIamPermissions"),
         ("GET", "/v1/projects/*/services:batchGet", "serviceusage.services.batchGet"),
         ("GET", "/v1/projects/*/locations/*/repositories/*/dockerImages/**",
          f"artifactregistry.{REPOSITORIES}.dockerImages.get"),
