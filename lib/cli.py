@@ -67,6 +67,7 @@ def run(options: argparse.Namespace, stage: str, attempted: str, work: Work) -> 
         print(error, file=sys.stderr)
         return 2
     try:
+        _check_home(settings)
         return work(settings, options) or 0
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -77,3 +78,16 @@ def run(options: argparse.Namespace, stage: str, attempted: str, work: Work) -> 
             raise
         print(explained, file=sys.stderr)
         return 1
+
+
+def _check_home(settings: Settings) -> None:
+    """Raise Needed without a home folder, where DuckDB, Jupyter and Matplotlib keep files."""
+    try:
+        home = Path(os.environ.setdefault("HOME", str(Path.home())))
+    except RuntimeError:  # neither $HOME nor an account
+        home = None
+    if home is None or not (home.is_dir() and os.access(home, os.W_OK | os.X_OK)):
+        raise errors.Needed(
+            f"the home folder {home} cannot be written" if home else "there is no home folder",
+            "a home folder: DuckDB, Jupyter and Matplotlib keep files there",
+            f"HOME=$(mktemp -d) {settings.rerun_command()}")

@@ -80,6 +80,16 @@ LOGIN = "gcloud auth application-default login"
 # The first that matches is used. Patterns are Google's words; where those could not be seen, any
 # that say the same.
 TRANSLATIONS = (
+    # Of this machine, or in the answer of a service or the log of a container.
+    Translation((OSError, google_errors.GoogleAPICallError),
+        r"(?i)no space left on device|disk quota exceeded|(database or )?disk is full",
+        "free space on the disk that is full (here: `df -h .`); what was made so far is kept",
+        "{rerun}"),
+    Translation((OSError,),
+        r"^\[Errno \d+\] (Permission denied|Read-only file system|Not a directory|File exists|"
+        "File too large|Operation not permitted)",
+        "that file or folder, for this user to read and write",
+        "ls -ld runs .localcloud"),
     Translation(
         (auth_errors.InvalidOperation, auth_errors.RefreshError, google_errors.Unauthorized), "",
         "valid credentials: these have expired or were revoked", LOGIN),

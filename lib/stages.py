@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,8 +96,9 @@ class Stage:
         """Record that the stage failed; the error in the user's terms, None for a bug of ours."""
         explained = errors.explain(error, self.stage, attempted, self.settings)
         self._entry["status"] = "failed"
-        self._save()
-        self._log(f"{attempted}: FAILED\n{explained or error}", print_it=False)
+        with suppress(OSError):  # the disk may be full: then that is the error
+            self._save()
+            self._log(f"{attempted}: FAILED\n{explained or error}", print_it=False)
         return explained
 
     def _retrying(self, name: str) -> tenacity.Retrying:

@@ -3,10 +3,10 @@
     .venv/bin/python -m scripts.kill_and_resume --trials 50 --seed 7
 
 Each trial starts the run from one of the seven notebooks, kills something in it by SIGKILL (the
-run, the notebook's kernel, the local cloud, the model server, or a task of the training pipeline)
-and resumes it. The resumed run must end with status 0, and in the same state: every table, the
-resources, the served values and the predictions. A tenth of the data, small proofs; half a minute
-to a minute for each trial.
+run, a notebook's kernel, the local cloud, the model server, or a task of the training pipeline) or
+stops it by Ctrl-C, and resumes it. The resumed run must end with status 0, and in the same state:
+every table, the resources, the served values and the predictions. 1,500 users of theLook, small
+proofs; half a minute to a minute for each trial.
 
 Exit status: 0 all trials passed, 1 one did not (its line says why).
 """
@@ -32,11 +32,13 @@ import psutil
 from lib.config import ROOT
 
 STAGES = [n.stem for n in sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))]
+SERVING, COMPONENTS = ROOT / "lib" / "serving", ROOT / "lib" / "components"
 TASKS = ("data_load", "train", "eval")
 # What is killed, and when: in a stage, or while a task of the pipeline runs.
-WHERE = {"run": STAGES, "kernel": STAGES, "cloud": STAGES,
+WHERE = {"run": STAGES, "ctrl-c": STAGES, "kernel": STAGES, "cloud": STAGES,
          "server": ["06_deploy", "07_online_predict"], "task": list(TASKS)}
 TRAINING = "03_training_set"  # starts the pipeline, which goes on behind the next stages
+STOPPED = 130  # exit status after Ctrl-C
 NOTICED_SECONDS = 10  # a run has ended this long after its local cloud or kernel was killed
 RUN_SECONDS = 600
 SMALL = {
@@ -162,9 +164,14 @@ class Place:
                     found[each.pid] = each
         return list(found.values())
 
+    def left_running(self) -> str:
+        """What still runs after the local cloud was stopped; "" if nothing does."""
+        left = [_words(process)[:120] for process in self.processes()]
+        return f"left running: {left}" if left else ""
+
     def victim(self, run: subprocess.Popen, trial: Trial) -> psutil.Process | None:
         """The process to kill, if it runs now."""
-        if trial.victim == "run":
+        if trial.victim in ("run", "ctrl-c"):
             return psutil.Process(run.pid) if run.poll() is None else None
         if trial.victim == "kernel":
             return next((p for p in _children(psutil.Process(run.pid))
@@ -175,8 +182,8 @@ class Place:
             return None
         if trial.victim == "cloud":
             return cloud
-        folder = "lib/serving" if trial.victim == "server" else f"lib/components/{trial.where}"
-        return next((p for p in _children(cloud) if _folder(p) == str(ROOT / folder)), None)
+        folder = SERVING if trial.victim == "server" else COMPONENTS / trial.where
+        return next((p for p in _children(cloud) if _folder(p) == str(folder)), None)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -203,6 +210,19 @@ def _folder(process: psutil.Process) -> str:
 def attempt(place: Place, trial: Trial, expected: dict) -> tuple[str, str]:
     """Do one trial: what is wrong ("" if it passed), and what happened in words."""
     place.restore(trial.first)
+    wrong, said, done = strike(place, trial)
+    if not wrong and not done:
+        try:
+            place.finish(*([] if trial.whole else ["--from", trial.first[:2]]))
+        except RuntimeError as error:
+            return f"the resumed run failed: {error}", said
+        said += ", resumed " + ("from the start" if trial.whole else f"from {trial.first[:2]}")
+    return wrong or differences(expected, place.end_state()) or place.left_running(), said
+
+
+def strike(place: Place, trial: Trial) -> tuple[str, str, bool]:
+    """Start a run, and kill the victim in it: what is wrong with how the run ended, what happened
+    in words, and whether all its notebooks ran."""
     run = place.start("--from", trial.first[:2])
     lines, killed = [], None
     for line in run.stdout:
@@ -216,43 +236,40 @@ def attempt(place: Place, trial: Trial, expected: dict) -> tuple[str, str]:
         time.sleep(0.02)
     if killed is None:  # too late
         run.stdout.read()
-        return attempt(place, replace(trial, moment=trial.moment / 2), expected)
+        return strike(place, replace(trial, moment=trial.moment / 2))
     if trial.victim in ("server", "task"):
         time.sleep(trial.moment)
     below = _children(killed)
-    os.kill(killed.pid, signal.SIGKILL)
+    ctrl_c = trial.victim == "ctrl-c"
+    os.kill(killed.pid, signal.SIGINT if ctrl_c else signal.SIGKILL)
     began = time.monotonic()
-    if trial.victim == "run":
-        run.wait()
-        status, seconds = "killed", 0.0
-    else:
-        lines.append(run.stdout.read())
-        status, seconds = str(run.wait()), time.monotonic() - began
-    said = f"status {status} after {seconds:.1f} s"
+    lines.append(run.stdout.read())
+    status, seconds = run.wait(), time.monotonic() - began
     text = "".join(lines)
+    said, done = f"status {status} after {seconds:.1f} s", status == 0
     if "Traceback" in text:
-        return "a traceback:\n" + text[-3000:], said
+        return "a traceback:\n" + text[-3000:], said, done
     if trial.victim in ("cloud", "kernel") and seconds > NOTICED_SECONDS:
-        return f"it took {seconds:.0f} s to end:\n{text[-1500:]}", said
-    if status == "1" and "needed: " not in text:
-        return "the run does not say what is needed:\n" + text[-1500:], said
+        return f"it took {seconds:.0f} s to end:\n{text[-1500:]}", said, done
+    if ctrl_c and status != STOPPED:
+        return f"the status is {status}:\n{text[-1500:]}", said, done
+    if status == 1 and "needed: " not in text:
+        return "the run does not say what is needed:\n" + text[-1500:], said, done
+    # A killed run leaves its local cloud, which the next run finds; nothing else is left.
+    if trial.victim == "run":
+        below = [p for p in below if "lib.localcloud serve" not in _words(p)
+                 and not _folder(p).startswith((str(SERVING), str(COMPONENTS)))]
+    if ctrl_c and (left := place.left_running()):
+        return left, said, done
     _, alive = psutil.wait_procs(below, timeout=5)
-    if alive and trial.victim in ("run", "cloud"):
-        left = [_words(p)[:120] for p in alive if p.ppid() == 1 and "serve" not in _words(p)]
-        if left:
-            return f"left running: {left}", said
-    if status != "0":
-        try:
-            place.finish(*([] if trial.whole else ["--from", trial.first[:2]]))
-        except RuntimeError as error:
-            return f"the resumed run failed: {error}", said
-        said += ", resumed " + ("from the start" if trial.whole else f"from {trial.first[:2]}")
-    found = place.end_state()
-    if left := [_words(p)[:120] for p in place.processes()]:
-        return f"left running after the stop: {left}", said
+    left = [_words(p)[:120] for p in alive]
+    return (f"left running: {left}" if left else ""), said, done
+
+
+def differences(expected: dict, found: dict) -> str:
+    """In which parts two end states differ; "" if in none."""
     wrong = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
-    return ("other than undisturbed: " + "; ".join(
-        f"{k}: {expected.get(k)} -> {found.get(k)}" for k in wrong)[:1500] if wrong else ""), said
+    return "; ".join(f"{k}: {expected.get(k)} -> {found.get(k)}" for k in wrong)[:2000]
 
 
 # What is compared

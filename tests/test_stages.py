@@ -82,6 +82,13 @@ def test_a_stage_that_is_rerun_replaces_its_entry(settings, tmp_path):
 
 # Google's words for each error, as far as they are known; the need and the command after it.
 REFUSALS = {
+    "a full disk": (
+        OSError(28, "No space left on device"), "free space on the disk", "./run_all.sh"),
+    "a full disk of the local cloud": (
+        google_errors.InternalServerError("OperationalError('database or disk is full')"),
+        "free space on the disk", "./run_all.sh"),
+    "a folder of another user": (
+        PermissionError(13, "Permission denied", "runs/x"), "for this user", "ls -ld runs"),
     "no credentials": (
         auth_errors.DefaultCredentialsError("Your default credentials were not found."),
         "application default credentials", "gcloud auth application-default login"),

@@ -28,6 +28,7 @@ ANSWER_SECONDS = 20  # how long `start` waits for one that is running and does n
 PING_SECONDS = 5
 STOP_SECONDS = 20
 WATCH_SECONDS = 0.5  # from one look at the process to the next
+FREE_BYTES = 50_000_000  # of its disk, at start: DuckDB and SQLite do not say that a disk is full
 SILENT_SECONDS = 60  # without an answer: then a process that is alive is taken for suspended
 KILL_SECONDS = 5
 SERVER = "lib.localcloud"  # the module that `start` launches
@@ -69,10 +70,9 @@ def start(
 
     Raises:
         LocalCloudError: it did not start, with the last lines of its log; or it is running and
-            does not answer.
+            does not answer; or `state` cannot be written.
     """
     state = state.resolve()
-    state.mkdir(parents=True, exist_ok=True)
     with _locked(state):
         running = status(state) or _wait_for_answer(state)
         same = running and (running["project"], running["thelook"]) == (project, thelook)
@@ -147,7 +147,6 @@ def stop(state: Path = STATE) -> bool:
     Raises:
         LocalCloudError: it cannot be stopped.
     """
-    state.mkdir(parents=True, exist_ok=True)
     with _locked(state):
         return _stop_any(state)
 
@@ -158,7 +157,6 @@ def reset(state: Path = STATE) -> None:
     Raises:
         LocalCloudError: it cannot be stopped; then nothing is deleted.
     """
-    state.mkdir(parents=True, exist_ok=True)
     with _locked(state):
         _stop_any(state)
         for part in ("bigquery", "storage", "vertex", "running.json", "server.log"):
@@ -221,6 +219,10 @@ def not_answering(pid: int | None) -> LocalCloudError:
 
 
 def _launch(state: Path, arguments: dict) -> dict:
+    if (free := shutil.disk_usage(state).free) < FREE_BYTES:
+        raise LocalCloudError(
+            f"the disk of {state} is full: {free // 1_000_000} MB are free",
+            f"at least {FREE_BYTES // 1_000_000} MB; what is in {state} is kept", f"df -h {state}")
     (state / "running.json").unlink(missing_ok=True)
     with (state / "server.log").open("w") as log:
         child = subprocess.Popen(
@@ -306,7 +308,19 @@ def _log_end(state: Path, lines: int = 12) -> str:
 
 @contextmanager
 def _locked(state: Path):
-    """Only one start or stop at a time, also across processes."""
-    with (state / "lock").open("w") as file:
+    """Only one start or stop at a time, also across processes.
+
+    Raises:
+        LocalCloudError: the folder cannot be written.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        file = (state / "lock").open("w")
+    except OSError as error:
+        raise LocalCloudError(
+            f"the local cloud cannot write its folder: {error}",
+            f"a folder {state} that this user can write, or another one in $LOCALCLOUD_STATE",
+            f"ls -ld {state}") from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

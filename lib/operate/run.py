@@ -14,8 +14,12 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+
+import filelock
 
 from lib import cli, config, errors, stages
 from lib.cloud import Cloud, connected
@@ -48,27 +52,32 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:
     """Run the chosen notebooks in a new folder; all that is printed is also in its run.log."""
+    chosen = [n for n in NOTEBOOKS
+              if (n.name[:2] == options.only if options.only else n.name[:2] >= options.first)]
+    with _alone():
+        return _run_in(_new_folder(settings), settings, chosen, options.keep_running)
+
+
+def _run_in(folder: Path, settings: Settings, chosen: list[Path], keep_running: bool) -> int:
+    """Run these notebooks in a folder of the run; the exit status."""
     from lib.operate import kernels
 
     kernels.warm()
-    chosen = [n for n in NOTEBOOKS
-              if (n.name[:2] == options.only if options.only else n.name[:2] >= options.first)]
-    folder = _new_folder(settings)
     os.environ[RUN_VARIABLE] = folder.name  # the notebooks label with it what they make
     settings = settings.model_copy(update={"run_id": folder.name})
     try:
-        with connected(settings, options.keep_running) as cloud:
+        with connected(settings, keep_running) as cloud:
             try:
                 _run_notebooks(cloud, chosen, folder)
             finally:
                 _say_what_is_billed(cloud, folder)
         return 0
     except KeyboardInterrupt:
-        stages.close_running(folder)
+        _close_running(folder)
         say(folder, "stopped; start the run again to continue: what exists is reused")
         return 130
     except Exception as error:
-        running = stages.close_running(folder)
+        running = _close_running(folder)
         doing = (running, "running the notebook") if running else ("start", "connecting")
         explained = errors.explain(error, *doing, settings)
         if explained is None and not isinstance(error, NotebookFailed):
@@ -77,6 +86,37 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
         return 1
     finally:
         os.environ.pop(RUN_VARIABLE, None)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two runs at once would write the same tables. The lock ends with its process.
+
+    Raises:
+        lib.errors.Needed: another run is going on.
+    """
+    stages.RUNS.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(stages.RUNS / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        log = stages.RUNS / "latest" / "run.log"
+        raise errors.Needed(
+            f"another run is going on here: {_relative(log.parent.resolve())}",
+            "its end, or Ctrl-C where it runs; its log shows how far it is",
+            f"tail -f {_relative(log)}") from None
+    with lock:
+        yield
+
+
+def _close_running(folder: Path) -> str | None:
+    """Record that the stage which was running has failed; its name, None if there is none."""
+    begun = [n.stem for n in sorted(folder.glob("0*.ipynb"))]  # papermill writes it at the start
+    with suppress(OSError):  # the disk may be full, which is said then
+        running = stages.close_running(folder)
+        known = {stage["name"] for stage in stages.read_summary(folder)["stages"]}
+        return running or next((name for name in begun if name not in known), None)
+    return begun[-1] if begun else None
 
 
 def _new_folder(settings: Settings) -> Path:
@@ -220,7 +260,8 @@ def _say_what_is_billed(cloud: Cloud, folder: Path) -> None:
 def say(folder: Path, line: str) -> None:
     """Print a line, and append it to the run's log."""
     print(line, flush=True)
-    with (folder / "run.log").open("a", encoding="utf-8") as log:
+    # A full disk ends the run where its notebooks are written; here it must still be said.
+    with suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as log:
         log.write(line + "\n")
 
 

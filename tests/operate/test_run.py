@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 
+import filelock
 import nbformat
 import pytest
 
@@ -380,3 +382,86 @@ def test_ctrl_c_ends_the_run_and_its_notebook_with_status_130(fake_notebooks, tm
     assert process.ended(int(re.search(r"  kernel (\d+)", out)[1]))
     (stage,) = json.loads((tmp_path / "runs/latest/summary.json").read_text())["stages"]
     assert stage["status"] == "failed"
+
+
+# Two runs, a full disk, folders that cannot be written
+
+
+def test_a_second_run_is_refused_while_the_first_goes_on(fake_notebooks, tmp_path, capsys):
+    fake_notebooks(("01_data", "run.finish()"))
+    runs = tmp_path / "runs"
+    assert run.main([]) == 0
+    before = sorted(p.name for p in runs.iterdir())
+    capsys.readouterr()
+    with filelock.FileLock(runs / ".lock"):
+        assert run.main([]) == 1
+    said = capsys.readouterr()
+    for part in (f"another run is going on here: {(runs / 'latest').resolve()}", "needed: ",
+                 f"command:   tail -f {runs}/latest/run.log"):
+        assert part in said.err
+    assert not said.out and sorted(p.name for p in runs.iterdir()) == before
+    assert run.main([]) == 0
+
+
+def test_the_lock_is_held_while_notebooks_run(fake_notebooks, tmp_path, capsys):
+    fake_notebooks(("01_data", "import filelock, pathlib\ntry:\n"
+                    "    filelock.FileLock(pathlib.Path(run_dir).parent / '.lock').acquire(0)\n"
+                    "except filelock.Timeout:\n    print('  it is held')", "run.finish()"))
+    assert run.main([]) == 0
+    assert "  it is held" in capsys.readouterr().out
+
+
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+@contextmanager
+def no_space(where, patch):
+    """As on a full disk, after the run has begun."""
+    if where == "a step":
+        yield ("01_data", "def full(): raise OSError(28, 'No space left on device')\n"
+               "run.step('load', full)")
+    elif where == "a notebook":
+        import papermill
+
+        def fills(*_, **__):
+            patch.setattr(stages, "write_summary", full)
+            full()
+
+        patch.setattr(papermill, "execute_notebook", fills)
+        yield ("01_data", "run.finish()")
+    else:  # summary.json and run.log, in the notebook
+        yield ("01_data", "def full(*_): raise OSError(28, 'No space left on device')\n"
+               "stages.write_summary = full\nrun.step('load', lambda: stages.Outcome('done'))")
+
+
+@pytest.mark.parametrize("where", ["a step", "a notebook", "summary.json"])
+def test_a_full_disk_is_named_wherever_it_is_met(fake_notebooks, monkeypatch, capsys, where):
+    with no_space(where, monkeypatch) as book:
+        fake_notebooks(book)
+        assert run.main([]) == 1
+    said = capsys.readouterr()
+    out = said.out + said.err
+    assert "cause:     [Errno 28] No space left on device" in out
+    assert "free space on the disk" in out and "command:   ./run_all.sh" in out
+    assert "Traceback" not in out
+
+
+@pytest.mark.parametrize("variable", ["CHURN_DEMO_RUNS", "LOCALCLOUD_STATE", "HOME"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, variable):
+    """A file in its place: root may write any folder."""
+    file = tmp_path / "file"
+    file.touch()
+    done = command(**{"CHURN_DEMO_RUNS": str(tmp_path / "runs"),
+                      "LOCALCLOUD_STATE": str(tmp_path / "state"), variable: str(file)})
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in said
+    for part in ("stage: ", str(file), "needed: ", "command: "):
+        assert part in said
+
+
+def test_a_full_disk_is_named_before_the_local_cloud_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(process.shutil, "disk_usage", lambda _: SimpleNamespace(free=7_654_321))
+    with pytest.raises(process.LocalCloudError, match="is full: 7 MB are free") as caught:
+        process.start("p", None, {}, state=tmp_path)
+    assert caught.value.command == f"df -h {tmp_path}" and "reset" not in caught.value.need
