@@ -68,18 +68,18 @@ class Trial:
         return TRAINING if self.victim == "task" else self.where
 
 
-def plan(trials: int, seed: int) -> list[Trial]:
+def plan(trials: int, seed: int, victims: Sequence[str] = tuple(WHERE)) -> list[Trial]:
     """So many trials: the victims in turn, and for each of them its stages or tasks in turn."""
     chance = random.Random(seed)
 
-    def turns(places: list[str]) -> Iterator[str]:
+    def turns(places: Sequence[str]) -> Iterator[str]:
         while True:
             yield from chance.sample(places, len(places))
 
     left = {victim: turns(places) for victim, places in WHERE.items()}
-    victims = turns(list(WHERE))
+    turn = turns(victims)
     return [Trial(victim, next(left[victim]), chance.random(), chance.random() < 0.2)
-            for victim in (next(victims) for _ in range(trials))]
+            for victim in (next(turn) for _ in range(trials))]
 
 
 class Place:
@@ -349,6 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--victim", choices=WHERE, help="kill only this; default: each in turn")
     parser.add_argument("--folder", help="a folder for the undisturbed run, to be used again; "
                                          "default: a temporary one")
     # What it calls in processes of their own, since a process keeps the addresses it has found.
@@ -358,6 +359,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.read_state or options.settle:
         print(json.dumps(read_state() if options.read_state else settle()))
         return 0
+    # A background job of a script ignores Ctrl-C, and so would the runs that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     passed = 0
     with tempfile.TemporaryDirectory(prefix="kill-and-resume-") as temporary:
         place = Place(Path(options.folder or temporary).resolve())
@@ -365,7 +368,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             expected = place.build()
             print(f"undisturbed: {len(expected)} parts, "
                   f"{sum(place.seconds.values()):.0f} s", flush=True)
-            for number, trial in enumerate(plan(options.trials, options.seed), 1):
+            victims = [options.victim] if options.victim else list(WHERE)
+            for number, trial in enumerate(plan(options.trials, options.seed, victims), 1):
                 began = time.monotonic()
                 try:
                     wrong, said = attempt(place, trial, expected)
