@@ -43,6 +43,8 @@ class Kernels(AsyncKernelManager):
     may be any other."""
 
     kernel_spec = KernelSpec(**get_kernel_dict())
+    # Seconds until a kernel that does not end is killed: one that a stopped run leaves at work.
+    shutdown_wait_time = 2.0
 
     def __init__(self, **options):
         super().__init__(**options)

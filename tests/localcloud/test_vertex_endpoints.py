@@ -197,6 +197,25 @@ def test_no_caller_loses_a_request_when_the_model_server_dies(vertex, endpoint, 
     undeploy_all(vertex, endpoint)
 
 
+def test_a_model_server_that_dies_while_it_starts_again_is_started_once_more(
+        vertex, endpoint, model, deploy, wait_for):
+    deployed = deploy(model(env=[{"name": "LOADING_SECONDS", "value": "0.5"}]))
+    first = processes(vertex)[deployed.id]
+
+    def kill(process):
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+    kill(first)
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(
+            vertex.predictions.predict, endpoint=endpoint, instances=[[1, 2]], retry=None)
+        wait_for(lambda: processes(vertex)[deployed.id] is not first)
+        kill(processes(vertex)[deployed.id])
+        assert list(answer.result().predictions) == [3]
+    undeploy_all(vertex, endpoint)
+
+
 def test_a_model_that_is_undeployed_under_a_request_is_not_started_again(
         vertex, endpoint, model, deploy, monkeypatch):
     monkeypatch.setattr(servers, "STOP_SECONDS", 0.1)

@@ -114,6 +114,9 @@ def _send(vertex: Vertex, endpoint_name: str, body: bytes) -> tuple[Message, int
                 server_spec(vertex, endpoint_name, deployed),
                 max(deadline - time.monotonic(), 0))
         except ApiError as error:
+            crashes += 1  # it ended before it was healthy
+            if error.status == "INTERNAL" and crashes < CRASHES and time.monotonic() < deadline:
+                continue
             raise refused("endpoints.unreachable", "UNAVAILABLE", error.message) from None
         try:
             return deployed, *server.predict(body, deadline - time.monotonic())
