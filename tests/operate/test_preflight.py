@@ -29,6 +29,7 @@ from lib.operate import (
     service_account,
 )
 from lib.operate.finding import UNKNOWN, member
+from tests.contract import schema
 from tests.support import local_cloud
 from tests.test_source import write_csv
 
@@ -832,3 +833,18 @@ def test_an_owner_is_not_blocked_by_a_bucket_with_access_lists(cloud, refuse, mo
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.patch()
     assert [f.level for f in found(own, "permissions")] == ["blocker"]
+
+
+def test_the_requests_for_the_account_fit_googles_descriptions(cloud, emulator):
+    own, admin = with_target(cloud, own_account=True), emulator[1]["admin"]
+    requests.delete(admin + "/admin/requests", timeout=10).raise_for_status()
+    service_account.make(own)
+    assert service_account.may_act_as(own)
+    service_account.delete(own, RUNNER)
+    sent = requests.get(admin + "/admin/requests", timeout=10).json()
+    assert {"iam.projects.serviceAccounts.create", "iam.projects.serviceAccounts.get",
+            "iam.projects.serviceAccounts.testIamPermissions",
+            "iam.projects.serviceAccounts.delete", "cloudresourcemanager.projects.getIamPolicy",
+            "cloudresourcemanager.projects.setIamPolicy"} == {r["method"] for r in sent}
+    assert [problem for r in sent for problem in schema.problems(
+        r["verb"], r["path"], r["query"], r["body"], r["service"])] == []
