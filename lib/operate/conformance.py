@@ -62,7 +62,8 @@ def _conform(settings: Settings, options: argparse.Namespace) -> int:
     own = own_settings(settings)
     for line in plan(own, options.lane):
         print(line, flush=True)
-    if own.target_settings.billed and not options.yes and not _agreed():
+    costly = own.target_settings.billed and options.lane == "full"
+    if costly and not options.yes and not _agreed():
         print(f"nothing was asked. To go on: scripts/conformance.sh {settings.options} "
               f"--lane {options.lane} --yes", file=sys.stderr)
         return 2
@@ -83,8 +84,8 @@ def plan(settings: Settings, lane: str) -> list[str]:
              f"{settings.app}, env {settings.env}, project {settings.project}"]
     if not settings.target_settings.billed:
         return [*lines, "cost: nothing"]
-    lines.append("cost of the lane cheap: a few kB in BigQuery and Cloud Storage, minutes of "
-                 "waiting; no machine is started (from the documentation, not measured)")
+    lines.append("cost of the lane cheap: near nothing, an estimate: some kB in BigQuery and Cloud "
+                 "Storage, and a pipeline job that is cancelled while it starts")
     if lane == "full":
         steps = [step for step in settings.plan if step.name in BILLED]
         minutes = sum(step.minutes for step in steps)
