@@ -106,5 +106,6 @@ def api(vertex: Vertex) -> rest.Api:
 
         return vertex.call(rpc, request, work)
 
-    return rest.Api(ROUTES, METHODS, call, (
-        f"projects/{vertex.project}/locations/", f"projects/{vertex.project_number}/locations/"))
+    prefixes = (
+        f"projects/{vertex.project}/locations/", f"projects/{vertex.project_number}/locations/")
+    return rest.Api(ROUTES, METHODS, call, prefixes, quick=["FetchFeatureValues"])
