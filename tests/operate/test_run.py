@@ -465,3 +465,20 @@ def test_a_full_disk_is_named_before_the_local_cloud_starts(tmp_path, monkeypatc
     with pytest.raises(process.LocalCloudError, match="is full: 7 MB are free") as caught:
         process.start("p", None, {}, state=tmp_path)
     assert caught.value.command == f"df -h {tmp_path}" and "reset" not in caught.value.need
+
+
+def test_run_all_uses_utf_8_whatever_the_locale(tmp_path):
+    """In a folder with Korean letters, files were named and written in the locale's encoding."""
+    root = tmp_path / "내 문서"
+    (root / "scripts").mkdir(parents=True)
+    (root / "lib" / "operate").mkdir(parents=True)
+    (root / "run_all.sh").write_bytes((ROOT / "run_all.sh").read_bytes())
+    (root / "scripts" / "setup.sh").write_text("#!/bin/sh\n")
+    (root / "scripts" / "setup.sh").chmod(0o755)
+    (root / ".venv").symlink_to(sys.prefix)
+    (root / "lib" / "operate" / "run.py").write_text(
+        "import os\nprint(os.getcwd().encode('utf-8').decode('utf-8'), open(__file__).encoding)\n")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(["bash", "run_all.sh"], cwd=root, capture_output=True, timeout=60,
+                          env={**os.environ, **ascii_only})
+    assert done.stdout.decode("utf-8") == f"{root} utf-8\n", done.stderr
