@@ -383,7 +383,7 @@ def _connect_local(settings: Settings) -> Cloud:
     except localcloud.LocalCloudError as error:
         raise Needed(str(error), error.need, error.command or settings.rerun_command()) from None
     os.environ.update({
-        **localcloud.no_proxy(),
+        **localcloud.direct(),
         "BIGQUERY_EMULATOR_HOST": running["bigquery"],
         "BIGQUERY_STORAGE_GRPC_ENDPOINT": running["bigquery_grpc"],
         "STORAGE_EMULATOR_HOST": running["storage"],

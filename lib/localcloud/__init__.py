@@ -1,12 +1,12 @@
 """An embedded stand-in for the Google services that the demo uses; see README.md here.
 
 `start`, `status`, `owner`, `stop` and `reset` manage its one process; `wait_for_loss` notices its
-end, `not_answering` is the error for one that is too slow, `no_proxy` is for its clients; nothing
+end, `not_answering` is the error for one that is too slow, `direct` is for its clients; nothing
 else is public. It imports nothing
 from the rest of `lib` and could serve another project.
 """
 
-from lib.localcloud.loopback import no_proxy
+from lib.localcloud.loopback import direct
 from lib.localcloud.process import (
     LocalCloudError,
     not_answering,
@@ -19,5 +19,5 @@ from lib.localcloud.process import (
 )
 
 __all__ = [
-    "LocalCloudError", "no_proxy", "not_answering", "owner", "reset", "start", "status", "stop",
+    "LocalCloudError", "direct", "not_answering", "owner", "reset", "start", "status", "stop",
     "wait_for_loss"]

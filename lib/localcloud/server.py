@@ -44,7 +44,7 @@ def run(arguments: str, front: Front | None = None) -> None:
         front: see Front.
     """
     given = json.loads(arguments)
-    os.environ.update(loopback.no_proxy())  # its services are clients of each other
+    os.environ.update(loopback.direct())  # its services are clients of each other
     try:
         process.own(Path(given["state"]))
     except process.LocalCloudError as error:

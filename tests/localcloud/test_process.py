@@ -81,9 +81,11 @@ def test_grpc_has_a_list_of_its_own():
 
 
 def test_every_client_reaches_the_local_cloud_past_a_proxy(tmp_path):
-    """Start, health check, REST by three clients, the Storage Read API by gRPC."""
+    """Start, health check, REST by three clients, the Storage Read API by gRPC. Where mTLS is
+    asked for, BigQuery's and Cloud Storage's clients would call Google instead."""
     try:
-        done = program(CLIENTS, tmp_path, **PROXIES, no_grpc_proxy="corp.example")
+        done = program(CLIENTS, tmp_path, **PROXIES, no_grpc_proxy="corp.example",
+                       GOOGLE_API_USE_MTLS_ENDPOINT="always")
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == ["[1]", "0", "0", "[]", "[{'seven': 7}]"]
         assert process.status(tmp_path)
