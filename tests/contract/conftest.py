@@ -19,6 +19,7 @@ from google.auth.exceptions import DefaultCredentialsError
 
 from lib import config
 from lib.config import ROOT
+from lib.config_file import merge
 from lib.localcloud import process
 from tests.support import local_cloud
 from tests.support.commands import Commands
@@ -59,7 +60,7 @@ class Project:
     def command(self, module: str, *arguments: str, timeout: float = 900, **settings):
         tree = yaml.safe_load((ROOT / "config.yaml").read_text())
         path = self.folder / "config.yaml"
-        path.write_text(yaml.safe_dump(config._merge(config._merge(tree, SMALL), settings)))
+        path.write_text(yaml.safe_dump(merge(merge(tree, SMALL), settings)))
         return self.commands.run(
             module, *arguments, timeout=timeout, **{config.CONFIG_VARIABLE: str(path)})
 

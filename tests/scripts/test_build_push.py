@@ -382,7 +382,7 @@ def test_new_component_works_at_once(project):
          "-k", "order_counts"], cwd=project.root, capture_output=True, text=True, timeout=300,
         env=project.environment)
     assert done.returncode == 0, done.stdout
-    assert "9 passed" in done.stdout, done.stdout
+    assert "10 passed" in done.stdout, done.stdout
 
     message = refusal(project.run("new_component.sh", "order_counts"))
     assert message["cause"] == "order_counts exists already"
