@@ -58,8 +58,8 @@ PartOfAll = Annotated[float, Field(gt=0, lt=1)]
 Days = Annotated[int, between(1, 3650)]
 Count = Annotated[int, between(1, 1_000_000)]
 Nodes = Annotated[int, between(1, 100)]
-# Of numpy and scikit-learn: 32 bits, less the leakage_seeds that are added to it.
-Seed = Annotated[int, between(0, 2**32 - 100)]
+# Of numpy and scikit-learn: 32 bits.
+Seed = Annotated[int, between(0, 2**32 - 1)]
 Wait = Annotated[int, between(1, 86_400)]  # seconds, at most a day
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Text = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -154,10 +154,17 @@ class Checks(Block):
     parity_tolerance: Share
     planted_customers: Annotated[int, Field(ge=20, le=1000)]
     freshness_customers: Annotated[int, Field(ge=5, le=1000)]
-    leakage_seeds: Annotated[int, Field(ge=1, le=20)]
-    leakage_sample_percent: Annotated[int, Field(ge=1, le=100)]
+    leakage_groups: Annotated[int, between(2, 50)]
     latency_callers: Annotated[int, Field(ge=2, le=64)]
     latency_sql_requests: Annotated[int, between(1, 1000)]
+
+
+class Campaign(Block):
+    """Assumptions that turn a ranking of customers into money."""
+
+    contacted_share: PartOfAll
+    usd_per_contact: Annotated[float, between(0, 1_000_000)]
+    usd_per_order: Annotated[float, between(0, 1_000_000)]
 
 
 class Feature(Block):
@@ -332,6 +339,7 @@ class Settings(Block):
     snapshots: Snapshots
     label: Label
     checks: Checks
+    campaign: Campaign
     features: Annotated[list[Feature], Field(min_length=1)]
     online_store: OnlineStore
     feature_view: FeatureView

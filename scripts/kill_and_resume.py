@@ -46,7 +46,7 @@ SMALL = {
     "label": {"positive_rate_band": [0.01, 0.999]},
     "train": {"min_roc_auc": 0.0, "params": {
         "random_forest": {"n_estimators": 10, "max_depth": 4, "min_samples_leaf": 20}}},
-    "checks": {"max_honest_roc_auc": 1.0, "leakage_seeds": 1, "leakage_sample_percent": 50,
+    "checks": {"max_honest_roc_auc": 1.0, "leakage_groups": 2,
                "parity_customers": 20, "planted_customers": 20, "freshness_customers": 20,
                "latency_callers": 2, "latency_sql_requests": 2},
     "predict": {"customers": 10, "latency_requests": 10}}

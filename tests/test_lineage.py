@@ -33,7 +33,8 @@ def test_lineage_is_read_from_the_resources(cloud):
     model_registry.upload(mine, Training(
         f"gs://{settings.names.bucket}/model", f"{mine.parent}/pipelineJobs/some-job",
         states={}, split={}, meta={"sha256": "0" * 64, "model_type": "random_forest"},
-        metrics={"roc_auc": 0.7, "pr_auc": 0.9, "split": "test"}, curves={}))
+        metrics={"roc_auc": 0.7, "pr_auc": 0.9, "split": "test"}, curves={},
+        model_uri=""))
     endpoint.create(mine)
     found = lineage.read(mine)
     assert set(found.nodes) == set(lineage.BOXES)

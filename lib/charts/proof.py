@@ -51,43 +51,43 @@ SIGNS = {
     "missing": (INK, "|", [(-0.15, -0.45), (0.15, -0.45), (0.15, 0.45), (-0.15, 0.45)],
                 "nothing served"),
 }
-SCORES = [  # key, name, colour and marker of a row
-    ("naive_roc_auc", "naive join:\nwhat its test promises", ORANGE, "o"),
-    ("naive_model_on_honest_roc_auc", "naive join:\nwhat production would see", ORANGE, "X"),
-    ("point_in_time_roc_auc", "point-in-time join:\npromise and production", BLUE, "s")]
+MODELS = [  # key, name, colour and marker of a row
+    ("promised", "naive join:\npromised by its test", ORANGE, "o"),
+    ("kept", "naive join:\nseen in production", ORANGE, "X"),
+    ("honest", "point-in-time join:\npromised and seen", BLUE, "s"),
+    ("chance", "chosen at random", GREY, "D")]
 
 
 @styled
 def leakage_promise(value: Mapping) -> Chart:
-    """The score that each join's own test promises, and the one that production would see.
+    """What each join's own test promises and production sees: orders of 1,000 customers, ROC-AUC.
 
-    value: of lib.proof.leakage.measure: each score, its ..._spread, and runs, a list of dicts.
+    value: of lib.proof.leakage.measure.
     """
-    runs = require_some(value.get("runs", ()), "runs of the leakage check")
-    promised, kept, honest = (value[key] for key, *_ in SCORES)
-    figure, axes = new_figure(
-        f"The naive join promises ROC-AUC {promised:.2f}, and production would see {kept:.2f}; "
-        f"the point-in-time join keeps its {honest:.2f}",
-        f"ROC-AUC on later label rows; small: each of {len(runs)} samples of customers, large: "
-        "mean, line: 1 standard deviation", 4.2)
-    for row, (key, _, colour, marker) in enumerate(SCORES):
-        spread = value[f"{key}_spread"]
-        axes.hlines(row, value[key] - spread, value[key] + spread, color=colour, linewidth=4)
-        axes.plot([run[key] for run in runs], [row + 0.2] * len(runs), marker, color=colour,
-                  ms=7, alpha=0.5, mec="none")
-        axes.plot(value[key], row, marker, color=colour, ms=15, mec="white")
-        end = max(value[key] + spread, *(run[key] for run in runs))
-        annotate(axes, f"{value[key]:.3f} ± {spread:.3f}", (end, row), 12, va="center",
-                 color=colour)
-    axes.vlines(0.5, -0.45, 3, **BASE)
-    axes.plot(0.5, 3, "D", color=GREY, ms=10)
-    annotate(axes, "0.500", (0.5, 3), 12, va="center", color=GREY)
-    axes.annotate("", (kept, 0.55), (promised, 0.55), arrowprops={"arrowstyle": "->", "ec": INK})
-    annotate(axes, f"{kept - promised:+.2f} in production", (promised, 0.55), 8, va="center")
-    row_names(axes, [*(name for _, name, *_ in SCORES), "guessing"])
-    edge = max(run[key] for run in runs for key, *_ in SCORES)
-    axes.set(xlim=(0.46, max(0.86, edge + 0.12)), xlabel="test ROC-AUC")
-    ticks(axes, x=8)
+    orders, areas = (require_some(value.get(kind, ()), kind) for kind in ("orders", "roc_auc"))
+    areas = {**areas, "chance": dict.fromkeys(("value", "low", "high"), 0.5)}
+    promised, kept, honest, chance = (orders[key]["value"] for key, *_ in MODELS)
+    figure, (left, right) = new_figure(
+        f"Of 1,000 contacted customers the naive notebook promises {promised:,.0f} orders; "
+        f"production would see {kept:,.0f} (point-in-time model: {honest:,.0f}; "
+        f"at random: {chance:,.0f})",
+        f"{value['customers']:,} customers in the test weeks; line: 95% interval, from the spread "
+        f"of {value['groups']} groups of customers", 4.4, 1, 2, sharey=True, width_ratios=[1.25, 1])
+    for row, (key, _, colour, marker) in enumerate(MODELS):
+        for axes, found, digits in ((left, orders[key], ",.0f"), (right, areas[key], ".3f")):
+            axes.hlines(row, found["low"], found["high"], color=colour, linewidth=4)
+            annotate(axes, f"{found['value']:{digits}}", (found["high"], row), 14, va="center",
+                     color=colour)
+        left.barh(row, orders[key]["value"], height=0.55, color=colour, alpha=0.3)
+        left.plot(orders[key]["value"], row, "|", color=colour, ms=16, mew=3)
+        right.plot(areas[key]["value"], row, marker, color=colour, ms=13, mec="white")
+    row_names(left, [name for _, name, *_ in MODELS])
+    left.set(xlim=(0, 1.22 * max(found["high"] for found in orders.values())),
+             xlabel="orders of 1,000 contacted customers")
+    top = max(found["high"] for found in areas.values())
+    right.set(xlim=(0.48, top + 0.09), xlabel="test ROC-AUC (0.5: guessing)")
+    for axes in (left, right):
+        ticks(axes, x=6)
     return figure
 
 

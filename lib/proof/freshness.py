@@ -128,10 +128,11 @@ def figures(
     copy: Copy, stale: pd.DataFrame, fresh: pd.DataFrame, before: list[Prediction],
     after: list[Prediction],
 ) -> dict:
-    """For summary.json: values that differ before and after the sync, customers with a new
-    order, and the probability that moved most (0 to 1)."""
+    """For summary.json: served values, and how many differ before and after the sync; customers
+    with a new order, and the probability that moved most (0 to 1)."""
     old, new = _moved_most(before, after)
     return {
+        "served": len(stale),
         "mismatches_before": len(parity.differences(stale)),
         "mismatches_after": len(parity.differences(fresh)),
         "customers": len(copy.buyers),

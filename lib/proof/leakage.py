@@ -1,26 +1,42 @@
-"""What the naive join is worth, as a number; which columns leak; and a limit on the score.
+"""What the naive join promises and what it keeps, in customers and as a score; and a limit on it.
 
 Naive join: each label with its customer's latest features (sql/04_build_train_naive.sql).
-Label rows, split and model are those of train_dataset; only the join differs.
+Label rows, split and model are those of the training; only the join differs.
 """
 
 import importlib.util
 import json
+import pickle
+from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pandas as pd
+import pyarrow as pa
+from google.cloud import storage
 
-from lib import lookups, warehouse
+from lib import warehouse
 from lib.cloud import Cloud
-from lib.config import ENTITY
+from lib.config import ENTITY, Campaign, Settings
 from lib.errors import Needed
+from lib.proof import intervals
+from lib.proof.naive_join import NAIVE, TIME, read_pairs
 from lib.stages import Outcome
 from lib.training import inputs
+from lib.training.training import Training
 
-TABLES = {"naive": "train_naive", "honest": "train"}
-TIME = "label_timestamp"
+TABLES = ("train", "train_naive")
 CORES = 2  # default of the train component; the model is the same with any number
+GROUP_TREES = 25  # of a forest within a group; with 100 the intervals are the same
+CODE = [Path(__file__), Path(intervals.__file__), *sorted(inputs.COMPONENTS.glob("*/src/*.py"))]
+MODELS = {"promised": "naive join, its own test", "honest": "point-in-time join",
+          "kept": "naive join, in production"}
+MEANINGS = {"promised": "what the naive notebook promises",
+            "honest": "promised by its test, and seen in production",
+            "kept": "what production would see of the naive model",
+            "chance": "customers chosen at random"}
+ROWS = {**MODELS, "chance": "chance", "promised - kept": "promised - kept in production",
+        "promised - honest": "promised - point-in-time",
+        "honest - kept": "point-in-time - naive in production"}
 
 
 def check_honest(cloud: Cloud, metrics: dict) -> Outcome:
@@ -38,86 +54,99 @@ def check_honest(cloud: Cloud, metrics: dict) -> Outcome:
     return Outcome("done", figures={"roc_auc": found, "no more than": limit})
 
 
-# -- the score that the naive join promises, and the one it keeps -----------------------------
+# -- the result that the naive join promises, and the one it keeps -----------------------------
 
 
-def measure(cloud: Cloud) -> Outcome:
-    """Train on both joins over several samples of customers; score each on later label rows.
+def measure(cloud: Cloud, trained: Training) -> Outcome:
+    """Train the same model on the naive join, and compare it with the trained one.
+
+    Both learn from the same label rows of all customers, with the same parameters and seed; both
+    are tested on the same later rows. Only the features differ.
+
+    Args:
+        trained: the result of the training on the point-in-time join: the honest model.
 
     Returns:
-        Outcome whose value has the means over checks.leakage_seeds of naive_roc_auc (what the
-        naive offline test promises), naive_model_on_honest_roc_auc (what that model scores on
-        features as they were known) and point_in_time_roc_auc (the honest model); for each a
-        `..._spread` (standard deviation); "runs" has the scores of each seed.
+        Outcome whose value has "roc_auc" and "orders" (orders per 1,000 customers: in each test
+        week, those that the model ranks as likeliest to order again, campaign.contacted_share of
+        all). For each: "promised" (the naive model on the naive join, as its own test measures
+        it), "honest" (the trained model), "kept" (the naive model on features as they were
+        known) and their differences, each {"value", "low", "high"}, see lib.proof.intervals.
+        "usd" and "campaign": see `money`. Also "rows" and "customers" of the test, and "groups".
+
+    Raises:
+        Needed: the label rows cannot be split, or divided into checks.leakage_groups groups.
     """
     built = warehouse.build(cloud, "04_build_train_naive")
     settings = cloud.settings
-    checks = settings.checks
     fingerprint = settings.fingerprint(
-        *(warehouse.built_at(cloud, table) for table in TABLES.values()),
+        trained.meta["sha256"], *(warehouse.built_at(cloud, key) for key in TABLES),
         settings.train.model_dump(), settings.label.model_dump(), settings.feature_names,
-        checks.leakage_seeds, checks.leakage_sample_percent,
-        [path.read_text() for path in sorted(inputs.COMPONENTS.glob("*/src/*.py"))])
+        settings.checks.leakage_groups, settings.campaign.contacted_share,
+        [path.read_text() for path in CODE])
     blob = inputs.make_bucket(cloud).blob(f"leakage/{fingerprint}.json")
     if blob.exists():
         value, status = json.loads(blob.download_as_bytes()), "reused"
     else:
-        value, status = summarise(_runs(cloud)), "created"
+        value, status = _compare(cloud, trained), "created"
         blob.upload_from_string(json.dumps(value))
-    shown = {key: score for key, score in value.items() if key.endswith("roc_auc")}
-    return Outcome(status, built.resource, {**shown, "seeds": checks.leakage_seeds}, value)
+    shown = {f"{name} {kind}": value[kind][name]["value"]
+             for kind in ("roc_auc", "orders") for name in MODELS}
+    return Outcome(status, built.resource, shown, value | money(value["orders"], settings.campaign))
 
 
-def summarise(runs: list[dict[str, float]]) -> dict:
-    """Mean and standard deviation of each score over the runs, rounded; and the runs."""
-    frame = pd.DataFrame(runs)
-    means, spreads = frame.mean(), frame.std(ddof=1).fillna(0)
-    value = {name: round(float(means[name]), 4) for name in frame}
-    value |= {f"{name}_spread": round(float(spreads[name]), 4) for name in frame}
-    return {**value, "runs": runs}
+def money(orders: dict[str, dict[str, float]], campaign: Campaign) -> dict:
+    """The campaign's assumptions, and "usd": its result per 1,000 contacts for each key of
+    `orders` (for "a - b", by how much a's is higher)."""
+    cost = 1000 * campaign.usd_per_contact
+    return {"campaign": campaign.model_dump(), "usd": {
+        key: found["value"] * campaign.usd_per_order - (0 if " - " in key else cost)
+        for key, found in orders.items()}}
 
 
-def _runs(cloud: Cloud) -> list[dict[str, float]]:
-    """The three scores of each seed.
+def _compare(cloud: Cloud, trained: Training) -> dict:
+    """The value of `measure`, without money."""
+    settings, label = cloud.settings, cloud.settings.label.column
+    count = settings.checks.leakage_groups
+    splits = split(cloud, read_pairs(cloud))
+    honest = pickle.loads(storage.Blob.from_uri(
+        f"{trained.model_uri}/model.pkl", client=cloud.storage).download_as_bytes())
+    full = _figures(cloud, splits, honest=honest)
+    groups = []
+    for group in range(count):
+        parts = {name: rows[intervals.assign(rows[ENTITY], count) == group]
+                 for name, rows in splits.items()}
+        if any(parts[name][label].nunique() < 2 for name in ("train", "test")):
+            raise Needed(f"one of {count} groups of the customers has label rows of one class only",
+                         "a lower checks.leakage_groups, or more customers",
+                         f"edit config.yaml, then {settings.rerun_command('05')}")
+        groups.append(_figures(cloud, parts, trees=GROUP_TREES))
+    test = splits["test"]
+    return {**intervals.summarise(full, groups), "groups": count, "rows": len(test),
+            "customers": test[ENTITY].nunique()}
 
-    Calls the components' functions in this process: as programs they would read both tables
-    again for each training.
+
+def _figures(cloud: Cloud, splits: dict[str, pd.DataFrame], honest=None,
+             trees: int | None = None) -> dict[str, dict[str, float]]:
+    """The figures of both joins, of `intervals.measure`. honest: the model, if it is trained."""
+    settings, label = cloud.settings, cloud.settings.label.column
+    train, test = splits["train"], splits["test"]
+    known, leaked = (_features(test, settings, suffix) for suffix in ("", NAIVE))
+    naive = fit(cloud, _features(train, settings, NAIVE), train[label], trees)
+    honest = honest or fit(cloud, _features(train, settings, ""), train[label], trees)
+    return intervals.measure(
+        test[label].to_numpy(), test[TIME].to_numpy(),
+        {"promised": naive.predict_proba(leaked)[:, 1],
+         "honest": honest.predict_proba(known)[:, 1],
+         "kept": naive.predict_proba(known)[:, 1]}, settings.campaign.contacted_share)
+
+
+def split(cloud: Cloud, pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The splits of the data_load component, from the label rows of `pair`: name -> rows.
+
+    Raises:
+        Needed: the label rows cannot be split.
     """
-    settings, checks = cloud.settings, cloud.settings.checks
-    data_load = load_component("data_load")
-    columns = [settings.label.column, *settings.feature_names]
-    try:
-        tables = {
-            join: data_load.read_table(
-                settings.table(table), ENTITY, TIME, columns)
-            for join, table in TABLES.items()}
-        return [_score(cloud, tables, checks.leakage_sample_percent, settings.train.seed + n)
-                for n in range(checks.leakage_seeds)]
-    except ValueError as error:  # a component's InputError: a split with one class, and so on
-        raise Needed(f"the leakage check cannot use its sample of customers: {error}",
-                     "a higher checks.leakage_sample_percent", "edit config.yaml") from error
-
-
-def _score(cloud: Cloud, tables: dict, percent: int, seed: int) -> dict[str, float]:
-    """The scores of one seed, which samples the customers and seeds the trees."""
-    data = {join: _splits(cloud, table, percent, seed) for join, table in tables.items()}
-    models = {join: _train(cloud, *splits["train"], seed) for join, splits in data.items()}
-    evaluation = load_component("eval")
-
-    def roc_auc(model: str, tested_on: str) -> float:
-        rows, labels = data[tested_on]["test"]
-        probabilities = models[model].predict_proba(rows)[:, 1]
-        return evaluation.measure(labels, probabilities)["roc_auc"]
-
-    return {
-        "naive_roc_auc": roc_auc("naive", "naive"),
-        "naive_model_on_honest_roc_auc": roc_auc("naive", "honest"),
-        "point_in_time_roc_auc": roc_auc("honest", "honest"),
-    }
-
-
-def _splits(cloud: Cloud, table, percent: int, seed: int) -> dict[str, tuple]:
-    """data_load's splits of a sample of the customers: name -> (features, labels)."""
     settings, data_load = cloud.settings, load_component("data_load")
     options = data_load.parse_arguments([
         "--table", "in memory", "--output_dataset", "nowhere", "--time_col", TIME,
@@ -125,22 +154,35 @@ def _splits(cloud: Cloud, table, percent: int, seed: int) -> dict[str, tuple]:
         "--feature_cols", ",".join(settings.feature_names),
         "--gap_days", str(settings.label.horizon_days),
         "--split_ratios", ",".join(map(str, settings.train.split_ratios))])
-    ids = table[ENTITY].combine_chunks()
-    sample = table.filter(data_load.sampled(ids, percent, seed))  # before the slow sort
-    splits, _ = data_load.split_table(sample, options)
-    return {name: (part.select(settings.feature_names).to_pandas().astype("float64"),
-                   part[settings.label.column].to_numpy().astype("int64"))
-            for name, part in splits.items()}
+    table = pa.Table.from_pandas(pairs, preserve_index=False)
+    try:
+        splits, _ = data_load.split_table(table, options)
+    except data_load.InputError as error:
+        raise Needed(f"the leakage check cannot split its label rows: {error}",
+                     "a longer snapshots.history_days, or more customers",
+                     f"edit config.yaml, then {settings.rerun_command('02')}") from error
+    return {name: part.to_pandas() for name, part in splits.items()}
 
 
-def _train(cloud: Cloud, rows: pd.DataFrame, labels: np.ndarray, seed: int):
-    """The train component's model, fitted."""
+def fit(cloud: Cloud, rows: pd.DataFrame, labels: pd.Series, trees: int | None = None):
+    """The train component's model, fitted on these features; a forest of `trees` if given.
+
+    It is called in this process: as a program it would read its input from files.
+    """
     train, chosen = load_component("train"), cloud.settings.train
     params = {**train.MODELS[chosen.model_type], **chosen.params[chosen.model_type]}
+    if trees and "n_estimators" in params:
+        params["n_estimators"] = min(trees, params["n_estimators"])
     pipeline = train.build_pipeline(
-        chosen.model_type, cloud.settings.feature_names, params, seed, CORES)
+        chosen.model_type, cloud.settings.feature_names, params, chosen.seed, CORES)
     train.fit(pipeline, rows, labels)
     return pipeline
+
+
+def _features(rows: pd.DataFrame, settings: Settings, suffix: str) -> pd.DataFrame:
+    """The features of one join, under their own names."""
+    columns = rows[[f"{name}{suffix}" for name in settings.feature_names]]
+    return columns.set_axis(settings.feature_names, axis=1).astype("float64")
 
 
 def load_component(name: str) -> ModuleType:
@@ -153,100 +195,29 @@ def load_component(name: str) -> ModuleType:
 
 
 def table(value: dict) -> pd.DataFrame:
-    """The comparison as a table: trained on, tested on, ROC-AUC, its spread, and what it is."""
-    rows = [
-        ("naive join", "naive join", "naive_roc_auc", "what its own test promises"),
-        ("naive join", "as known at the time", "naive_model_on_honest_roc_auc",
-         "what production would see"),
-        ("point-in-time join", "as known at the time", "point_in_time_roc_auc",
-         "what its own test promises and production would see"),
-    ]
-    return pd.DataFrame(
-        [(trained, tested, value[key], value.get(f"{key}_spread", 0.0), meaning)
-         for trained, tested, key, meaning in rows]
-        + [("nothing: guessing", "", 0.5, 0.0, "the baseline")],
-        columns=["trained on", "tested on", "ROC-AUC", "spread", "meaning"])
+    """The comparison in rows: each model and each difference of two, with 95 % intervals, and
+    the result of the campaign in USD."""
+    rows = []
+    for key, name in ROWS.items():
+        difference = " - " in key
+        area, orders = value["roc_auc"].get(key), value["orders"][key]
+        rows.append((
+            name, interval(area, ".3f", difference) if area else "0.500",
+            interval(orders, ",.0f", difference), f"{value['usd'][key]:+,.0f}",
+            verdict(orders, area) if difference else MEANINGS[key]))
+    return pd.DataFrame(rows, columns=[
+        "", "ROC-AUC", "orders per 1,000 contacts", "USD per 1,000 contacts", "meaning"])
 
 
-# -- where it comes from ------------------------------------------------------------------------
+def interval(found: dict[str, float], digits: str, sign: bool) -> str:
+    """A value with its interval, such as "171 (154 to 188)"."""
+    return (f"{found['value']:{'+' * sign}{digits}} "
+            f"({found['low']:{digits}} to {found['high']:{digits}})")
 
 
-def read_pairs(cloud: Cloud) -> pd.DataFrame:
-    """Every label row with its features by both joins; see `pair`."""
-    return pair(*(warehouse.read_table(cloud, table) for table in ("train", "train_naive")))
-
-
-def pair(train: pd.DataFrame, naive: pd.DataFrame) -> pd.DataFrame:
-    """train_dataset and train_dataset_naive side by side: the columns of train, and each again
-    with " naive" after its name."""
-    return train.merge(naive, on=["customer_id", TIME], suffixes=("", " naive"),
-                       validate="one_to_one")
-
-
-def columns(pairs: pd.DataFrame, features: list[str], label_column: str) -> pd.DataFrame:
-    """How much of the future each column holds, over the same label rows.
-
-    Returns:
-        One row per feature, worst first: feature; differs (share of label rows with another
-        value in the naive join); honest_roc_auc and naive_roc_auc (of the column alone, in the
-        better direction; 0.5 is no information); gain (naive - honest).
-    """
-    labels, rows = pairs[label_column], []
-    for name in features:
-        honest, leaked = (pairs[n].astype("float64") for n in (name, f"{name} naive"))
-        same = (honest == leaked) | (honest.isna() & leaked.isna())
-        scores = separation(honest, labels), separation(leaked, labels)
-        rows.append((name, 1 - float(same.mean()), *scores, scores[1] - scores[0]))
-    frame = pd.DataFrame(
-        rows, columns=["feature", "differs", "honest_roc_auc", "naive_roc_auc", "gain"])
-    return frame.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
-
-
-def separation(values: pd.Series, labels: pd.Series) -> float:
-    """ROC-AUC of one column alone, in the better direction; a NULL counts as the lowest value."""
-    ranks, churned = values.rank(na_option="top"), labels == 1
-    ones, zeros = int(churned.sum()), int((~churned).sum())
-    area = (ranks[churned].sum() - ones * (ones + 1) / 2) / (ones * zeros)
-    return float(max(area, 1 - area))
-
-
-def timeline(cloud: Cloud, pairs: pd.DataFrame) -> dict:
-    """One customer whose naive row has already counted the order that the label asks about.
-
-    Of the customers with, at the newest label time, one order in the 90 days before and one in
-    the label window: the one with the fewest orders ever, then the first by customer_id.
-
-    Returns:
-        customer_id, orders (their times), label_timestamp, label, horizon_days;
-        honest and naive: {"feature_timestamp", and each feature} of the two rows;
-        window_orders: orders in the label window, all counted by the naive row.
-
-    Raises:
-        Needed: no customer fits (a very small theLook).
-    """
-    settings, newest = cloud.settings, pairs[TIME].max()
-    both = pairs[(pairs[TIME] == newest) & (pairs[settings.label.column] == 0)
-                 & (pairs["orders_90d"] == 1)
-                 & (pairs["orders_lifetime naive"] == pairs["orders_lifetime"] + 1)]
-    if both.empty:
-        raise Needed("no customer with one order before and one after the newest label time",
-                     "more users (thelook.users, or a larger export)", "edit config.yaml")
-    row = both.sort_values(["orders_lifetime", "customer_id"]).iloc[0]
-    keys = ["feature_timestamp", *settings.feature_names]
-    orders = lookups.customer_rows(cloud, "raw_orders", row["customer_id"])["ordered_at"]
-    until = newest + pd.Timedelta(days=settings.label.horizon_days)
-    return {
-        "customer_id": row["customer_id"], "orders": sorted(orders),
-        "label_timestamp": newest, "label": int(row[settings.label.column]),
-        "horizon_days": settings.label.horizon_days,
-        "honest": {key: row[key] for key in keys},
-        "naive": {key: row[f"{key} naive"] for key in keys},
-        "window_orders": int(((orders > newest) & (orders <= until)).sum()),
-    }
-
-
-def timeline_table(example: dict) -> pd.DataFrame:
-    """Both rows of `timeline` side by side: one row per value."""
-    frame = pd.DataFrame({"known at the time": example["honest"], "naive join": example["naive"]})
-    return frame.map(lambda v: f"{v:%d %b %Y}" if isinstance(v, pd.Timestamp)
-                     else "NULL" if pd.isna(v) else f"{float(v):g}")
+def verdict(orders: dict[str, float], area: dict[str, float]) -> str:
+    """What the intervals of a difference allow to say."""
+    words = [f"{kind} " + ("higher" if found["low"] > 0 else "lower" if found["high"] < 0
+                           else "not decided")
+             for kind, found in (("orders", orders), ("ROC-AUC", area))]
+    return ", ".join(words)

@@ -8,9 +8,6 @@ from pathlib import Path
 from lib import cloud, config, stages
 from lib.config import Settings
 
-LEAKAGE = {"promised": "naive_roc_auc", "kept": "naive_model_on_honest_roc_auc",
-           "honest": "point_in_time_roc_auc"}
-
 
 class NoRun(LookupError):
     """The folder has no summary.json."""
@@ -57,13 +54,22 @@ def findings(run: Mapping) -> dict[str, dict | None]:
 
 
 def leakage(found: Mapping | None) -> dict | None:
-    """ROC-AUC that the naive join promised, the one it kept, and the honest one, with spreads."""
-    found = _complete(found, *LEAKAGE.values(), *(f"{key}_spread" for key in LEAKAGE.values()))
+    """What lib.proof.leakage.measure found, the values of each model by name, and what the
+    intervals of the differences allow to say.
+
+    promised, kept, honest, chance: orders of 1,000 contacted customers; area: the ROC-AUCs.
+    broken: the promise is higher than what production sees. better: "honest" or "kept", the
+    model of which production sees more orders; None if the interval contains 0.
+    """
+    found = _complete(found, "orders", "roc_auc", "usd", "campaign", "rows")
     if not found:
         return None
-    values = {name: found[key] for name, key in LEAKAGE.items()}
-    spreads = {f"{name}_spread": found[f"{key}_spread"] for name, key in LEAKAGE.items()}
-    return values | spreads | {"lost": values["promised"] - values["kept"]}
+    orders = found["orders"]
+    values = {name: orders[name]["value"] for name in ("promised", "kept", "honest", "chance")}
+    lost, gained = orders["promised - kept"], orders["honest - kept"]
+    better = "honest" if gained["low"] > 0 else "kept" if gained["high"] < 0 else None
+    return {**found, **values, "lost": lost, "gained": gained, "broken": lost["low"] > 0,
+            "better": better, "area": {k: v["value"] for k, v in found["roc_auc"].items()}}
 
 
 def parity(found: Mapping | None) -> dict | None:
@@ -77,7 +83,9 @@ def parity(found: Mapping | None) -> dict | None:
 
 
 def freshness(found: Mapping | None) -> dict | None:
-    """Values that differ before the sync and after it, and one customer's probability."""
+    """Values that differ before the sync and after it, of how many ("served"; older runs have
+    no such figure), and one customer's probability."""
+    found = found and {"served": None, **found}
     return _complete(found, "mismatches_before", "mismatches_after", "customers",
                      "probability_before", "probability_after")
 

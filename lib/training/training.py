@@ -23,6 +23,7 @@ class Training:
     job: resource name of the pipeline job (of the train job, for CustomJobs).
     states: step -> state, as the service reports it.
     split, meta, metrics, curves: contents of the components' JSON files.
+    model_uri: gs:// folder of the trained model, approved or not.
     """
 
     artifact_uri: str | None
@@ -32,6 +33,7 @@ class Training:
     meta: dict
     metrics: dict
     curves: dict
+    model_uri: str
 
 
 def start(cloud: Cloud) -> Outcome:
@@ -80,7 +82,8 @@ def _read(cloud: Cloud, job: str, states: dict[str, str], uris: dict[str, str]) 
         split=content(uris["data_load.output_dataset"] + "/split.json"),
         meta=content(uris["train.output_model"] + "/model_meta.json"),
         metrics=content(uris["eval.output_metrics"]),
-        curves=content(uris["eval.output_curves"]))
+        curves=content(uris["eval.output_curves"]),
+        model_uri=uris["train.output_model"])
 
 
 def splits(training: Training) -> pd.DataFrame:

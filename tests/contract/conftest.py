@@ -32,7 +32,7 @@ SMALL = {
                                            "min_samples_leaf": 20}},
               "min_roc_auc": 0.5},
     "checks": {"parity_customers": 20, "planted_customers": 20, "freshness_customers": 20,
-               "leakage_seeds": 1, "leakage_sample_percent": 100, "latency_sql_requests": 2,
+               "leakage_groups": 2, "latency_sql_requests": 2,
                "max_honest_roc_auc": 0.99},
     "predict": {"customers": 10, "latency_requests": 10},
     "retries": {"attempts": 3, "first_pause_seconds": 0.1, "longest_pause_seconds": 0.3},

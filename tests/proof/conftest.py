@@ -10,7 +10,7 @@ from tests.conftest import SMALL
 
 OVERRIDES = {
     **SMALL, "app": "proof",
-    "checks": {"leakage_seeds": 2, "leakage_sample_percent": 60, "min_join_coverage": 0.9},
+    "checks": {"leakage_groups": 4, "min_join_coverage": 0.9},
 }
 
 

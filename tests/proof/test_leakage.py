@@ -1,20 +1,16 @@
-"""Leakage: the figures against the components' own programs, and the columns by hand."""
+"""Leakage: the figures against the components' own programs."""
 
 import dataclasses
 import json
 
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from lib import warehouse
+from lib.config import Campaign
 from lib.errors import Needed
-from lib.proof import leakage
-
-
-@pytest.fixture(scope="module")
-def frames(proof):
-    return warehouse.read_table(proof, "train"), warehouse.read_table(proof, "train_naive")
+from lib.proof import leakage, naive_join
+from lib.training import training
 
 
 def program(name, **arguments):
@@ -24,99 +20,82 @@ def program(name, **arguments):
 
 
 def test_the_scores_are_those_of_the_components_programs(proof, tmp_path):
-    outcome = leakage.measure(proof)
+    trained = training.train(proof).value
+    outcome = leakage.measure(proof, trained)
     value, settings = outcome.value, proof.settings
-    assert outcome.status == "created" and len(value["runs"]) == 2
-    label, features = settings.label.column, ",".join(settings.feature_names)
-    for table, name in (("train_naive", "naive"), ("train", "honest")):
-        program("data_load", table=settings.table(table), label_col=label, id_col="customer_id",
-                time_col="label_timestamp", feature_cols=features, gap_days=60,
-                sample_percent=settings.checks.leakage_sample_percent, seed=settings.train.seed,
-                output_dataset=tmp_path / name)
-        program("train", input_dataset=tmp_path / name, output_model=tmp_path / f"{name}_model",
-                model_type=settings.train.model_type, label_col=label, feature_cols=features,
-                params=json.dumps(settings.train.params[settings.train.model_type]),
-                seed=settings.train.seed)
-    for key, model, tested_on in (
-        ("naive_roc_auc", "naive", "naive"),
-        ("naive_model_on_honest_roc_auc", "naive", "honest"),
-        ("point_in_time_roc_auc", "honest", "honest"),
-    ):
+    assert outcome.status == "created"
+    label, features = settings.label.column, settings.feature_names
+    program("data_load", table=settings.table("train"), label_col=label, id_col="customer_id",
+            time_col="label_timestamp", feature_cols=",".join(features), gap_days=60,
+            output_dataset=tmp_path / "honest")
+    # The same rows with the other features: the naive join has more, for customers without a
+    # snapshot at the time of the label.
+    naive = warehouse.read_table(proof, "train_naive").drop(columns=label)
+    (tmp_path / "naive").mkdir()
+    for name in ("train", "valid", "test"):
+        rows = pd.read_parquet(tmp_path / "honest" / f"{name}.parquet").drop(columns=features)
+        rows.merge(naive).to_parquet(tmp_path / "naive" / f"{name}.parquet")
+    program("train", input_dataset=tmp_path / "naive", output_model=tmp_path / "model",
+            model_type=settings.train.model_type, label_col=label,
+            feature_cols=",".join(features), seed=settings.train.seed,
+            params=json.dumps(settings.train.params[settings.train.model_type]))
+    for key, tested_on in (("promised", "naive"), ("kept", "honest")):
         program("eval", input_dataset=tmp_path / tested_on, label_col=label,
-                input_model=tmp_path / f"{model}_model", output_metrics=tmp_path / "metrics.json")
+                input_model=tmp_path / "model", output_metrics=tmp_path / "metrics.json")
         metrics = json.loads((tmp_path / "metrics.json").read_text())
-        assert value["runs"][0][key] == pytest.approx(metrics["roc_auc"], abs=1e-6), key
-    assert value["runs"][0] != value["runs"][1]
-    assert value["naive_roc_auc"] > value["naive_model_on_honest_roc_auc"] + 0.1
+        assert value["roc_auc"][key]["value"] == pytest.approx(metrics["roc_auc"], abs=6e-4), key
+    assert value["rows"] == metrics["rows"] == trained.metrics["rows"]
+    honest = value["roc_auc"]["honest"]["value"]
+    assert honest == pytest.approx(trained.metrics["roc_auc"], abs=6e-4)
+    assert value["roc_auc"]["promised - kept"]["value"] > 0
+    chance = 1000 * (1 - trained.metrics["positive_rate"])
+    assert value["orders"]["chance"]["value"] == pytest.approx(chance, abs=0.6)
 
-    again = leakage.measure(proof)
+    again = leakage.measure(proof, trained)
     assert (again.status, again.value) == ("reused", value)
 
 
-def test_mean_and_spread_are_over_the_runs():
-    runs = [{"naive_roc_auc": score, "point_in_time_roc_auc": 0.7} for score in (0.7, 0.8, 0.9)]
-    value = leakage.summarise(runs)
-    assert value == {
-        "naive_roc_auc": 0.8, "point_in_time_roc_auc": 0.7, "naive_roc_auc_spread": 0.1,
-        "point_in_time_roc_auc_spread": 0.0, "runs": runs}
-    assert leakage.summarise(runs[:1])["naive_roc_auc_spread"] == 0
+def test_label_rows_of_one_class_are_refused(proof):
+    pairs = naive_join.read_pairs(proof)
+    with pytest.raises(Needed, match="both classes are needed") as refused:
+        leakage.split(proof, pairs.assign(**{proof.settings.label.column: 1}))
+    assert "snapshots.history_days" in str(refused.value)
 
 
-def test_the_table_reads_the_same():
-    value = leakage.summarise([{
-        "naive_roc_auc": 0.8, "naive_model_on_honest_roc_auc": 0.6, "point_in_time_roc_auc": 0.7}])
-    assert leakage.table(value)["ROC-AUC"].tolist() == [0.8, 0.6, 0.7, 0.5]
+def test_groups_without_both_classes_are_refused(proof):
+    checks = proof.settings.checks.model_copy(update={"leakage_groups": 50})
+    there = dataclasses.replace(proof, settings=proof.settings.model_copy(
+        update={"checks": checks}))
+    with pytest.raises(Needed, match="a lower checks.leakage_groups"):
+        leakage.measure(there, training.train(there).value)
 
 
-def test_a_sample_with_one_class_is_refused(proof):
-    settings = proof.settings
-    checks = settings.checks.model_copy(update={"leakage_sample_percent": 1})
-    there = dataclasses.replace(proof, settings=settings.model_copy(update={"checks": checks}))
-    with pytest.raises(Needed, match="leakage_sample_percent"):
-        leakage.measure(there)
+def found(value, low, high):
+    return {"value": value, "low": low, "high": high}
 
 
-def test_one_column_alone_against_pairs_counted_one_by_one(frames):
-    train, _ = frames
-    label = "label_churn_60d"
-    # A table comes back in any order; rows without a snapshot have no value to compare.
-    rows = train.dropna(subset="tenure_days").sort_values(["customer_id", "label_timestamp"])
-    few = rows.sample(400, random_state=3)
-    values = few["tenure_days"].astype(float)
-    pairs = [(a > b) + (a == b) / 2 for a in values[few[label] == 1]
-             for b in values[few[label] == 0]]
-    area = sum(pairs) / len(pairs)
-    assert leakage.separation(values, few[label]) == pytest.approx(max(area, 1 - area))
-    known = few["avg_order_value_90d"].astype(float).fillna(-1.0)  # below every real value
-    area = roc_auc_score(few[label], known)
-    got = leakage.separation(few["avg_order_value_90d"].astype(float), few[label])
-    assert got == pytest.approx(max(area, 1 - area))
+def test_money_is_that_of_the_orders_shown():
+    orders = {"promised": found(404, 383, 425), "kept": found(171, 154, 188),
+              "promised - kept": found(233, 212, 254)}
+    campaign = Campaign(contacted_share=0.1, usd_per_contact=5, usd_per_order=40)
+    assert leakage.money(orders, campaign)["usd"] == {
+        "promised": 11160, "kept": 1840, "promised - kept": 9320}
 
 
-def test_the_columns_that_count_later_orders_leak(proof, frames):
-    columns = leakage.columns(
-        leakage.pair(*frames), proof.settings.feature_names, "label_churn_60d")
-    assert sorted(columns["feature"]) == sorted(proof.settings.feature_names)
-    table = columns.set_index("feature")
-    assert table.loc["orders_lifetime", "gain"] > 0.15
-    assert abs(table.loc["tenure_days", "gain"]) < 0.1  # knows no order
-    assert columns["gain"].is_monotonic_decreasing
-    same = leakage.columns(leakage.pair(frames[0], frames[0]), proof.settings.feature_names,
-                           "label_churn_60d")
-    assert (same["gain"] == 0).all() and (same["differs"] == 0).all()
+@pytest.mark.parametrize(("low", "high", "said"), [
+    (1, 9, "orders higher"), (-9, -1, "orders lower"), (-3, 9, "orders not decided"),
+    (0, 9, "orders not decided")])
+def test_a_difference_is_called_one_only_if_its_interval_allows(low, high, said):
+    area = found(0.02, 0.01, 0.03)
+    assert leakage.verdict(found(4, low, high), area) == f"{said}, ROC-AUC higher"
 
 
-def test_the_timeline_shows_the_order_that_only_the_naive_row_knows(proof, frames):
-    example = leakage.timeline(proof, leakage.pair(*frames))
-    label, honest, naive = example["label_timestamp"], example["honest"], example["naive"]
-    until = label + pd.Timedelta(days=60)
-    inside = [t for t in example["orders"] if label < t <= until]
-    assert example["label"] == 0 and example["window_orders"] == len(inside) >= 1
-    assert honest["feature_timestamp"] <= label < naive["feature_timestamp"]
-    for row in (honest, naive):
-        known = sum(t <= row["feature_timestamp"] for t in example["orders"])
-        assert row["orders_lifetime"] == known
-    table = leakage.timeline_table(example)
-    assert list(table.columns) == ["known at the time", "naive join"]
-    assert table.loc["orders_lifetime"].tolist() == [
-        f"{honest['orders_lifetime']:g}", f"{naive['orders_lifetime']:g}"]
+def test_the_table_has_every_model_and_every_difference_with_its_interval():
+    keys = leakage.ROWS
+    value = {"roc_auc": {key: found(0.7, 0.6, 0.8) for key in keys if key != "chance"},
+             "orders": {key: found(300, 280, 320) for key in keys},
+             "usd": dict.fromkeys(keys, -1840.0)}
+    table = leakage.table(value).set_index("")
+    assert len(table) == 7 and table.loc["chance", "ROC-AUC"] == "0.500"
+    row = table.loc["promised - kept in production"].tolist()
+    assert row[:3] == ["+0.700 (0.600 to 0.800)", "+300 (280 to 320)", "-1,840"]

@@ -17,6 +17,12 @@ PNG = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA
        "rkJggg==")
 TABLE = ('<table>\n<thead><tr><th align="right" style="text-align: right">rows</th></tr></thead>\n'
          '<tbody><tr><td align="right" style="text-align: right">1,000</td></tr></tbody></table>')
+
+
+def found(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
 FULL = {
     "run_id": "20260101-000000-local-dev", "target": "local", "env": "dev",
     "started_at": "2026-01-01T09:00:00+09:00", "seconds": 67.0,
@@ -32,13 +38,18 @@ FULL = {
     ],
     "labels": {"column": "label_churn_60d", "rows": 47131, "positive_rate": 0.9147},
     "metrics": {"roc_auc": 0.7005, "pr_auc": 0.9444, "positive_rate": 0.8754},
-    "leakage": {"naive_roc_auc": 0.8137, "naive_model_on_honest_roc_auc": 0.63,
-                "point_in_time_roc_auc": 0.7005, "naive_roc_auc_spread": 0.004,
-                "naive_model_on_honest_roc_auc_spread": 0.02,
-                "point_in_time_roc_auc_spread": 0.01},
+    "leakage": {
+        "orders": {"promised": found(404, 383, 425), "kept": found(171, 154, 188),
+                   "honest": found(299, 280, 318), "chance": found(123, 119, 128),
+                   "promised - kept": found(233, 175, 291), "honest - kept": found(128, 80, 176)},
+        "roc_auc": {"promised": found(0.772, 0.75, 0.79), "kept": found(0.634, 0.6, 0.66),
+                    "honest": found(0.757, 0.74, 0.77)},
+        "usd": {"promised": 11160, "kept": -1840, "honest": 6960},
+        "campaign": {"contacted_share": 0.1, "usd_per_contact": 5, "usd_per_order": 40},
+        "groups": 8, "rows": 2000, "customers": 500},
     "parity": {"customers": 200, "features": 11, "mismatches": 0, "max_abs_diff": 0.0,
                "faults_caught": {"no dense": 12, "60 days as 90d": 3, "never synced": 0}},
-    "freshness": {"customers": 12, "mismatches_before": 57, "mismatches_after": 0,
+    "freshness": {"customers": 12, "served": 550, "mismatches_before": 57, "mismatches_after": 0,
                   "probability_before": 0.956, "probability_after": 0.712},
     "latency_ms": {"fetch_p50": 2.954, "fetch_p99": 8.228, "predict_p50": 13.708,
                    "predict_p99": 40.281, "both_p50": 17.0, "both_p99": 45.0,
@@ -164,8 +175,9 @@ def test_the_first_screen_has_one_number_for_each_finding(full):
     read = soup(full / "report.html")
     cards = [card.get_text(" ", strip=True) for card in read.select(".finding")]
     assert len(cards) == 4
-    assert "−0.184 ROC-AUC" in cards[0] and "0.814 ± 0.004" in cards[0]
-    assert "point-in-time 0.701" in cards[0]
+    assert "404 → 171 orders of 1,000 contacts" in cards[0] and "404 (383–425)" in cards[0]
+    assert "+$11,160 promised, −$1,840 in production; point-in-time +$6,960" in cards[0]
+    assert "0.772, 0.634; point-in-time 0.757" in cards[0]
     assert "0 of 2,200" in cards[1] and "2 of 3 caught" in cards[1]
     assert "57 → 0" in cards[2] and "95.6% before, 71.2% after" in cards[2]
     assert "17 ms" in cards[3] and "288 times as long as a fetch" in cards[3]
@@ -174,7 +186,8 @@ def test_the_first_screen_has_one_number_for_each_finding(full):
 
 def test_run_facts_stages_and_resources_are_told_once(full):
     text = soup(full / "report.html").get_text(" ", strip=True)
-    assert "1 Jan 2026, 00:00 UTC" in text and "47,131 label rows, 91.5% churned" in text
+    assert "1 Jan 2026, 00:00 UTC" in text and "91.5% churned in all label weeks" in text
+    assert "47,131 label rows" in text
     assert "How long it took: 67 seconds" in text and "2.4 s" in text and "failed" in text
     assert text.count("featureOnlineStores/s") == 1 and text.count("local-demo.churn_dev") == 1
     assert "1 to 2 Bigtable nodes" in text and "hourly price is to be confirmed" in text
@@ -200,7 +213,7 @@ def test_what_was_not_measured_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("key, lost", [
-    ("leakage", "point_in_time_roc_auc"), ("leakage", "naive_roc_auc"), ("parity", "customers"),
+    ("leakage", "orders"), ("leakage", "usd"), ("parity", "customers"),
     ("parity", "max_abs_diff"), ("freshness", "mismatches_before"), ("latency_ms", "both_p50"),
     ("latency_ms", "sql_features_p50"), ("latency_ms", "both_p99"), ("latency_ms", "fetch_p50")])
 def test_a_figure_less_is_no_failure(tmp_path, key, lost):
@@ -211,12 +224,28 @@ def test_a_figure_less_is_no_failure(tmp_path, key, lost):
         assert "None" not in text and "nan" not in re.findall(r"\w+", text)
 
 
-def test_a_leak_that_does_not_show_is_not_called_one(tmp_path):
-    even = {**FULL["leakage"], "naive_model_on_honest_roc_auc": 0.82}
-    (tmp_path / "summary.json").write_text(json.dumps({**FULL, "leakage": even}))
-    card = soup(report.build(tmp_path)).select_one(".finding").get_text()
-    assert "kept its promise" in card and "lost" not in card
-    assert "부풀려지지 않았습니다" in (tmp_path / "요약.md").read_text()
+def pages_with(tmp_path, **orders):
+    """First card, title slide and Korean summary of a run with other orders."""
+    leakage = {**FULL["leakage"], "orders": {**FULL["leakage"]["orders"], **orders}}
+    (tmp_path / "summary.json").write_text(json.dumps({**FULL, "leakage": leakage}))
+    return (soup(report.build(tmp_path)).select_one(".finding").get_text(),
+            soup(report.slides(tmp_path)).select_one(".slide").get_text(),
+            (tmp_path / "요약.md").read_text())
+
+
+def test_a_leak_that_the_interval_does_not_show_is_not_called_one(tmp_path):
+    card, title, korean = pages_with(tmp_path, **{"promised - kept": found(20, -9, 49)})
+    assert "kept its promise" in card and "promises" not in title
+    assert "부풀려지지 않았습니다" in korean
+
+
+def test_no_model_is_called_better_where_the_interval_contains_0(tmp_path):
+    assert "299, as promised" in pages_with(tmp_path)[0]
+    card, title, korean = pages_with(tmp_path, **{"honest - kept": found(28, -9, 65)})
+    assert "do not decide which model is better" in card and "171" in title
+    assert "판단할 수 없습니다" in korean
+    assert "299, fewer" in pages_with(
+        tmp_path, **{"honest - kept": found(-28, -50, -6)})[0]
 
 
 def test_code_is_folded_and_what_the_runner_added_is_left_out(full):
@@ -240,9 +269,10 @@ def test_outputs_are_shown_but_nothing_in_them_runs_or_loads(full):
 
 def test_the_korean_summary_is_filled_and_invents_no_price(full):
     text = (full / "요약.md").read_text(encoding="utf-8")
-    assert "0.814까지" in text and "0.630에 그칩니다" in text and "2,200개 값" in text
-    assert "57개" in text and "약 288배" in text and "95.6%" in text
-    assert text.count("확인 필요") == 2 and "TiB당 $6.25" in text
+    assert "1,000명 가운데 404명" in text and "171명에 그칩니다" in text and "2,200개 값" in text
+    assert "예상 +11,160달러, 실제 −1,840달러" in text and "175~291명" in text
+    assert "전체 550개 중 57개" in text and "약 288배" in text and "95.6%" in text
+    assert text.count("단가는 아직 확인되지 않았습니다") == 2 and "TiB당 6.25달러" in text
     assert not re.search(r"None|\{\{|nan", text) and "2026년 1월 1일 00:00(UTC)" in text
     assert "네 가지 확인 결과" in soup(full / "report.html").find(id="요약").get_text()
 
