@@ -8,6 +8,8 @@ from lib import warehouse
 from lib.cloud import Cloud
 from lib.config import ENTITY, TIMESTAMP, Settings
 
+FEWEST = 30  # customers whose distribution is worth a picture
+
 
 def label_dates(settings: Settings, last_date: date) -> list[date]:
     """The label dates of sql/03, oldest first, given the day of the newest order."""
@@ -29,9 +31,13 @@ def newest_snapshot(cloud: Cloud) -> datetime:
 
 
 def newest_features(cloud: Cloud, one_in: int = 10) -> pd.DataFrame:
-    """The rows of one in `one_in` customers in the newest snapshot, by customer_id."""
-    return _query(cloud, "newest_features", feature_timestamp=newest_snapshot(cloud),
-                  one_in=one_in)
+    """The rows of one in `one_in` customers in the newest snapshot, by customer_id; of all, if
+    those would be too few for a picture."""
+    newest = newest_snapshot(cloud)
+    found = _query(cloud, "newest_features", feature_timestamp=newest, one_in=one_in)
+    if len(found) >= FEWEST or one_in == 1:
+        return found
+    return _query(cloud, "newest_features", feature_timestamp=newest, one_in=1)
 
 
 def served_customers(cloud: Cloud, count: int) -> list[str]:
@@ -54,7 +60,7 @@ def newest_row(cloud: Cloud, customer_id: str) -> pd.Series:
 
 def silent_customer(cloud: Cloud) -> str:
     """A customer with two orders, none in the 90 days before the newest snapshot, so that the
-    90-day features are empty. The same one each time."""
+    90-day features are empty; in small data the next best. The same one each time."""
     found = _query(cloud, "silent_customer", feature_timestamp=newest_snapshot(cloud))
     return found[ENTITY][0]
 

@@ -7,19 +7,15 @@ the demo needs; reports all problems together.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from lib.config import Settings
-from lib.config_rules import shortest_history
 from lib.errors import Needed
 
 # Table -> column -> BigQuery type: the columns that the demo needs; an export may have more.
@@ -157,9 +153,13 @@ def _near(folder: Path, name: str) -> str:
 # The first bytes of a file -> what it is and what to do; the endings for which that is right.
 CONTENTS = (
     (b"version https://git-lfs", "it is a Git LFS pointer, not the data: run `git lfs pull`", ()),
-    (b"\x1f\x8b", "it is compressed by gzip: rename it to end in .csv.gz", (".gz",)),
+    (b"\x1f\x8b", "it is compressed by gzip: rename it to end in .csv.gz", ()),
     (b"PAR1", "it is a Parquet file: rename it to end in .parquet", (".parquet",)),
     (b"PK\x03\x04", "it is a zip archive or an Excel file: unpack it, or save it as CSV", ()),
+    (b"BZh", "it is compressed by bzip2: unpack it", ()),
+    (b"\xfd7zXZ\x00", "it is compressed by xz: unpack it", ()),
+    (b"\x28\xb5\x2f\xfd", "it is compressed by zstd: unpack it", ()),
+    (b"<", "it is a web page or XML, not the data: download the file itself", ()),
     (b"\xff\xfe", "it is UTF-16: save it as UTF-8", ()),
     (b"\xfe\xff", "it is UTF-16: save it as UTF-8", ()),
 )
@@ -169,12 +169,17 @@ def _wrong_content(path: Path) -> str:
     """Why the first bytes of a file do not fit its name; "" if they do."""
     with path.open("rb") as file:
         start = file.read(4096)
+    if path.suffix == ".gz" and start.startswith(b"\x1f\x8b"):
+        try:
+            start = pa.input_stream(path).read(4096)
+        except OSError:
+            return "it is cut off: copy or download it again"
     if not start.strip():
         return "it is blank"
     for first, reason, endings in CONTENTS:
         if start.startswith(first) and path.suffix not in endings:
             return reason
-    if path.suffix == ".csv" and b"\0" in start:
+    if path.suffix != ".parquet" and b"\0" in start:
         return "it has NUL bytes, as UTF-16 text has: save it as UTF-8"
     return ""
 
@@ -188,7 +193,8 @@ def _read_file(path: Path, name: str) -> tuple[pa.Table | None, list[str]]:
         return None, problems
     # ParquetFile, because read_table reads parts of the path as columns (a=b/).
     if is_parquet:
-        with pq.ParquetFile(path) as file:
+        # Spark's INT96 has nanoseconds, in which the year 9999 would silently become 1816.
+        with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
             return file.read(columns=list(NEEDED[name])), []
     return _read_csv(path, list(NEEDED[name])), []
 
@@ -341,10 +347,11 @@ def _times(values: pa.Array) -> pa.Array:
 
 
 def _parse_times(text: pa.Array) -> pa.Array:
-    """Parse '2022-07-17 13:08:00+00:00', with a fraction, T, Z, UTC, another zone, or none."""
+    """Parse '2022-07-17 13:08:00+00:00', with a fraction, T, Z, UTC, another offset, or none."""
     text = pc.utf8_trim_whitespace(text)
     text = pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1")
-    text = pc.replace_substring_regex(text, r" ?UTC$", "Z")
+    text = pc.replace_substring_regex(text, r" ?(?:UTC|GMT)$", "Z")
+    text = pc.replace_substring_regex(text, r" ([+-]\d\d:?(?:\d\d)?)$", r"\1")
     text = pc.replace_substring_regex(text, r"^(.{10}[ T][\d:.]+)$", r"\1Z")
     return text.cast(ARROW_TYPES["TIMESTAMP"])
 
@@ -379,76 +386,3 @@ def _repeats(ids: pa.ChunkedArray, name: str) -> str | None:
         f"table {name}, column {KEYS[name][0]}: {len(repeated)} used more than once, "
         f"for instance {pc.min(repeated).as_py()}"
     )
-
-
-# --- the data as a whole -------------------------------------------------------------------
-
-# Column of sql/checks/source.sql -> table, what its rows are, and what sql/01 does with them.
-UNUSABLE = {
-    "orders_of_unknown_users": ("orders", "have a user_id that is not in users", "left out"),
-    "orders_before_sign_up": ("orders", "are older than their user's sign-up", "left out"),
-    "items_of_unknown_orders": (
-        "order_items", "have an order_id that is not in orders", "left out"),
-    "items_of_unknown_products": (
-        "order_items", "have a product_id that is not in products", "kept, without a category"),
-    "items_with_negative_price": ("order_items", "have a sale_price below 0", "left out"),
-}
-
-
-def require(facts: dict, newest: pd.DataFrame | None, settings: Settings) -> dict[str, str]:
-    """Check the source as a whole.
-
-    Args:
-        facts: the row of sql/checks/source.sql.
-        newest: the rows of sql/checks/orders_after.sql, if there are thin weeks and others before.
-
-    Returns:
-        Key of UNUSABLE -> sentence about the rows, for those that are few enough to go on.
-
-    Raises:
-        Needed: the demo would be meaningless: too short a time, a calendar that follows some stray
-            orders, or too many unusable rows. The message has the number that is needed.
-    """
-    checks, horizon = settings.checks, settings.label.horizon_days
-    days, needed = facts["days_of_orders"], horizon + shortest_history(settings)
-    if days < needed:
-        raise Needed(
-            f"the orders span {days} days, too few for labels of {horizon} days and three splits",
-            f"orders over {needed} days or more; no setting helps"
-            + (" but label.horizon_days: 60" if horizon > 60 else ""))
-    if facts["thin_weeks"]:
-        raise _stray_orders(facts, newest, settings)
-    found, too_many = {}, []
-    for name, (table, what, fate) in UNUSABLE.items():
-        if not facts[name]:
-            continue
-        rate = facts[name] / facts[table]
-        text = (f"{facts[name]:,} of {facts[table]:,} {table} ({rate:.1%}) {what}, for instance "
-                f"{facts[f'{name}_id']}")
-        found[name] = f"{text}: {fate}"
-        too_many += [text] if rate > checks.max_unusable_rate else []
-    if too_many:
-        raise Needed(
-            "; ".join(too_many),
-            f"tables that belong together, with at most {checks.max_unusable_rate:.0%} of such "
-            "rows (checks.max_unusable_rate)", "edit the source, or config.yaml")
-    return found
-
-
-def _stray_orders(facts: dict, newest: pd.DataFrame, settings: Settings) -> Needed:
-    """The error for a newest order that is far from the others."""
-    horizon = settings.label.horizon_days
-    after = ""
-    if newest is not None:
-        count = int(newest["order_count"].iloc[0])
-        named = [f"order {row.order_id} of user {row.user_id} at {row.ordered_at}"
-                 for row in newest.itertuples()]
-        after = (f". Orders after {facts['last_usual_date']}: {count:,}, namely "
-                 + ", ".join(named + ["..."] * (count > len(named))))
-    return Needed(
-        f"{facts['thin_weeks']} of the last {math.ceil(horizon / 7)} weeks up to "
-        f"{facts['last_date']} have less than {settings.checks.min_week_of_orders:.0%} of the "
-        f"{facts['median_orders']:,} orders of a median week, and all dates count back from the "
-        f"newest order{after}",
-        "a source without these orders, or with their right dates; if they are right, orders in "
-        f"each of the last {horizon} days")

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
 
-from lib import source
+from lib import source, source_checks
 from lib.cloud import Cloud
 from lib.config import ROOT, Settings
 from lib.errors import Needed, wrong_location
@@ -147,8 +147,8 @@ def build(cloud: Cloud, file: str) -> Outcome:
     then recreate it"), so an old table of ours with another layout is deleted first.
 
     Raises:
-        Needed: an input is not built yet, a statement would scan more than the cap, or a table
-            with another layout is not ours.
+        Needed: an input is not built yet, a statement would scan more than the cap, a table with
+            another layout is not ours, or the source changed between two statements of 01.
         google.api_core.exceptions.GoogleAPICallError: BigQuery refused a statement.
     """
     settings = cloud.settings
@@ -175,12 +175,42 @@ def build(cloud: Cloud, file: str) -> Outcome:
         if name in outdated:
             cloud.bigquery.delete_table(name, not_found_ok=True)
         scanned += _run(cloud, statement, f"{file}, statement {number} of {len(statements)}")
+    if file == "01_prepare_bq":
+        require_snapshot(cloud)
     tables = [_stamp(cloud, key, fingerprint) for key in makes]
     figures = _figures(tables)
     if scanned:
         figures |= {"scanned_gb": round(scanned / 1e9, 3),
                     "usd_at_most": round(dollars(settings, scanned), 4)}
     return Outcome("created", settings.table(makes[-1]), figures)
+
+
+def require_snapshot(cloud: Cloud) -> None:
+    """Check that the raw tables belong together; if not, let the next run build them again.
+
+    Raises:
+        Needed: with the checks of sql/checks/snapshot.sql that failed.
+    """
+    (statement,) = render("checks/snapshot", cloud.settings)
+    checks = query(cloud, statement)
+    failed = checks[checks["status"] == "fail"]
+    if len(failed):
+        forget(cloud, "01_prepare_bq")
+        texts = [f"{row.check} = {row.value:,.0f}" for row in failed.itertuples()]
+        raise Needed(
+            "the copied tables do not belong together: " + ", ".join(texts) + ": the source "
+            "changed while it was copied, or a copy was changed",
+            "a source that stays as it is for some minutes; the next run copies it again",
+            cloud.settings.rerun_command())
+
+
+def forget(cloud: Cloud, *files: str) -> None:
+    """Let the next `build` of these files make their tables again."""
+    for key in [key for file in files for key in BUILDS[file][0]]:
+        table = find_table(cloud, key)
+        if table and "fingerprint" in table.labels:
+            table.labels = {**table.labels, "fingerprint": "none"}
+            cloud.bigquery.update_table(table, ["labels"])
 
 
 def estimate(cloud: Cloud, statement: str) -> int:
@@ -308,13 +338,14 @@ def load_source(cloud: Cloud) -> Outcome:
 
     Raises:
         lib.source.SourceError: a file, column or value of the exported copy cannot be used.
-        Needed: the data would make the demo meaningless (see lib.source.require).
+        Needed: the data would make the demo meaningless (see lib.source_checks.require), or the
+            files changed while they were read.
     """
     outcome = _load_source(cloud)
     facts = source_facts(cloud)
     last_usual = facts["last_usual_date"]
     newest = orders_after(cloud, last_usual) if last_usual else None
-    unusable = source.require(facts, newest, cloud.settings)
+    unusable = source_checks.require(facts, newest, cloud.settings)
     for problem in unusable.values():
         print(f"  {problem}", flush=True)
     return replace(outcome, figures=outcome.figures | {
@@ -347,6 +378,9 @@ def _load_source(cloud: Cloud) -> Outcome:
     except NotFound:
         pass
     tables = source.read_export(settings.source_folder)  # raises before anything is loaded
+    if _origin(settings) != stamp:
+        raise Needed(f"the files in {settings.source_folder} changed while they were read",
+                     "a folder that nothing writes to", settings.rerun_command())
     create_dataset(cloud, settings.names.source_dataset)
     for name, rows in tables.items():
         load_table(cloud, f"{settings.source_dataset}.{name}", rows, source.NEEDED[name])

@@ -35,6 +35,9 @@ features_summary as (
             customer_id, '@', cast(unix_seconds(feature_timestamp) as string)
         )) as key_count,
         date(max(feature_timestamp)) as last_date,
+        div(
+            date_diff(date(max(feature_timestamp)), date(min(feature_timestamp)), day), @step_days
+        ) + 1 - count(distinct feature_timestamp) as missing_snapshots,
 {%- for feature in features if not feature.nullable %}
         avg(if({{ feature.name }} is null, 1, 0)) as null_{{ feature.name }},
 {%- endfor %}
@@ -96,6 +99,8 @@ measured as (
     from positive_rate_at_snapshot
     union all
     select 'feature_rows', row_count, 1, 1e12 from features_summary
+    union all
+    select 'snapshots_missing', missing_snapshots, 0, 0 from features_summary
     union all
     select 'label_rows', row_count, 1, 1e12 from labels_summary
     union all

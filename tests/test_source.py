@@ -1,6 +1,8 @@
 """Reading an exported copy of theLook: what is accepted, and that all problems are reported."""
 
+import bz2
 import gzip
+import lzma
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -170,6 +172,12 @@ TIMES = {
     "2022-07-17T13:08:07.123456789": "2022-07-17T13:08:07.123456",
     "2022-07-17 22:08:08+09:00": "2022-07-17T13:08:08",
     "2022-07-17 08:08:09-05:00": "2022-07-17T13:08:09",
+    "2022-07-17 22:08:10+0900": "2022-07-17T13:08:10",
+    "2022-07-17 22:08:11 +09:00": "2022-07-17T13:08:11",
+    "2022-07-17 13:08:12.5+00": "2022-07-17T13:08:12.500000",  # DuckDB
+    "2022-07-17 13:08:13 GMT": "2022-07-17T13:08:13",
+    "1970-01-01 00:00:00+00:00": "1970-01-01T00:00:00",
+    "9999-12-31 23:59:59.999999+00:00": "9999-12-31T23:59:59.999999",
 }
 
 
@@ -503,6 +511,15 @@ GOOD = "\n".join(CSV["users"]).encode()
         ("users.parquet", b"", "it is blank"),
         ("users.csv", gzip.compress(GOOD),
          "it is compressed by gzip: rename it to end in .csv.gz"),
+        ("users.csv.gz", gzip.compress(GOOD.decode().encode("utf-16")),
+         "it is UTF-16: save it as UTF-8"),
+        ("users.csv.gz", gzip.compress(gzip.compress(GOOD)),
+         "it is compressed by gzip: rename it to end in .csv.gz"),
+        ("users.csv.gz", gzip.compress(GOOD)[:40], "it is cut off: copy or download it again"),
+        ("users.csv", bz2.compress(GOOD), "it is compressed by bzip2: unpack it"),
+        ("users.csv", lzma.compress(GOOD), "it is compressed by xz: unpack it"),
+        ("users.csv", b"<!DOCTYPE html><html>",
+         "it is a web page or XML, not the data: download the file itself"),
         ("users.csv", b"PAR1....", "it is a Parquet file: rename it to end in .parquet"),
         ("users.csv", b"PK\x03\x04....",
          "it is a zip archive or an Excel file: unpack it, or save it as CSV"),
@@ -548,3 +565,36 @@ def test_an_archive_instead_of_a_folder(tmp_path):
     path = tmp_path / "archive.zip"
     path.write_bytes(b"PK\x03\x04")
     assert problems(path) == ["it is a file, not a folder: unpack it, and name the folder"]
+
+
+def test_sparks_times_are_read_at_year_9999_too(tmp_path):
+    moments = [datetime(2022, 8, 1, 10, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)]
+    orders = read_export(write_csv(tmp_path))["orders"].set_column(
+        2, "created_at", pa.array(moments, pa.timestamp("us", "UTC")))
+    (tmp_path / "orders.csv").unlink()
+    pq.write_table(orders, tmp_path / "orders.parquet", use_deprecated_int96_timestamps=True)
+    assert read_export(tmp_path)["orders"]["created_at"].to_pylist() == moments
+
+
+def test_columns_in_another_order_and_ids_as_floats_or_text(tmp_path):
+    plain = read_export(write_csv(tmp_path))
+    items = plain["order_items"]
+    odd = pa.table({
+        "sale_price": items["sale_price"].cast(pa.string()).dictionary_encode(),
+        "returned_at": items["returned_at"].cast(pa.timestamp("ns", "UTC")),
+        "product_id": items["product_id"].cast(pa.float64()),
+        "order_id": items["order_id"].cast(pa.uint16()),
+        "id": items["id"].cast(pa.string()).cast(pa.large_string())})
+    (tmp_path / "order_items.csv").unlink()
+    pq.write_table(odd, tmp_path / "order_items.parquet")
+    assert read_export(tmp_path)["order_items"].equals(items)
+
+
+def test_ids_too_large_for_64_bits_and_half_ids_are_named(tmp_path):
+    folder = write_parquet(tmp_path, "orders", user_id=pa.array([1, 2**64 - 1], pa.uint64()))
+    assert problems(folder) == [
+        "table orders, column user_id: INT64 expected, but data row 2 has '18446744073709551615'"]
+    (tmp_path / "orders.parquet").unlink()
+    folder = write_parquet(tmp_path, "users", id=pa.array([1.5, 2.0]))
+    assert problems(folder) == [
+        "table users, column id: INT64 expected, but data row 1 has '1.5'"]

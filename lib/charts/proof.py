@@ -123,11 +123,13 @@ def leaking_columns(columns: DataFrame) -> Chart:
 
 
 @styled
-def naive_timeline(example: Mapping) -> Chart:
+def naive_timeline(example: Mapping) -> Chart | Shown:
     """One customer: the order that the label asks about, already counted by the naive row.
 
     example: of lib.proof.leakage.timeline.
     """
+    if lacks := example.get("lacks"):
+        return note(f"No chart: these data lack {lacks}.")
     placed = to_times(require_some(example["orders"], "orders"))
     label, honest, naive = to_times([example["label_timestamp"], *(
         example[join]["feature_timestamp"] for join in ("honest", "naive"))])

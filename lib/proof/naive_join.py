@@ -9,7 +9,6 @@ import pandas as pd
 from lib import lookups, warehouse
 from lib.cloud import Cloud
 from lib.config import ENTITY
-from lib.errors import Needed
 
 TIME, NAIVE = "label_timestamp", " naive"  # NAIVE: after a column's name, its naive value
 
@@ -62,17 +61,15 @@ def timeline(cloud: Cloud, pairs: pd.DataFrame) -> dict:
         customer_id, orders (their times), label_timestamp, label, horizon_days;
         honest and naive: {"feature_timestamp", and each feature} of the two rows;
         window_orders: orders in the label window, all counted by the naive row.
-
-    Raises:
-        Needed: no customer fits (a very small theLook).
+        If no customer fits (a very small theLook): only `lacks`, what it lacks.
     """
     settings, newest = cloud.settings, pairs[TIME].max()
     both = pairs[(pairs[TIME] == newest) & (pairs[settings.label.column] == 0)
                  & (pairs["orders_90d"] == 1)
                  & (pairs["orders_lifetime naive"] == pairs["orders_lifetime"] + 1)]
     if both.empty:
-        raise Needed("no customer with one order before and one after the newest label time",
-                     "more users (thelook.users, or a larger export)", "edit config.yaml")
+        return {"lacks": f"a customer with one order in the 90 days before {newest:%Y-%m-%d} and "
+                "one in the label window after it; more users would have one"}
     row = both.sort_values(["orders_lifetime", "customer_id"]).iloc[0]
     keys = ["feature_timestamp", *settings.feature_names]
     orders = lookups.customer_rows(cloud, "raw_orders", row["customer_id"])["ordered_at"]
@@ -88,7 +85,9 @@ def timeline(cloud: Cloud, pairs: pd.DataFrame) -> dict:
 
 
 def timeline_table(example: dict) -> pd.DataFrame:
-    """Both rows of `timeline` side by side: one row per value."""
+    """Both rows of `timeline` side by side: one row per value; none without a customer."""
+    if "lacks" in example:
+        return pd.DataFrame(columns=["known at the time", "naive join"])
     frame = pd.DataFrame({"known at the time": example["honest"], "naive join": example["naive"]})
     return frame.map(lambda v: f"{v:%d %b %Y}" if isinstance(v, pd.Timestamp)
                      else "NULL" if pd.isna(v) else f"{float(v):g}")

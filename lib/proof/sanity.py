@@ -34,8 +34,9 @@ def check(cloud: Cloud) -> Outcome:
 
     Raises:
         Needed: a check failed; the message names each with its value and band, and the setting
-            that helps, with its value, or that none does.
+            that helps, with its value, or that none does. The next run builds the tables again.
     """
+    warehouse.require_snapshot(cloud)
     checks = warehouse.run_checks(cloud)
     failed, odd = (checks[checks["status"] == status] for status in ("fail", "warn"))
     if len(failed):
@@ -43,6 +44,9 @@ def check(cloud: Cloud) -> Outcome:
         need, helps = remedies.find(cloud, failed)
         command = (f"edit config.yaml, then {cloud.settings.rerun_command('02')}" if helps
                    else cloud.settings.command("lib.proof.sanity"))
+        # A table may have been changed since it was built.
+        warehouse.forget(cloud, *[file for file in warehouse.BUILDS if file != "01_prepare_bq"])
+        need += "; the next run builds these tables again"
         raise Needed("sanity checks failed: " + _describe(failed), need, command)
     if len(odd):
         low, high = remedies.band(checks, cloud.settings)

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lib import warehouse
+from lib.charts import proof as proof_charts
 from lib.proof import naive_join
 
 
@@ -57,3 +58,12 @@ def test_the_timeline_shows_the_order_that_only_the_naive_row_knows(proof, frame
     assert list(table.columns) == ["known at the time", "naive join"]
     assert table.loc["orders_lifetime"].tolist() == [
         f"{honest['orders_lifetime']:g}", f"{naive['orders_lifetime']:g}"]
+
+
+def test_data_without_such_a_customer_lack_one_picture_and_end_no_run(proof, frames):
+    pairs = naive_join.pair(*frames)
+    example = naive_join.timeline(proof, pairs[pairs["orders_90d"] != 1])
+    assert "a customer with one order" in example["lacks"]
+    assert naive_join.timeline_table(example).empty
+    shown = repr(proof_charts.naive_timeline(example))
+    assert "No chart: these data lack a customer with one order" in shown

@@ -91,13 +91,16 @@ def test_a_small_sample_names_a_larger_one(check):
     check(snapshots=sample | named, checks={"min_customers": 200})
 
 
-def test_too_few_customers_are_named_as_such_and_no_setting_helps(check):
-    error = refused(check, make(days=600, per_day=1, users=30))
+def test_too_few_customers_at_older_dates_are_named_as_such_and_no_setting_helps(check):
+    tables = make(days=600, per_day=2, users=1000)
+    tables["orders"] = [o for n, o in enumerate(tables["orders"])
+                        if o["created_at"] > NEWEST - 170 * DAY or n % 5 == 0]
+    error = refused(check, tables, checks={"max_unusable_rate": 1.0})
     assert "too few customers: customers_per_label_date = " in error.cause
     assert ", allowed 50 or more" in error.cause
-    assert error.need.startswith("a larger export: no setting in config.yaml helps. Three splits "
-                                 "need 19 label dates in a row up to the newest, each with at "
-                                 "least 50 customers and both labels; there are 0")
+    assert re.match("a larger export: no setting in config.yaml helps. Three splits need 19 label "
+                    "dates in a row up to the newest, each with at least 50 customers and both "
+                    r"labels; there are \d+;", error.need)
 
 
 def test_rates_of_one_label_only_are_one_sentence(check):
@@ -107,20 +110,21 @@ def test_rates_of_one_label_only_are_one_sentence(check):
 
 
 def test_a_null_rate_names_the_limit_that_would_accept_it(check):
-    snapshots = {"history_days": 126}
+    snapshots, any_rows = {"history_days": 126}, {"max_unusable_rate": 1.0}
     error = refused(check, make(days=335, per_day=15, users=3000, with_items=0.8),
-                    snapshots=snapshots)
+                    snapshots=snapshots, checks=any_rows)
     assert "null_rate_avg_order_value_90d = 0.1" in error.cause
     named = settings_in(error.need)
     assert list(named) == ["checks"] and list(named["checks"]) == ["max_null_rate"]
     assert 0.1 < named["checks"]["max_null_rate"] < 0.25
-    check(snapshots=snapshots, **named)
+    check(snapshots=snapshots, checks=any_rows | named["checks"])
 
 
 def test_a_feature_without_a_value_is_named_whatever_is_allowed(check):
     old = NEWEST - 330 * DAY
     error = refused(check, make(days=335, per_day=15, users=3000, keep_items=lambda at: at < old),
-                    snapshots={"history_days": 126}, checks={"max_null_rate": 1.0})
+                    snapshots={"history_days": 126},
+                    checks={"max_null_rate": 1.0, "max_unusable_rate": 1.0})
     assert ("null_rate_avg_order_value_90d = 1, allowed less than 1: the feature is NULL in every "
             "row") in error.cause
     assert error.need.startswith("values in the source columns that avg_order_value_90d, ")

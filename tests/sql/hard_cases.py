@@ -16,7 +16,8 @@ LABELLED = MIDNIGHT - 60 * DAY  # the newest label time
 OVERRIDES = {
     "app": "sqltest",
     "label": {"positive_rate_band": [0.0, 1.0]},
-    "checks": {"min_join_coverage": 0.0, "max_null_rate": 1.0, "min_customers": 1},
+    "checks": {"min_join_coverage": 0.0, "max_null_rate": 1.0, "min_customers": 1,
+               "max_unusable_rate": 1.0},
 }
 
 

@@ -101,6 +101,7 @@ def send_everything(cloud):
     for file in warehouse.BUILDS:
         warehouse.build(cloud, file)
     warehouse.run_checks(cloud)
+    warehouse.require_snapshot(cloud)
     remedies.label_dates(cloud)
     lookups.customer_rows(cloud, "features", "7")
     lookups.newest_features(cloud)

@@ -1,0 +1,125 @@
+"""The data change under the run's feet: each change is planted, and a check names it."""
+
+import dataclasses
+import warnings
+
+import pytest
+
+from lib import config, lookups, warehouse
+from lib.errors import Needed
+from lib.proof import sanity
+from tests.conftest import SMALL
+
+RENDER = warehouse.render
+BUILT = ("01_prepare_bq", "02_build_features", "03_build_labels_churn", "04_build_train")
+OWN = {**SMALL, "app": "changes", "checks": {"min_join_coverage": 0.9},
+       "snapshots": {"history_days": 126}}
+
+
+@pytest.fixture(scope="module")
+def own(cloud):
+    """The tables of the app "changes", built."""
+    settings = config.load(target="local", env="dev", overrides=OWN)
+    made = dataclasses.replace(cloud, settings=settings)
+    warehouse.create_dataset(made)
+    build(made)
+    return made
+
+
+def build(own):
+    return [warehouse.build(own, file).status for file in BUILT]
+
+
+def check(own):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sanity.LabelWarning)
+        return sanity.check(own)
+
+
+def test_unchanged_data_pass(own):
+    assert set(check(own).value["status"]) <= {"pass", "warn"}
+
+
+DOUBLE = "insert into {0} select * from {0}"
+NEWEST = "(select max(label_timestamp) from {labels})"
+CHANGES = {  # the statement, then the check that names it
+    "users emptied": ("delete from {raw_users} where true", "users = 0"),
+    "orders emptied": ("delete from {raw_orders} where true", "orders = 0"),
+    "items emptied": ("delete from {raw_order_items} where true", "order_items_with_price = 0"),
+    "products emptied": ("delete from {raw_products} where true", "products_with_category = 0"),
+    "prices NULL": ("update {raw_order_items} set sale_price = null where true",
+                    "order_items_with_price = 0"),
+    "categories NULL": ("update {raw_products} set category = null where true",
+                        "products_with_category = 0"),
+    "users doubled": (DOUBLE.format("{raw_users}"), "users_doubled = "),
+    "orders doubled": (DOUBLE.format("{raw_orders}"), "orders_doubled = "),
+    "items doubled": (DOUBLE.format("{raw_order_items}"), "order_items_doubled = "),
+    "products doubled": (DOUBLE.format("{raw_products}"), "products_doubled = "),
+    "other users": ("update {raw_users} set signed_up_at = timestamp_add(signed_up_at, "
+                    "interval 400 day) where true", "orders_without_their_user = "),
+    "other orders": ("update {raw_orders} set ordered_at = timestamp_sub(ordered_at, "
+                     "interval 1 second) where true", "items_without_their_order = "),
+    "features emptied": ("delete from {features} where true", "feature_rows = 0"),
+    "a feature NULL": ("update {features} set tenure_days = null where true",
+                       "null_rate_tenure_days = 1"),
+    "a nullable feature NULL": ("update {train} set return_rate_90d = null where true",
+                                "null_rate_return_rate_90d = 1"),
+    "the newest snapshot missing": (
+        "delete from {features} where feature_timestamp = "
+        "(select max(feature_timestamp) from {features})",
+        "days_from_last_snapshot_to_last_order = 7"),
+    "a snapshot missing": (
+        "delete from {features} where feature_timestamp = timestamp_sub("
+        "(select max(feature_timestamp) from {features}), interval 14 day)",
+        "snapshots_missing = 1"),
+    "features doubled": (DOUBLE.format("{features}"), "feature_keys_doubled = "),
+    "labels doubled": (DOUBLE.format("{labels}"), "label_keys_doubled = "),
+    "train doubled": (DOUBLE.format("{train}"), "label_rows_added_by_join = "),
+    "train in part": ("delete from {train} where orders_90d > 1", "label_rows_lost_by_join = "),
+    "train of one class": (
+        "update {labels} set label_churn_60d = 1 where label_timestamp < timestamp_sub("
+        + NEWEST + ", interval 70 day)", "both labels must occur"),
+    "test of one class": (
+        "update {labels} set label_churn_60d = 0 where label_timestamp = " + NEWEST,
+        "both labels must occur"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_after_the_build_is_named_and_the_next_run_repairs_it(own, change):
+    statement, named = CHANGES[change]
+    names = {key: f"`{own.settings.table(key)}`" for key in own.settings.tables.model_dump()}
+    own.bigquery.query(statement.format(**names)).result()
+    with pytest.raises(Needed) as caught:
+        check(own)
+    assert named in caught.value.cause
+    assert "created" in build(own)
+    assert set(check(own).value["status"]) <= {"pass", "warn"}
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["orders", "items"])
+def test_a_source_that_is_replaced_between_two_reads_is_copied_again(own, monkeypatch, number):
+    """One statement of sql/01 reads another theLook than the ones before it."""
+    statements = RENDER("01_prepare_bq", own.settings)
+    time = "orders.created_at as ordered_at"
+    assert time in statements[number]
+    statements[number] = statements[number].replace(
+        time, f"timestamp_sub(orders.created_at, interval 300 day) {time[-13:]}")
+    with monkeypatch.context() as patch:
+        patch.setattr(warehouse, "render", lambda file, settings: (
+            statements if file == "01_prepare_bq" else RENDER(file, settings)))
+        with pytest.raises(Needed, match="the source changed while it was copied"):
+            warehouse.build(own, "01_prepare_bq")
+    assert warehouse.build(own, "01_prepare_bq").status == "created"
+
+
+@pytest.mark.parametrize(("left", "silent"), [("days_since_last_order >= 201", True),
+                                              ("days_since_last_order < 100", False)])
+def test_small_data_show_the_next_best_silent_customer(own, left, silent):
+    features = f"`{own.settings.table('features')}`"
+    own.bigquery.query(f"delete from {features} where not ({left})").result()
+    row = lookups.newest_row(own, lookups.silent_customer(own))
+    assert (row["days_since_last_order"] >= 100) == silent
+    assert len(lookups.newest_features(own, one_in=10**6)) > 30
+    warehouse.forget(own, "02_build_features")
+    build(own)
