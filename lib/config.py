@@ -248,7 +248,7 @@ class Train(Block):
     runner: Literal["pipeline", "custom_job"]
     min_roc_auc: Share
     machine_type: MachineType
-    service_account: str | None
+    service_account: Annotated[str, Field(pattern=r"^[\w.-]+@[\w.-]+\.[a-z]+$")] | None
 
 
 class Serve(Block):

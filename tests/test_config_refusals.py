@@ -161,6 +161,7 @@ REFUSED = [
     ("names.dataset", "{app:>99999999999}", "known are only {app}"),
     ("names.dataset", "{app}_{env}}", "known are only {app}"),
     ("names.dataset", 7, "names.dataset = 7"), ("names", [1], "names = [1]"),
+    ("train.service_account", "me", "train.service_account = 'me'"),
     ("train.params", [1], "train.params"), ("train.params.xgboost", {}, "train.params.xgboost"),
     ("train.params", {"logistic_regression": {}}, "train.params.random_forest = None: a block"),
     ("train.params.random_forest.n_estimators", 0, "random_forest.n_estimators = 0"),
@@ -248,7 +249,8 @@ def patched():
 @given(key=st.sampled_from(ALL_KEYS), value=VALUES | st.just(GONE))
 @example(key="label", value={})
 @example(key="train.params.random_forest", value={"n_estimators": 1 << 20000})
-def test_any_value_at_any_key_loads_as_it_is_or_is_refused_by_its_key(patched, key, value):
+def test_any_value_at_any_key_loads_as_it_is_or_is_refused_by_its_key(patched, trials, key, value):
+    trials()
     try:
         loaded = load(patched, changed(key, value))
     except config.ConfigError as error:
@@ -285,7 +287,8 @@ CRON = st.lists(st.sampled_from(
 @given(line=CRON)
 @example("TZ=Etc/UTC 0 3 * * 1")
 @example("0 3 * jan-dec sun,mon")
-def test_every_schedule_that_is_accepted_is_one_for_the_feature_view(line):
+def test_every_schedule_that_is_accepted_is_one_for_the_feature_view(trials, line):
+    trials()
     try:
         config_rules.check_cron(line)
     except ValueError:
