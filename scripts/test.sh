@@ -25,8 +25,15 @@ files=(.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # A new local cloud for the notebooks: the outputs to compare are those of a first run.
 folder=$(mktemp -d)
-trap 'kill "$notebooks" 2>/dev/null; wait || true; LOCALCLOUD_STATE="$folder/state" \
-    .venv/bin/python -m lib.localcloud stop >/dev/null; rm -rf "$folder"' EXIT
+notebooks=
+# shellcheck disable=SC2329  # called by the trap
+end() {
+    if [ -n "$notebooks" ]; then kill "$notebooks" 2>/dev/null || true; fi
+    wait || true
+    LOCALCLOUD_STATE="$folder/state" .venv/bin/python -m lib.localcloud stop >/dev/null || true
+    rm -rf "$folder"
+}
+trap end EXIT
 # CHURN_DEMO_SET: as config.yaml says, whatever the last run used.
 LOCALCLOUD_STATE="$folder/state" CHURN_DEMO_SET="${CHURN_DEMO_SET:-"{}"}" \
     .venv/bin/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env \
@@ -36,5 +43,6 @@ failed=0
 "${files[@]}" || failed=$?
 echo "the seven notebooks, whose outputs are compared:"
 wait "$notebooks" || failed=$?
+notebooks=
 cat "$folder/notebooks"
 exit "$failed"
