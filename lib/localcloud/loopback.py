@@ -24,8 +24,9 @@ def no_proxy(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 def direct() -> dict[str, str]:
     """The variables by which Google's clients call the local address that they are given: without
     a proxy, and not Google's mTLS address in its place, as BigQuery's and Cloud Storage's do where
-    the environment asks for mTLS."""
-    return {**no_proxy(), "GOOGLE_API_USE_MTLS_ENDPOINT": "never"}
+    the environment asks for mTLS. Of another universe than the credentials', clients refuse."""
+    return {**no_proxy(), "GOOGLE_API_USE_MTLS_ENDPOINT": "never",
+            "GOOGLE_CLOUD_UNIVERSE_DOMAIN": "googleapis.com"}
 
 
 def _with_hosts(given: str) -> str:

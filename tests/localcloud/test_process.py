@@ -85,7 +85,8 @@ def test_every_client_reaches_the_local_cloud_past_a_proxy(tmp_path):
     asked for, BigQuery's and Cloud Storage's clients would call Google instead."""
     try:
         done = program(CLIENTS, tmp_path, **PROXIES, no_grpc_proxy="corp.example",
-                       GOOGLE_API_USE_MTLS_ENDPOINT="always")
+                       GOOGLE_API_USE_MTLS_ENDPOINT="always",
+                       GOOGLE_CLOUD_UNIVERSE_DOMAIN="example.com")
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == ["[1]", "0", "0", "[]", "[{'seven': 7}]"]
         assert process.status(tmp_path)
