@@ -5,9 +5,10 @@ import gc
 import sys
 
 from lib.localcloud import ledger, process
+from lib.localcloud.vertex.base.answers import Answers
 
 DEFAULT_THELOOK = {"users": 100_000, "seed": 7, "as_of": "2026-07-03T00:40:00Z"}
-SHOWN = ("pid", "project", "vertex", "bigquery", "bigquery_grpc", "storage", "admin")
+SHOWN = ("pid", "project", "answers", "vertex", "bigquery", "bigquery_grpc", "storage", "admin")
 
 
 def main() -> int:
@@ -21,6 +22,8 @@ def main() -> int:
     start.add_argument("--as-of", default=DEFAULT_THELOOK["as_of"], help="end of the orders")
     start.add_argument("--runner", choices=("process", "container"), default=None,
                        help="how pipeline tasks and custom jobs run; container: on DOCKER_HOST")
+    start.add_argument("--answers", type=_answers, metavar="usual|strange|random:SEED",
+                       help="how it answers where Google may choose; README.md has the choices")
     commands.add_parser("status", help="report where it runs; exit status 1 if it does not answer")
     commands.add_parser("stop", help="stop it; its data are kept")
     commands.add_parser("reset", help="stop it and delete its data")
@@ -47,11 +50,20 @@ def main() -> int:
         return 1
 
 
+def _answers(given: str) -> str:
+    try:
+        Answers(given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return given
+
+
 def _manage(options: argparse.Namespace) -> int:
     """start, status, stop or reset; returns the exit status."""
     if options.command == "start":
         thelook = {"users": options.users, "seed": options.seed, "as_of": options.as_of}
-        running, new = process.start(options.project, thelook, runner=options.runner)
+        running, new = process.start(options.project, thelook, runner=options.runner,
+                                     answers=options.answers)
         print("started" if new else "already running")
         _show(running)
     elif options.command == "status":

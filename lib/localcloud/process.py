@@ -49,6 +49,7 @@ class LocalCloudError(RuntimeError):
 def start(
     project: str, thelook: dict | None, images: dict[str, Path] | None = None,
     state: Path = STATE, runner: str | None = None, module: str | None = None,
+    answers: str | None = None,
 ) -> tuple[dict, bool]:
     """Start the local cloud, or find one that runs with the same arguments.
 
@@ -63,6 +64,8 @@ def start(
             Docker engine at DOCKER_HOST; None accepts any that runs, and starts "process".
         module: what `python -m MODULE serve ARGUMENTS` runs, such as one that adds a
             `server.Front`; None accepts any that runs, and starts this package.
+        answers: "usual", "strange" or "random:SEED" (vertex/base/answers.py); None accepts any that
+            runs, and starts "usual".
 
     Returns:
         What running.json holds (pid and the URL of each service), and whether it was started
@@ -77,6 +80,7 @@ def start(
         running = status(state) or _wait_for_answer(state)
         same = running and (running["project"], running["thelook"]) == (project, thelook)
         same = same and runner in (None, running.get("runner"))
+        same = same and answers in (None, running.get("answers"))
         if same and module in (None, running.get("module")):
             return running, False
         if running:
@@ -85,6 +89,7 @@ def start(
             "state": str(state), "project": project, "thelook": thelook,
             "images": {k: str(v) for k, v in (images or local_images()).items()},
             "runner": runner or "process", "module": module or SERVER,
+            "answers": answers or "usual",
         }), True
 
 

@@ -53,20 +53,28 @@ class Route:
     body: str = ""
 
 
+def render(rpc: str, result: Message | dict, integers: bool) -> str:
+    """The JSON of a method's result."""
+    if isinstance(result, Message):
+        result = json_format.MessageToDict(result, use_integers_for_enums=integers)
+    return json.dumps(result)
+
+
 @dataclass(frozen=True)
 class Api:
     """Routes, and the function `call(rpc, request)` that runs their methods.
 
     `call` returns a message or a JSON object, or raises ApiError. `implemented`: the methods that
-    it has; any other is answered 501. `prefixes`: how resource names begin here, and how in
-    answers: Vertex AI names the project by its number (k8s-config-connector's recordings).
+    it has; any other is answered 501. `render(rpc, result, integers)` gives the JSON of a result,
+    enums as integers if asked for; `rename` changes the project in the names of an answer.
     `quick`: methods that wait for nothing, and take less time than handing them to a thread.
     """
 
     routes: list[Route]
     implemented: Iterable[str]
     call: Callable[[str, Message], Message | dict]
-    prefixes: tuple[str, str] = ("", "")
+    render: Callable[[str, Message | dict, bool], str] = render
+    rename: Callable[[str], str] = str
     quick: Iterable[str] = ()
 
 
@@ -146,17 +154,15 @@ def answer(
             raise refused(
                 "divergence.methods", "UNIMPLEMENTED", f"No method here answers {verb} {path}")
         result = _call(api, found, verb, path, query, body)
-        if isinstance(result, Message):
-            integers = ("$alt", "json;enum-encoding=int") in query
-            result = json_format.MessageToDict(result, use_integers_for_enums=integers)
-        return 200, json.dumps(result).replace(*api.prefixes), "ok"
+        integers = ("$alt", "json;enum-encoding=int") in query
+        return 200, api.rename(api.render(found[0].rpc, result, integers)), "ok"
     except ApiError as error:
         failed = error
     except Exception as error:  # a defect of the stand-in, reported as Google reports its own
         logging.getLogger(__name__).exception("%s %s", verb, path)
         failed = defect(f"Internal error of the stand-in: {error!r}")
     content = json.dumps(failed.body())
-    content = content.replace(*api.prefixes) if api else content
+    content = api.rename(content) if api else content
     return HTTP[failed.status], content, failed.rule or "defect"
 
 

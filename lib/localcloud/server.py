@@ -41,6 +41,7 @@ def run(arguments: str, front: Front | None = None) -> None:
             images: container image name -> folder with its Dockerfile.
             runner: how the tasks of pipelines and custom jobs run: "process" or "container".
             module: what was started, recorded in running.json.
+            answers: "usual", "strange" or "random:SEED": see vertex/base/answers.py.
         front: see Front.
     """
     given = json.loads(arguments)
@@ -54,7 +55,7 @@ def run(arguments: str, front: Front | None = None) -> None:
 
 async def _serve(
     state: str, project: str, thelook: dict | None, images: dict[str, str], runner: str,
-    module: str, front: Front | None,
+    module: str, answers: str = "usual", front: Front | None = None,
 ) -> None:
     folder = Path(state)
     stop = asyncio.Event()
@@ -76,7 +77,7 @@ async def _serve(
             "storage": storage.url, "platform": url}
         vertex = app.start(
             folder / "vertex", project, addresses,
-            {name: Path(image) for name, image in images.items()}, runner)
+            {name: Path(image) for name, image in images.items()}, runner, answers)
         running.callback(app.stop, vertex)
         platform = Platform(project, app.PROJECT_NUMBER, folder / "artifactregistry.json")
         vertex.middleware.append(platform.guard)
@@ -98,7 +99,8 @@ async def _serve(
             vertex.addresses.update(addresses)
         _announce(folder, {
             "pid": os.getpid(), "project": project, "project_number": app.PROJECT_NUMBER,
-            "thelook": thelook, "runner": runner, "module": module, **addresses})
+            "thelook": thelook, "runner": runner, "module": module,
+            "answers": answers, **addresses})
         await stop.wait()
         (folder / "running.json").unlink(missing_ok=True)
         server.should_exit = True

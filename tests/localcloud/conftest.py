@@ -175,10 +175,10 @@ def images(tmp_path_factory):
 class StandIn:
     """A running stand-in (`vertex`, of lib/localcloud) and GAPIC clients for it."""
 
-    def __init__(self, data_dir, bq_server, images):
+    def __init__(self, data_dir, bq_server, images, answers="usual"):
         self.vertex = app.start(data_dir, PROJECT, {
             "bigquery": bq_server.rest, "bigquery_grpc": bq_server.grpc,
-            "storage": "http://127.0.0.1:1"}, images)
+            "storage": "http://127.0.0.1:1"}, images, answers=answers)
         self._served = serve(self.vertex)
         self.url = self._served.url
         self.registry = self.client(aiplatform_v1.FeatureRegistryServiceClient)
@@ -203,8 +203,8 @@ def start_vertex(bq_server, images):
     """Context manager: a separate stand-in, over a data folder."""
 
     @contextlib.contextmanager
-    def start(data_dir):
-        vertex = StandIn(data_dir, bq_server, images)
+    def start(data_dir, answers="usual"):
+        vertex = StandIn(data_dir, bq_server, images, answers)
         try:
             yield vertex
         finally:

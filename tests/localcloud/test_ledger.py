@@ -28,7 +28,8 @@ WITHOUT_RULE = ("not_found", "already_exists", "defect")  # name theirs in error
 INTERNAL = {"process.py", "thelook", "errors.py", "ledger.py"}  # no answers are made there
 # Caught, or no answer to a request.
 NO_REFUSALS = {("rest.py", "ValueError"), ("runner.py", "ValueError"),
-               ("listing.py", "ValueError")}
+               ("listing.py", "ValueError"), ("answers.py", "ValueError"),
+               ("__main__.py", "ArgumentTypeError")}
 
 
 def trees():

@@ -18,13 +18,15 @@ MODULE = "tests.support.local_cloud"
 
 
 def start(
-    project: str, thelook: dict | None, images: dict[str, Path] | None = None, *, state: Path
+    project: str, thelook: dict | None, images: dict[str, Path] | None = None, *, state: Path,
+    answers: str | None = None,
 ) -> dict:
     """Start it, or find it running; what running.json holds, with "admin" among the addresses.
 
     `process.stop(state)` stops it; `process.start` finds it too.
     """
-    running, _ = process.start(project, thelook, images, state=state, module=MODULE)
+    running, _ = process.start(project, thelook, images, state=state, module=MODULE,
+                               answers=answers)
     return running
 
 

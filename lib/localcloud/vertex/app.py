@@ -12,6 +12,8 @@ from google.protobuf.message import Message
 
 from lib.localcloud import rest
 from lib.localcloud.vertex.base import operations, tasks
+from lib.localcloud.vertex.base.answering import Answering
+from lib.localcloud.vertex.base.answers import USUAL, Answers
 from lib.localcloud.vertex.base.background import Background
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.state import State
@@ -53,7 +55,7 @@ PROJECT_NUMBER = 100000000001  # of the local project
 
 def start(
     data_dir: Path, project: str, addresses: dict[str, str], images: dict[str, Path],
-    runner: str = "process",
+    runner: str = "process", answers: str = USUAL,
 ) -> Vertex:
     """Open the stored state and end what an earlier process left unfinished; see `stop`.
 
@@ -65,6 +67,7 @@ def start(
         images: container image name -> folder with its Dockerfile.
         runner: how the tasks of pipelines and custom jobs run: "process", or "container" on the
             Docker engine at DOCKER_HOST.
+        answers: "usual", "strange" or "random:SEED": see base/answers.py.
     """
     data_dir = Path(data_dir).resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -75,7 +78,8 @@ def start(
         objects=Storage(project, addresses["storage"]), images=known,
         servers=Servers(known, data_dir / "serving"),
         runner=Runner(known, runner, data_dir), background=Background(),
-        tables=BigQuery(project, addresses["bigquery"], addresses["bigquery_grpc"]))
+        tables=BigQuery(project, addresses["bigquery"], addresses["bigquery_grpc"]),
+        answers=Answers(answers))
     shutil.rmtree(tasks.scratch(vertex), ignore_errors=True)
     operations.end_interrupted(vertex.state)
     for kind in (pipelines.JOBS, jobs.JOBS):
@@ -106,6 +110,6 @@ def api(vertex: Vertex) -> rest.Api:
 
         return vertex.call(rpc, request, work)
 
-    prefixes = (
-        f"projects/{vertex.project}/locations/", f"projects/{vertex.project_number}/locations/")
-    return rest.Api(ROUTES, METHODS, call, prefixes, quick=["FetchFeatureValues"])
+    answering = Answering(vertex)
+    return rest.Api(ROUTES, METHODS, call, answering.render, answering.rename,
+                    quick=["FetchFeatureValues"])

@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from lib.localcloud.vertex.base.answers import Answers
 from lib.localcloud.vertex.base.background import Background
 from lib.localcloud.vertex.base.state import State
 from lib.localcloud.vertex.programs.images import Images
@@ -29,6 +30,7 @@ class Vertex:
         addresses: where programs that it runs find Google's services: "storage", "bigquery",
             "bigquery_grpc".
         tables: BigQuery, for the tables that features come from (registry/tables.py).
+        answers: which way an answer takes where Google may choose (base/answers.py).
         syncs: running feature view syncs (online/sync.py).
         middleware: wraps every call, the first outermost: see Middleware.
     """
@@ -44,6 +46,7 @@ class Vertex:
     runner: Runner
     background: Background
     tables: Any
+    answers: Answers = field(default_factory=Answers)
     syncs: Any = None
     middleware: list[Middleware] = field(default_factory=list)
 

@@ -35,13 +35,22 @@ def page(found: Sequence[Message], request: Message, response: Message) -> Messa
         found = [message for message in found if matches(message)]
     if "read_mask" in fields and request.read_mask.paths:
         found = [_masked(message, request.read_mask.paths) for message in found]
+    return cut(found, request, response)
+
+
+def cut(found: Sequence[Message], request: Message, response: Message) -> Message:
+    """Fill `response` with the page that the request asks for."""
     start = _offset(request.page_token)
     size = min(request.page_size, MAX_PAGE) if request.page_size > 0 else DEFAULT_PAGE
-    repeated = next(f.name for f in response.DESCRIPTOR.fields if f.is_repeated)
-    getattr(response, repeated).extend(found[start : start + size])
+    getattr(response, repeated_field(response)).extend(found[start : start + size])
     if start + size < len(found):
         response.next_page_token = base64.urlsafe_b64encode(f"at:{start + size}".encode()).decode()
     return response
+
+
+def repeated_field(response: Message) -> str:
+    """The field of a list method's answer that holds the resources."""
+    return next(f.name for f in response.DESCRIPTOR.fields if f.is_repeated)
 
 
 def _offset(token: str) -> int:

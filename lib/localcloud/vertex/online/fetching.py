@@ -5,7 +5,7 @@ import math
 from google.cloud.aiplatform_v1 import types
 from google.protobuf.message import Message
 
-from lib.localcloud.errors import invalid, refused
+from lib.localcloud.errors import invalid, precondition, refused
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.state import new_message
 from lib.localcloud.vertex.online import values
@@ -25,10 +25,18 @@ def fetch_feature_values(vertex: Vertex, request: Message) -> Message:
     if not parts:
         raise invalid("sync.no-key", "data_key is required: key, or composite_key.parts.")
     found = values.get(vertex.state, request.feature_view, entity_key(parts))
+    response, answers = new_message(types.FetchFeatureValuesResponse), vertex.answers
     if not found:
+        nothing = answers.take("nothing_served")
+        if vertex.state.find(request.feature_view) and nothing == "no features":
+            return response
+        if nothing.startswith("400") and vertex.state.children(
+                request.feature_view, "featureViewSyncs") == []:
+            raise precondition("sync.never-synced", "The feature view was never synced.")
         raise refused("sync.entity-missing", "NOT_FOUND", "Requested entity was not found.")
-    response = new_message(types.FetchFeatureValuesResponse)
     features = _features(found)
+    if answers.take("feature_timestamp") == "missing":
+        features = [one for one in features if one[0] != TIMESTAMP_COLUMN]
     if request.data_format == types.FeatureViewDataFormat.PROTO_STRUCT:
         for name, _, value in features:
             if not all(map(_is_json, value if isinstance(value, list) else [value])):
@@ -37,9 +45,16 @@ def fetch_feature_values(vertex: Vertex, request: Message) -> Message:
                     f"{name} is {value}, which PROTO_STRUCT cannot hold; use KEY_VALUE.")
         response.proto_struct.update({name: value for name, _, value in features})
         return response
+    if answers.take("order") == "reversed":
+        features.reverse()
     for name, kind, value in features:
-        if value is not None:  # a null is left out: tests of googleapis/java-vertex-feature-store
+        if value is not None:
             _set_value(response.key_values.features.add(name=name).value, kind, value)
+        elif (nulls := answers.take("nulls")) != "left out":
+            # Left out in tests of googleapis/java-vertex-feature-store.
+            empty = response.key_values.features.add(name=name)
+            if nulls == "empty value":
+                empty.value.SetInParent()
     return response
 
 

@@ -37,7 +37,7 @@ def _group(vertex: Vertex, group_name: str, feature_ids: list[str]) -> ServedTab
         entity_columns=tuple(entity_columns(group)),
         columns=columns,
         order=timestamp_column(group),
-        dense=group.big_query.dense)
+        dense=group.big_query.dense and vertex.answers.take("dense") == "honoured")
 
 
 def _table(vertex: Vertex, source: Message) -> ServedTable:

@@ -14,6 +14,7 @@ from lib.localcloud.vertex.online import values
 from lib.localcloud.vertex.online.sources import served_tables
 from lib.localcloud.vertex.registry.tables import ServedTable
 
+LATE = 2  # syncs until a late grant counts
 OWN_ACCOUNT = types.FeatureView.ServiceAgentType.SERVICE_AGENT_TYPE_FEATURE_VIEW
 
 
@@ -23,6 +24,7 @@ class Syncs:
     def __init__(self, vertex: Vertex):
         self._vertex = vertex
         self._workers: dict[str, ThreadPoolExecutor] = {}
+        self._late: dict[str, int] = {}  # view -> syncs until its grant counts
         self._end_interrupted()
 
     def add(self, view_name: str) -> str:
@@ -48,7 +50,11 @@ class Syncs:
         state.put(sync)
         try:
             self._vertex.call("sync", sync, lambda: self._load(sync))
-            sync.final_status.SetInParent()  # code 0: OK
+            if self._vertex.answers.take("sync_result") == "sent":
+                sync.final_status.SetInParent()  # code 0: OK
+            else:
+                sync.run_time.ClearField("start_time")
+                sync.ClearField("sync_summary")
         except ApiError as error:
             _fail(sync, error)
         except Exception as error:  # what BigQuery said is the sync's final status
@@ -86,10 +92,14 @@ class Syncs:
         for table in tables:
             dataset = table.table.rsplit(".", 1)[0]
             if view.service_account_email not in self._vertex.tables.readers(dataset):
-                raise refused(
-                    "online.own-account-access",
-                    "PERMISSION_DENIED", f"Permission bigquery.tables.getData denied on table "
-                    f"{table.table} for {view.service_account_email}.")
+                raise _denied(table, view)
+        # A grant that is there, but does not count yet.
+        with self._vertex.state.lock:
+            left = self._late.setdefault(
+                view.name, LATE if self._vertex.answers.take("grant", "sync") == "late" else 0)
+            self._late[view.name] = max(0, left - 1)
+        if left:
+            raise _denied(tables[0], view)
 
     def _end_interrupted(self) -> None:
         """After a restart: a sync that was waiting or running has failed."""
@@ -100,6 +110,13 @@ class Syncs:
                     "ABORTED", "The local cloud was stopped during this sync."))
                 sync.run_time.end_time.GetCurrentTime()
                 self._vertex.state.put(sync)
+
+
+def _denied(table: ServedTable, view: Message) -> ApiError:
+    return refused(
+        "online.own-account-access", "PERMISSION_DENIED",
+        f"Permission bigquery.tables.getData denied on table {table.table} for "
+        f"{view.service_account_email}.")
 
 
 def _fail(sync: Message, error: ApiError) -> None:

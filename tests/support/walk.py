@@ -1,0 +1,183 @@
+"""The whole walk, its second run and teardown, under answers that Google may give.
+
+    python -m tests.support.walk usual strange random:1-20
+
+Runs preflight and the code of the seven notebooks in this process, without kernels and pictures,
+on a small theLook. Each local cloud is a copy of one whose tables are built and whose training is
+in the cache, so that a walk takes seconds; with `--whole` it is empty. The second run leaves out
+the planted faults and freshness, which are made anew in each run.
+
+Exit status: 0 every walk passed, or stopped as it must; 1 one did not.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from unittest.mock import MagicMock
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "app": "walk", "thelook": {"users": 1000}, "snapshots": {"history_days": 210},
+    "train": {"min_roc_auc": 0.0, "params": {
+        "random_forest": {"n_estimators": 3, "max_depth": 3, "min_samples_leaf": 5}}},
+    "waits": {"first_pause_seconds": 0.01, "longest_pause_seconds": 0.05, "iam_seconds": 30,
+              "visible_seconds": 20},
+    "retries": {"first_pause_seconds": 0.01, "longest_pause_seconds": 0.02},
+    "label": {"positive_rate_band": [0.01, 0.999]},
+    "checks": {"parity_customers": 20, "planted_customers": 20, "freshness_customers": 20,
+               "max_honest_roc_auc": 1.0, "leakage_seeds": 1, "latency_callers": 2,
+               "latency_sql_requests": 1},
+    "predict": {"customers": 10, "latency_requests": 10}}
+ONCE = {"targets": {"local": {"planted_faults": False, "freshness": False}}}
+MUST_STOP = "online and offline differ"  # where `dense` is ignored
+
+
+def walk(settings, folder: Path) -> dict[str, str]:
+    """Preflight and the notebooks; stage -> its status. Raises what a cell raises."""
+    from lib import errors, stages
+    from lib.cloud import connect
+    from lib.operate import run
+
+    run.check(connect(settings), folder)
+    with _no_pictures(), contextlib.chdir(ROOT / "notebooks"):
+        for notebook in sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb")):
+            names = {"display": lambda *_: None}
+            cells = json.loads(notebook.read_text())["cells"]
+            for number, cell in enumerate(c for c in cells if c["cell_type"] == "code"):
+                try:
+                    exec("".join(cell["source"]), names)
+                    if number == 0:  # the parameters
+                        names |= {"target": settings.target, "env": settings.env,
+                                  "run_dir": str(folder)}
+                except errors.StageError:
+                    raise
+                except Exception as error:
+                    where = f"cell {number}"
+                    raise errors.explain(error, notebook.stem, where, settings) or error from error
+    return {s["name"]: s["status"] for s in stages.read_summary(folder)["stages"]}
+
+
+@contextlib.contextmanager
+def _no_pictures():
+    """The charts are not drawn: they take most of the time, and ask the cloud nothing."""
+    import lib.charts
+
+    names = ("walk", "proof")
+    before = {name: getattr(lib.charts, name, None) for name in names}
+    for name in names:
+        setattr(lib.charts, name, MagicMock())
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            setattr(lib.charts, name, module) if module else delattr(lib.charts, name)
+
+
+def prepare(state: Path) -> None:
+    """Walk once, and keep the tables, the bucket and the cache of the pipeline."""
+    from lib.operate import teardown
+
+    with local_cloud(state, "usual", SMALL) as cloud, contextlib.redirect_stdout(io.StringIO()):
+        walk(cloud.settings, Path(tempfile.mkdtemp(dir=state)))
+        found = teardown.find(cloud)
+        kept = [one for one in found.ours if one.kind not in ("dataset", "bucket")]
+        assert not teardown.remove(cloud, teardown.Found(kept, [], []))
+
+
+@contextlib.contextmanager
+def local_cloud(state: Path, answers: str, overrides: dict):
+    """A Cloud of a local cloud in `state`, which is stopped at the end."""
+    from lib import config
+    from lib.cloud import connect
+    from lib.localcloud import process
+
+    os.environ["CHURN_DEMO_SET"] = json.dumps(overrides)
+    settings = config.load(target="local", env="dev")
+    process.start(settings.project, settings.thelook.model_dump(mode="json"), state=state,
+                  answers=answers)
+    try:
+        yield connect(settings)
+    finally:
+        process.stop(state)
+
+
+def check(answers: str, state: Path, overrides: dict) -> str:
+    """Walk twice and tear down, on the local cloud in `state`; what is wrong, "" if nothing is."""
+    from lib import config
+    from lib.localcloud.vertex.base.answers import POINTS, Answers
+    from lib.operate import teardown
+
+    chosen = Answers(answers)
+    must_stop = any(chosen.take(name) != p.ways[0] for name, p in POINTS.items() if p.ends)
+    wrong, log = [], io.StringIO()
+    with local_cloud(state, answers, overrides) as cloud, contextlib.redirect_stdout(log):
+        for which, changes in (("first", {}), ("second", ONCE)):
+            os.environ["CHURN_DEMO_SET"] = json.dumps(overrides | changes)
+            settings = config.load(target="local", env="dev")
+            try:
+                found = walk(settings, Path(tempfile.mkdtemp(dir=state)))
+            except Exception as error:
+                if not (must_stop and MUST_STOP in str(error)):
+                    expected = hasattr(error, "need")
+                    wrong.append(f"{which} walk: "
+                                 f"{error if expected else traceback.format_exc()}")
+                break
+        else:
+            if must_stop or {found["04_feature_store"], found["06_deploy"]} != {"reused"}:
+                wrong.append(f"second walk: {found}")
+        status, left = teardown.run(cloud, delete=True), teardown.find(cloud)
+        if status or left.ours or left.problems:
+            wrong.append(f"teardown: status {status}, left {left.ours} {left.problems}")
+    return "\n".join([*wrong, log.getvalue()[-3000:]]) if wrong else ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("answers", nargs="+", help="usual, strange, random:SEED or random:1-20")
+    parser.add_argument("--whole", action="store_true", help="each from an empty local cloud")
+    options = parser.parse_args()
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="walk-") as folder:
+        state, prepared = Path(folder) / "state", Path(folder) / "prepared"
+        os.environ["LOCALCLOUD_STATE"] = str(state)  # before lib is imported
+        if not options.whole:
+            state.mkdir()
+            prepare(state)
+            state.rename(prepared)
+        for answers in expand(options.answers):
+            began = time.monotonic()
+            state.mkdir() if options.whole else shutil.copytree(prepared, state)
+            # Every second seed, and `strange`, let the view read by an account of its own.
+            own = answers[-1] in "13579e"
+            wrong = check(answers, state, SMALL | {
+                "feature_view": {"service_agent": "view" if own else "project"}})
+            failed += bool(wrong)
+            print(f"{answers}: {'FAILED' if wrong else 'passed'} in "
+                  f"{time.monotonic() - began:.1f} s", wrong, sep="\n" if wrong else "", flush=True)
+            shutil.rmtree(state)
+    return bool(failed)
+
+
+def expand(given: list[str]) -> list[str]:
+    """random:1-3 -> random:1, random:2, random:3"""
+    found = []
+    for answers in given:
+        seeds, _, rest = answers.removeprefix("random:").partition(",")
+        first, dash, last = seeds.partition("-")
+        if answers.startswith("random:") and dash:
+            found += [f"random:{n}" for n in range(int(first), int(last) + 1)]
+        else:
+            found.append(answers)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
