@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 import requests
+import urllib3
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.transport.requests import AuthorizedSession
 
@@ -242,6 +243,19 @@ class Cloud:
         for client in (self.bigquery, self.storage):
             client._http.hooks["response"].append(before_ours)
 
+    @cached_property
+    def _retrying_reads(self) -> requests.adapters.HTTPAdapter:
+        """Repeats a GET that is answered "too many requests" or "unavailable", as the clients of
+        BigQuery and Cloud Storage do; those of Vertex AI do not. What changes something is
+        repeated by its stage."""
+        retries = self.settings.retries
+        return requests.adapters.HTTPAdapter(max_retries=urllib3.Retry(
+            total=None, connect=0, read=False, status=retries.attempts - 1,
+            status_forcelist=[429, 503], allowed_methods=["GET"], raise_on_status=False,
+            backoff_factor=retries.first_pause_seconds,
+            backoff_jitter=retries.first_pause_seconds,
+            backoff_max=retries.longest_pause_seconds))
+
     def _client(self, name: str, package: str = "aiplatform_v1"):
         address = self.vertex if package == "aiplatform_v1" else self.platform
         # REST on both targets, so that both raise the same error classes.
@@ -252,6 +266,8 @@ class Cloud:
         if hasattr(client.transport, "operations_client"):
             transports.append(client.transport.operations_client.transport)
         for transport in transports:
+            for scheme in ("https://", "http://"):
+                transport._session.mount(scheme, self._retrying_reads)
             transport._session.hooks["response"].append(make_operation_readable)
         return client
 

@@ -269,6 +269,7 @@ class Predict(Block):
 class Waits(Block):
     """Seconds, all of them."""
 
+    visible_seconds: Wait
     online_store_seconds: Wait
     operation_seconds: Wait
     sync_seconds: Wait

@@ -16,10 +16,14 @@ class NotDeployed(Needed):
 
 
 def find(cloud: Cloud) -> vertex.Endpoint | None:
-    """The app's endpoint, or None."""
+    """The app's endpoint, or None.
+
+    A call that seemed to fail may leave a second one: of two the one that serves, or the older one.
+    """
     request = vertex.ListEndpointsRequest(
         parent=cloud.parent, filter=cloud.settings.list_filter(cloud.settings.names.endpoint))
-    return next(iter(cloud.endpoints.list_endpoints(request=request)), None)
+    return min(cloud.endpoints.list_endpoints(request=request), default=None,
+               key=lambda found: (not found.deployed_models, found.create_time, found.name))
 
 
 def create(cloud: Cloud) -> Outcome:
@@ -31,8 +35,11 @@ def create(cloud: Cloud) -> Outcome:
     operation = cloud.endpoints.create_endpoint(
         parent=cloud.parent,
         endpoint=vertex.Endpoint(display_name=name, labels=cloud.settings.labels))
-    made = waiting.operation(cloud.settings, "endpoint", operation, name) or find(cloud)
-    return Outcome("created", made.name, value=cloud.endpoints.get_endpoint(name=made.name))
+    stub = waiting.operation(cloud.settings, "endpoint", operation, name)
+    stub = stub or waiting.made(cloud.settings, "endpoint", lambda: find(cloud))
+    made = waiting.made(
+        cloud.settings, "endpoint", lambda: cloud.endpoints.get_endpoint(name=stub.name))
+    return Outcome("created", made.name, value=made)
 
 
 def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outcome:
@@ -60,7 +67,9 @@ def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outc
                     max_replica_count=serve.max_replica_count)))
         waiting.operation(settings, "deployment", operation, endpoint.name,
                           settings.waits.deploy_seconds)
-        kept, others = _deployments(cloud, endpoint.name, model)
+        kept, others = waiting.until(
+            settings, "deployment", lambda: _deployments(cloud, endpoint.name, model),
+            lambda found: found[0], settings.waits.visible_seconds)
     # Older versions, also those that an earlier run left when it stopped before this loop.
     for old in others:
         operation = cloud.endpoints.undeploy_model(
@@ -121,7 +130,8 @@ def predict(
             if isinstance(value, float) and not math.isfinite(value):
                 raise Needed(f"{name} of instance {position} is {value}",
                              "finite numbers, or null for no value, in the features", rerun("02"))
-    reply = cloud.predictions.predict(endpoint=endpoint.name, instances=instances)
+    reply = cloud.predictions.predict(
+        endpoint=endpoint.name, instances=instances, retry=waiting.BRIEFLY)
     try:
         found = [float(row["churn_probability"]) for row in reply.predictions]
     except (KeyError, TypeError, ValueError):

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from google.api_core import retry
-from google.api_core.exceptions import Conflict, NotFound
+from google.api_core.exceptions import BadRequest, Conflict, NotFound
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2
 from google.rpc import code_pb2
 
 from lib import waiting
 from lib.cloud import Cloud
-from lib.config import ENTITY, TIMESTAMP
-from lib.errors import TRANSIENT, Needed
+from lib.config import ENTITY, TIMESTAMP, Feature
+from lib.errors import Needed
 from lib.stages import Outcome, short
 
 # pandas and lib.warehouse (BigQuery's client) are imported in the functions that use them: they
@@ -28,9 +29,8 @@ from lib.stages import Outcome, short
 if TYPE_CHECKING:
     import pandas as pd
 
-# The client does not retry a fetch by itself. A caller waits for the answer: retry for 2 s only.
-FETCH_RETRY = retry.Retry(
-    retry.if_exception_type(*TRANSIENT), initial=0.05, maximum=0.5, multiplier=2, timeout=2)
+
+NEVER_SYNCED = "has never been synced"
 
 
 class EntityNotServed(LookupError):
@@ -72,25 +72,40 @@ def create_group(cloud: Cloud) -> Outcome:
     Raises:
         Needed: a group of that name exists with another table, other columns or another `dense`.
     """
-    settings, wanted = cloud.settings, group_message(cloud)
-    try:
-        existing = cloud.registry.get_feature_group(name=group_name(cloud))
-        here, ours = _group_settings(existing), _group_settings(wanted)
-        if differing := [name for name in ours if here[name] != ours[name]]:
-            raise Needed(
-                f"feature group {existing.name} exists with another {', '.join(differing)}",
-                "the group of config.yaml: delete the old one (its BigQuery data are kept)",
-                # gcloud has no commands for the feature store.
-                'curl -X DELETE -H "Authorization: Bearer $(gcloud auth print-access-token)" '
-                f'"{cloud.vertex}/v1/{group_name(cloud)}?force=true"')
-        return Outcome("reused", existing.name)
-    except NotFound:
-        operation = cloud.registry.create_feature_group(
+    wanted = group_message(cloud)
+    group, status = _find_or_make(
+        cloud, "feature group", group_name(cloud),
+        lambda: cloud.registry.get_feature_group(name=group_name(cloud)),
+        lambda: cloud.registry.create_feature_group(
             parent=cloud.parent, feature_group=wanted,
-            feature_group_id=settings.names.feature_group)
-        waiting.operation(settings, "feature group", operation, group_name(cloud))
-        made = cloud.registry.get_feature_group(name=group_name(cloud))
-        return Outcome("created", made.name)
+            feature_group_id=cloud.settings.names.feature_group))
+    here, ours = _group_settings(group), _group_settings(wanted)
+    differing = [name for name in ours if here[name] != ours[name]]
+    if differing and status == "reused":
+        raise Needed(
+            f"feature group {group.name} exists with another {', '.join(differing)}",
+            "the group of config.yaml: delete the old one (its BigQuery data are kept)",
+            # gcloud has no commands for the feature store.
+            'curl -X DELETE -H "Authorization: Bearer $(gcloud auth print-access-token)" '
+            f'"{cloud.vertex}/v1/{group_name(cloud)}?force=true"')
+    return Outcome(status, group.name)
+
+
+def _find_or_make(
+    cloud: Cloud, what: str, name: str, get: Callable[[], Any], create: Callable[[], Any]
+) -> tuple[Any, Literal["reused", "created"]]:
+    """A resource whose id is ours, and whether it existed. It is read again after it was made:
+    the operation's result may have no more than its name."""
+    try:
+        return get(), "reused"
+    except NotFound:
+        pass
+    status = "created"
+    try:
+        waiting.operation(cloud.settings, what, create(), name)
+    except Conflict:  # made just now, by another run or by a call that seemed to fail
+        status = "reused"
+    return waiting.made(cloud.settings, what, get), status
 
 
 def _group_settings(group: vertex.FeatureGroup) -> dict[str, object]:
@@ -107,8 +122,12 @@ def _group_settings(group: vertex.FeatureGroup) -> dict[str, object]:
 def register_features(cloud: Cloud) -> Outcome:
     """One Feature per column of the list in config.yaml, with description, unit and owner."""
     settings, parent = cloud.settings, group_name(cloud)
-    existing = {f.name.rsplit("/", 1)[1] for f in cloud.registry.list_features(parent=parent)}
-    missing = [f for f in settings.features if f.name not in existing]
+
+    def missing_features() -> list[Feature]:
+        found = {f.name.rsplit("/", 1)[1] for f in cloud.registry.list_features(parent=parent)}
+        return [f for f in settings.features if f.name not in found]
+
+    missing = missing_features()
     if missing:
         requests = [
             vertex.CreateFeatureRequest(
@@ -122,8 +141,12 @@ def register_features(cloud: Cloud) -> Outcome:
             )
             for feature in missing
         ]
-        operation = cloud.registry.batch_create_features(parent=parent, requests=requests)
-        waiting.operation(settings, "features", operation, parent)
+        with suppress(Conflict):  # made just now, by another run or by a call that seemed to fail
+            operation = cloud.registry.batch_create_features(parent=parent, requests=requests)
+            waiting.operation(settings, "features", operation, parent)
+        waiting.until(settings, "features", missing_features, lambda left: not left,
+                      settings.waits.visible_seconds,
+                      lambda left: f"not found: {', '.join(f.name for f in left)}")
     return Outcome("created" if missing else "reused", parent,
                    {"features": len(settings.features), "new": len(missing)})
 
@@ -166,7 +189,8 @@ def create_online_store(cloud: Cloud) -> Outcome:
     waiting.until(
         settings, "online store", lambda: _find_store(cloud),
         lambda found: found and found.state == vertex.FeatureOnlineStore.State.STABLE, limit,
-        lambda found: f"state {found.state.name}" if found else "being created", _console(cloud))
+        lambda found: f"state {waiting.state_name(found.state)}" if found else "being created",
+        _console(cloud))
     return Outcome("created" if operation else "reused", name, _store_figures(cloud))
 
 
@@ -216,14 +240,12 @@ def create_view(cloud: Cloud) -> Outcome:
     settings = cloud.settings
     wanted = view_message(cloud)
     figures = {"features": len(settings.features), "sync": settings.feature_view.sync_cron}
-    try:
-        view, status = cloud.online_admin.get_feature_view(name=view_name(cloud)), "reused"
-    except NotFound:
-        operation = cloud.online_admin.create_feature_view(
+    view, status = _find_or_make(
+        cloud, "feature view", view_name(cloud),
+        lambda: cloud.online_admin.get_feature_view(name=view_name(cloud)),
+        lambda: cloud.online_admin.create_feature_view(
             parent=store_name(cloud), feature_view=wanted,
-            feature_view_id=settings.names.feature_view)
-        waiting.operation(settings, "feature view", operation, view_name(cloud))
-        view, status = cloud.online_admin.get_feature_view(name=view_name(cloud)), "created"
+            feature_view_id=settings.names.feature_view))
     if _view_settings(view) != _view_settings(wanted):
         wanted.name = view.name
         operation = cloud.online_admin.update_feature_view(
@@ -373,8 +395,11 @@ def is_done(sync: vertex.FeatureViewSync) -> bool:
 
 
 def _sync_figures(sync: vertex.FeatureViewSync) -> dict:
-    took = sync.run_time.end_time.ToDatetime() - sync.run_time.start_time.ToDatetime()
-    return {"rows": sync.sync_summary.row_synced, "seconds": round(took.total_seconds(), 1)}
+    figures, ran = {"rows": sync.sync_summary.row_synced}, vertex.FeatureViewSync.pb(sync).run_time
+    if ran.HasField("start_time"):
+        took = ran.end_time.ToDatetime() - ran.start_time.ToDatetime()
+        figures["seconds"] = round(took.total_seconds(), 1)
+    return figures
 
 
 def fetch(cloud: Cloud, customer_id: str) -> tuple[dict[str, object], datetime | None]:
@@ -392,10 +417,17 @@ def fetch(cloud: Cloud, customer_id: str) -> tuple[dict[str, object], datetime |
         data_format=vertex.FeatureViewDataFormat.KEY_VALUE)
     try:
         reply = cloud.online.fetch_feature_values(
-            request, timeout=cloud.settings.predict.fetch_timeout_seconds, retry=FETCH_RETRY)
+            request, timeout=cloud.settings.predict.fetch_timeout_seconds, retry=waiting.BRIEFLY)
     except NotFound as error:
         raise EntityNotServed(_why_not_served(cloud, str(customer_id))) from error
+    except BadRequest as error:  # perhaps what a view answers before its first sync
+        why = _why_not_served(cloud, str(customer_id))
+        if NEVER_SYNCED not in why:
+            raise
+        raise EntityNotServed(why) from error
     pairs = vertex.FetchFeatureValuesResponse.pb(reply).key_values.features
+    if not pairs:
+        raise EntityNotServed(_why_not_served(cloud, str(customer_id)))
     values = {pair.name: _plain(pair) for pair in pairs}
     stamp = values.get(TIMESTAMP)
     taken_at = datetime.fromtimestamp(stamp / 1e6, UTC) if stamp is not None else None
@@ -423,7 +455,7 @@ def _why_not_served(cloud: Cloud, customer_id: str) -> str:
         if any(not is_done(sync) for sync in syncs):
             return (f"the feature view {view_name(cloud)} serves nothing yet: its first sync is "
                     "running; retry in a few minutes")
-        return (f"the feature view {view_name(cloud)} has never been synced, so it serves "
+        return (f"the feature view {view_name(cloud)} {NEVER_SYNCED}, so it serves "
                 f"nothing; to sync it: {rerun}")
     return (f"customer {customer_id!r} is not in the feature view: unknown, never ordered, or "
             "ordered for the first time after the newest snapshot")

@@ -25,7 +25,9 @@ def find(cloud: Cloud) -> vertex.Model | None:
     """The default version of the app's model, or None."""
     request = vertex.ListModelsRequest(
         parent=cloud.parent, filter=cloud.settings.list_filter(cloud.settings.names.model))
-    return next(iter(cloud.models.list_models(request=request)), None)
+    # Of two with this name, which a call that seemed to fail may leave, the older one.
+    return min(cloud.models.list_models(request=request), default=None,
+               key=lambda found: (found.create_time, found.name))
 
 
 def upload(cloud: Cloud, training: Training) -> Outcome:
@@ -67,9 +69,15 @@ def upload(cloud: Cloud, training: Training) -> Outcome:
             labels={**settings.labels, "model_sha": digest, "model_type": meta["model_type"],
                     "training_job": training.job.rsplit("/", 1)[1][-63:],
                     "training_table": settings.tables.train})))
-    made = waiting.operation(settings, "model", operation, settings.names.model)
-    model = cloud.models.get_model(
-        name=f"{made.model}@{made.model_version_id}") if made else find(cloud)
+    stub = waiting.operation(settings, "model", operation, settings.names.model)
+
+    def uploaded() -> vertex.Model | None:
+        if stub:
+            return cloud.models.get_model(name=f"{stub.model}@{stub.model_version_id}")
+        found = find(cloud)
+        return found if found and found.labels.get("model_sha") == digest else None
+
+    model = waiting.made(settings, "model", uploaded)
     _import_evaluation(cloud, model, training.metrics)
     return _outcome("created", model)
 

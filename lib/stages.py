@@ -18,9 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import tenacity
-
-from lib import errors
+from lib import errors, waiting
 from lib.config import RUNS, Settings
 
 SUMMARY_KEYS = (
@@ -66,8 +64,10 @@ class Stage:
         """
         self._log(f"{name}: started", print_it=False)
         began = time.monotonic()
+        # A step creates or reuses, so that running it twice does no harm.
+        retrying = waiting.retrying(self.settings, lambda line: self._log(f"  {name}: {line}"))
         try:
-            outcome = self._retrying(name)(work, *args, **kwargs)
+            outcome = retrying(work, *args, **kwargs)
         except Exception as error:
             explained = self.fail(name, error)
             if explained is None:
@@ -100,23 +100,6 @@ class Stage:
             self._save()
             self._log(f"{attempted}: FAILED\n{explained or error}", print_it=False)
         return explained
-
-    def _retrying(self, name: str) -> tenacity.Retrying:
-        """Retries a step after "too many requests" or "unavailable". A step creates or reuses, so
-        that running it twice does no harm."""
-        retries = self.settings.retries
-
-        def log_retry(attempt: tenacity.RetryCallState) -> None:
-            self._log(f"  {name}: {errors.first_line(attempt.outcome.exception())}; attempt "
-                      f"{attempt.attempt_number + 1} of {retries.attempts} in "
-                      f"{attempt.next_action.sleep:.0f} s")
-
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(errors.TRANSIENT), reraise=True,
-            before_sleep=log_retry, stop=tenacity.stop_after_attempt(retries.attempts),
-            wait=tenacity.wait_exponential_jitter(
-                retries.first_pause_seconds, retries.longest_pause_seconds,
-                jitter=retries.first_pause_seconds))
 
     def finish(self, **summary: Any) -> None:
         """Close the stage; keep `summary` (labels=, metrics=, leakage=, ...) in summary.json.

@@ -13,12 +13,16 @@ from typing import Any
 import requests
 import tenacity
 from google.api_core import exceptions as google_errors
+from google.api_core import retry
 
 from lib.config import Settings
 from lib.errors import TRANSIENT, Needed, first_line, is_refused
 
 # A probe may be repeated after any of these: it changes nothing.
 BLIPS = (*TRANSIENT, google_errors.ServerError, requests.ConnectionError, requests.Timeout)
+# For a call that a user waits for; the clients of Vertex AI do not retry by themselves.
+BRIEFLY = retry.Retry(
+    retry.if_exception_type(*TRANSIENT), initial=0.05, maximum=0.5, multiplier=2, timeout=2)
 GROWTH = 1.1  # of the pause, from one probe to the next: about a tenth of the time waited
 
 
@@ -28,7 +32,8 @@ def until(
 ) -> Any:
     """Poll `probe()` until `is_done(result)`; return the result.
 
-    A probe that fails with "too many requests" or "unavailable" is repeated, too.
+    A probe that fails with "too many requests" or "unavailable" is repeated, too; and in the first
+    waits.visible_seconds one that is not found, since what was just made may not be visible yet.
 
     Args:
         what: for the progress line, such as "online store".
@@ -68,7 +73,9 @@ def until(
     def is_blip(error: BaseException) -> bool:
         # A refused connection means that the local cloud has stopped; Google's may be a restart.
         stopped = settings.target == "local" and is_refused(error)
-        return isinstance(error, BLIPS) and not stopped
+        early = min(limit, time.monotonic() - began) <= waits.visible_seconds
+        invisible = early and isinstance(error, google_errors.NotFound)
+        return invisible or (isinstance(error, BLIPS) and not stopped)
 
     return tenacity.Retrying(
         retry=(tenacity.retry_if_exception(is_blip)
@@ -76,6 +83,40 @@ def until(
         stop=tenacity.stop_after_delay(limit), wait=pause, before_sleep=progress,
         retry_error_callback=time_out,
     )(probe)
+
+
+def made(settings: Settings, what: str, get: Callable[[], Any]) -> Any:
+    """What was just made, as soon as `get` finds it; it may be invisible for a moment.
+
+    get: returns it; None, or an error "not found", means not yet.
+
+    Raises:
+        lib.errors.Needed: it is not found in waits.visible_seconds.
+    """
+    return until(settings, what, get, lambda found: found is not None,
+                 settings.waits.visible_seconds, lambda _: "made, but not found")
+
+
+def retrying(settings: Settings, say: Callable[[str], None]) -> tenacity.Retrying:
+    """Retries what may be done twice after "too many requests" or "unavailable", as `retries` in
+    config.yaml says. say: gets a line about each retry."""
+    retries = settings.retries
+
+    def log(attempt: tenacity.RetryCallState) -> None:
+        say(f"{first_line(attempt.outcome.exception())}; attempt {attempt.attempt_number + 1} of "
+            f"{retries.attempts} in {attempt.next_action.sleep:.0f} s")
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(TRANSIENT), reraise=True, before_sleep=log,
+        stop=tenacity.stop_after_attempt(retries.attempts),
+        wait=tenacity.wait_exponential_jitter(
+            retries.first_pause_seconds, retries.longest_pause_seconds,
+            jitter=retries.first_pause_seconds))
+
+
+def state_name(state: Any) -> str:
+    """The name of an enum's value; the number of one that is newer than the installed package."""
+    return getattr(state, "name", str(state))
 
 
 def operation(

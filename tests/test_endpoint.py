@@ -1,5 +1,6 @@
 """What is sent to an endpoint, and what is taken for its answer."""
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -42,3 +43,19 @@ def test_an_answer_without_a_probability_is_an_error_of_the_model_server(answeri
 def test_a_probability_is_returned(answering):
     answers = [{"churn_probability": 0.25}, {"churn_probability": 1}]
     assert endpoint.predict(answering(answers), SERVICE, [{"a": 1}, {"a": None}]) == [0.25, 1.0]
+
+
+def test_of_two_endpoints_the_one_that_serves_is_found(settings):
+    """A create that was answered 503 may have taken effect, and the next one makes a second."""
+    def made(name, day, *deployed):
+        return vertex.Endpoint(name=name, create_time=datetime(2026, 1, day, tzinfo=UTC),
+                               deployed_models=[{"id": id_} for id_ in deployed])
+
+    def find(*listed):
+        return endpoint.find(SimpleNamespace(
+            settings=settings, parent="projects/p/locations/r", endpoints=SimpleNamespace(
+                list_endpoints=lambda request: listed)))
+
+    old, new, serving = made("old", 1), made("new", 2), made("serving", 3, "1")
+    assert find() is None
+    assert [find(new, old), find(new, serving, old)] == [old, serving]

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
-from google.api_core.exceptions import NotFound
+from google.api_core.exceptions import Conflict, FailedPrecondition, NotFound
 from google.cloud import aiplatform_v1 as vertex
 
 from lib import feature_store, waiting
@@ -123,3 +123,88 @@ def test_a_null_and_a_timestamp_may_be_left_out(fake, null, stamp, taken_at):
     values, taken = feature_store.fetch(cloud, "1")
     assert values == {first: 1, others[0]: None, **dict.fromkeys(others[1:], 1)}
     assert list(values) == cloud.settings.feature_names and taken == taken_at
+
+
+class MadeUnseen(OnceMade):
+    """What exists, and is found only at the third call; its create says that it exists."""
+
+    def __init__(self, resource):
+        super().__init__(resource)
+        self.calls = 0
+
+    def get(self, name):
+        self.calls += 1
+        if self.calls < 3:
+            raise NotFound(name)
+        return self.resource
+
+    def create(self, **_):
+        raise Conflict("exists")
+
+
+@pytest.mark.parametrize("kind", [OnceMade, MadeUnseen])
+def test_a_group_or_view_that_is_not_visible_yet_is_waited_for(fake, monkeypatch, kind):
+    """A create that was answered 503 may have taken effect: the next one is a conflict."""
+    monkeypatch.setattr(waiting, "operation", lambda *_: None)
+    cloud = fake(registry={}, online_admin={})
+    status = "created" if kind is OnceMade else "reused"
+    once = kind(group(cloud))
+    cloud.registry.get_feature_group, cloud.registry.create_feature_group = once.get, once.create
+    assert feature_store.create_group(cloud).status == status
+    view = feature_store.view_message(cloud)
+    view.name = "projects/7/x/featureViews/v"
+    once = kind(view)
+    cloud.online_admin.get_feature_view = once.get
+    cloud.online_admin.create_feature_view = once.create
+    assert feature_store.create_view(cloud).status == status
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_features_are_waited_for_until_the_list_has_all(fake, monkeypatch, exists):
+    monkeypatch.setattr(waiting, "operation", lambda *_: None)
+    cloud = fake(registry={})
+    names = [f"projects/7/x/features/{name}" for name in cloud.settings.feature_names]
+    lists = [[], names[:3], names]
+
+    def create(**_):
+        if exists:
+            raise Conflict("exists")
+
+    cloud.registry.batch_create_features = create
+    cloud.registry.list_features = lambda parent: [
+        vertex.Feature(name=name) for name in (lists.pop(0) if len(lists) > 1 else lists[0])]
+    feature_store.register_features(cloud)
+    assert list(feature_store.read_registry(cloud)["feature"]) == cloud.settings.feature_names
+
+
+def test_an_answer_without_any_feature_is_nothing_served(fake, monkeypatch):
+    monkeypatch.setattr(feature_store, "_why_not_served", lambda *_: "never been synced")
+    cloud = fake(online={"fetch_feature_values": lambda *_, **__: served()})
+    with pytest.raises(feature_store.EntityNotServed, match="never been synced"):
+        feature_store.fetch(cloud, "1")
+
+
+@pytest.mark.parametrize(("syncs", "raised"), [
+    ([], feature_store.EntityNotServed), ([vertex.FeatureViewSync()], FailedPrecondition)])
+def test_a_refused_fetch_of_a_view_that_was_never_synced_says_so(
+    fake, monkeypatch, syncs, raised
+):
+    def refuse(*_, **__):
+        raise FailedPrecondition("not possible")
+
+    monkeypatch.setattr(feature_store, "list_syncs", lambda _: syncs)
+    monkeypatch.setattr(feature_store, "is_done", lambda _: True)
+    cloud = fake(online={"fetch_feature_values": refuse}, online_admin={
+        "get_feature_online_store": lambda name: 1, "get_feature_view": lambda name: 1})
+    with pytest.raises(raised, match="never been synced|not possible"):
+        feature_store.fetch(cloud, "1")
+
+
+def test_a_sync_without_a_start_has_no_seconds(fake):
+    sync = vertex.FeatureViewSync(name="projects/7/x/featureViewSyncs/s")
+    vertex.FeatureViewSync.pb(sync).run_time.end_time.GetCurrentTime()
+    cloud = fake(online_admin={
+        "sync_feature_view": lambda **_: vertex.SyncFeatureViewResponse(
+            feature_view_sync=sync.name),
+        "get_feature_view_sync": lambda **_: sync})
+    assert feature_store.sync(cloud, force=True).figures == {"rows": 0}

@@ -18,7 +18,13 @@ ENDPOINT = "projects/7/locations/us-central1/endpoints/5"
 
 
 @pytest.fixture
-def answering(settings):
+def busy():
+    """The statuses with which the next calls are refused."""
+    return []
+
+
+@pytest.fixture
+def answering(settings, busy):
     """answering(started, polled) -> a Cloud whose creates answer `started`, whose polls `polled`,
     and which has one endpoint."""
     servers = []
@@ -30,7 +36,7 @@ def answering(settings):
 
             def reply(self, content: dict):
                 data = json.dumps(content).encode()
-                self.send_response(200)
+                self.send_response(busy.pop(0) if busy else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -50,8 +56,10 @@ def answering(settings):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
-        quick = settings.model_copy(update={"waits": settings.waits.model_copy(update={
-            "first_pause_seconds": 0.01, "longest_pause_seconds": 0.02})})
+        pauses = {"first_pause_seconds": 0.01, "longest_pause_seconds": 0.02}
+        quick = settings.model_copy(update={
+            "waits": settings.waits.model_copy(update=pauses),
+            "retries": settings.retries.model_copy(update=pauses)})
         return Cloud(quick, AnonymousCredentials(), f"http://127.0.0.1:{server.server_port}")
 
     yield start
@@ -115,3 +123,27 @@ def test_an_endpoint_is_read_again_after_it_was_created(answering, monkeypatch, 
     monkeypatch.setattr(endpoint, "find", lambda _: next(found))
     outcome = endpoint.create(cloud)
     assert (outcome.resource, outcome.value.etag) == (ENDPOINT, "e")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_read_is_repeated_while_the_service_is_busy_and_a_change_is_not(
+    answering, busy, status
+):
+    cloud = answering(RUNNING, {"done": True, "response": STUB})
+    refused = google_errors.TooManyRequests if status == 429 else google_errors.ServiceUnavailable
+    busy += [status] * 2
+    assert cloud.endpoints.get_endpoint(name=ENDPOINT).name == ENDPOINT and not busy
+    busy.append(status)
+    with pytest.raises(refused):
+        create(cloud)
+    busy += [status] * (cloud.settings.retries.attempts + 1)
+    with pytest.raises(refused):
+        list(cloud.endpoints.list_endpoints(parent=cloud.parent))
+    assert len(busy) == 1
+
+
+def test_an_endpoint_of_an_unknown_type_is_waited_for(answering, monkeypatch):
+    cloud = answering(RUNNING, {"done": True, "response": UNKNOWN})
+    found = iter([None, None, None, vertex.Endpoint(name=ENDPOINT)])
+    monkeypatch.setattr(endpoint, "find", lambda _: next(found))
+    assert endpoint.create(cloud).resource == ENDPOINT

@@ -5,10 +5,12 @@ import time
 import pytest
 import requests
 from google.api_core import exceptions as google_errors
+from google.cloud import aiplatform_v1 as vertex
 from google.longrunning import operations_pb2
 
 from lib import waiting
 from lib.errors import Needed
+from lib.training import jobs
 
 
 @pytest.fixture
@@ -107,3 +109,22 @@ def test_an_operation_gives_its_result_or_its_error_with_the_resource(quick):
         waiting.operation(quick, "view", Running(google_errors.ResourceExhausted("10 stores")),
                           "projects/p/featureOnlineStores/s")
     assert caught.value.resource_name == "projects/p/featureOnlineStores/s"
+
+
+def test_what_was_just_made_may_not_be_found_for_a_moment(quick):
+    missing = google_errors.NotFound("The FeatureGroup does not exist.")
+    assert waiting.made(quick, "group", answers(missing, None, missing, "group")) == "group"
+    impatient = quick.model_copy(update={"waits": quick.waits.model_copy(update={
+        "visible_seconds": 0.1})})
+    with pytest.raises(Needed, match="group is not ready after 0.1 s.* does not exist"):
+        waiting.made(impatient, "group", answers(missing))
+    with pytest.raises(google_errors.NotFound):  # a longer wait does not hide that it is gone
+        waiting.until(impatient, "group", answers(missing), bool, 60)
+
+
+def test_a_state_that_is_newer_than_the_package_has_a_name(quick):
+    store = vertex.FeatureOnlineStore(state=1)
+    assert waiting.state_name(store.state) == "STABLE"
+    with pytest.warns(UserWarning, match="99"):
+        assert waiting.state_name(vertex.FeatureOnlineStore(state=99).state) == "99"
+        assert jobs.state(vertex.PipelineJob(state=99)) == "99"

@@ -111,7 +111,9 @@ def remove(cloud: Cloud, found: Found) -> dict[Resource, str]:
             failures[resource] = f"it holds {', '.join(inside)}. Needed: delete that first"
             continue
         try:
-            operation = KINDS[resource.kind].delete(cloud, resource.name)
+            retrying = waiting.retrying(
+                cloud.settings, lambda line, label=label: _say(f"  {label}: {line}"))
+            operation = retrying(KINDS[resource.kind].delete, cloud, resource.name)
             if operation is not None:
                 waiting.operation(cloud.settings, f"deleting {label}", operation, resource.name)
             _say(f"{label}: deleted in {time.monotonic() - began:.1f} s")

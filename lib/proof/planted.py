@@ -172,10 +172,17 @@ def build_features(copied: Cloud, mistake: tuple[str, str] | None = None) -> Non
 
 def serve(copied: Cloud) -> Outcome:
     """Create the copy's group, features and view, and sync the view."""
-    feature_store.create_group(copied)
-    feature_store.register_features(copied)
-    feature_store.create_view(copied)
-    return feature_store.sync(copied, force=True)
+    again = _retrying(copied)
+    for make in (feature_store.create_group, feature_store.register_features,
+                 feature_store.create_view):
+        again(make, copied)
+    return again(feature_store.sync, copied, force=True)
+
+
+def _retrying(copied: Cloud):
+    """Retries one part of a check: a stage could only repeat the whole check, with all its
+    calls."""
+    return waiting.retrying(copied.settings, lambda line: print(f"  {line}", flush=True))
 
 
 def remove(cloud: Cloud, name: str) -> None:
@@ -188,7 +195,7 @@ def remove(cloud: Cloud, name: str) -> None:
         (group, lambda: copied.registry.delete_feature_group(request=forced)),
     ):
         with suppress(NotFound):
-            waiting.operation(copied.settings, "removal", delete(), resource)
+            waiting.operation(copied.settings, "removal", _retrying(copied)(delete), resource)
     copied.bigquery.delete_dataset(
         copied.settings.dataset, delete_contents=True, not_found_ok=True)
 

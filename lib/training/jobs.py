@@ -30,7 +30,8 @@ def label_filter(fingerprint: str) -> str:
 
 def state(job: Any) -> str:
     """State of a job or of a pipeline's task, such as RUNNING; jobs of the SDK read it anew."""
-    return job.state.name.removeprefix("PIPELINE_STATE_").removeprefix("JOB_STATE_")
+    name = waiting.state_name(job.state)
+    return name.removeprefix("PIPELINE_STATE_").removeprefix("JOB_STATE_")
 
 
 def wait(cloud: Cloud, what: str, job: Any, probe: Callable[[], str] | None = None) -> str:

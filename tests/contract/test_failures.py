@@ -168,7 +168,9 @@ def test_refusals_that_pass_and_slow_answers_are_outlived(project):
         {"method": "vertex.GetFeatureOnlineStore", "times": 2, "status": "RESOURCE_EXHAUSTED",
          "message": "Slow down."},
         {"method": "vertex.GetFeatureView", "seconds": 1.5})
+    project.forget()
     done = project.run("--only", "04")
     assert done.returncode == 0, done.stdout + done.stderr
-    log = (project.folder / "runs" / "latest" / "run.log").read_text()
-    assert "Slow down.; attempt 2 of 3" in log and "unavailable.; attempt 3 of 3" in log
+    statuses = {method: [r["status"] for r in project.requests() if r["method"] == method][:3]
+                for method in ("vertex.ListFeatureViewSyncs", "vertex.GetFeatureOnlineStore")}
+    assert list(statuses.values()) == [[503, 503, 200], [429, 429, 200]]

@@ -1,0 +1,37 @@
+"""The whole walk, its second run and teardown, under answers that Google may give as well.
+
+More seeds: python -m tests.support.walk random:1-20. The walk under the usual answers is
+tests/test_flow.py; each single answer: tests/localcloud/test_answers.py.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lib.config import ROOT
+
+
+@pytest.fixture(scope="module")
+def walks():
+    """Answers -> what tests/support/walk.py prints about them."""
+    answers = ["strange", "random:2", "random:4", "usual,dense=ignored"]
+    variables = {k: v for k, v in os.environ.items() if k != "LOCALCLOUD_STATE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.walk", *answers], cwd=ROOT, env=variables,
+        text=True, capture_output=True)
+    return dict.fromkeys(answers, done.stdout + done.stderr) | {
+        line.partition(": ")[0]: line for line in done.stdout.splitlines()
+        if line.partition(": ")[0] in answers and "passed" in line}
+
+
+@pytest.mark.parametrize("answers", ["strange", "random:2", "random:4"])
+def test_a_walk_its_second_run_and_teardown_pass(walks, answers):
+    assert walks[answers].startswith(f"{answers}: passed"), walks[answers]
+
+
+def test_where_dense_is_ignored_the_walk_stops_at_the_parity_check(walks):
+    """It names what differs; nothing is left after teardown."""
+    answers = "usual,dense=ignored"
+    assert walks[answers].startswith(f"{answers}: passed"), walks[answers]
