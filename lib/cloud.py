@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -416,6 +417,9 @@ def _check_local(error: Exception) -> None:
     from lib import localcloud
 
     if not localcloud.status() and (pid := localcloud.owner()):
+        time.sleep(1)  # one that was just killed holds its lock until it is gone
+        if localcloud.owner() != pid:
+            return
         stuck = localcloud.not_answering(pid)
         raise Needed(str(stuck), stuck.need, stuck.command) from error
 

@@ -220,10 +220,10 @@ def attempt(place: Place, trial: Trial, expected: dict) -> tuple[str, str]:
     return wrong or differences(expected, place.end_state()) or place.left_running(), said
 
 
-def strike(place: Place, trial: Trial) -> tuple[str, str, bool]:
-    """Start a run, and kill the victim in it: what is wrong with how the run ended, what happened
-    in words, and whether all its notebooks ran."""
-    run = place.start("--from", trial.first[:2])
+def strike(place: Place, trial: Trial, start: str = "") -> tuple[str, str, bool]:
+    """Start a run (from the trial's stage, or an earlier one), and kill the victim in it: what is
+    wrong with how the run ended, what happened in words, and whether all its notebooks ran."""
+    run = place.start("--from", (start or trial.first)[:2])
     lines, killed = [], None
     for line in run.stdout:
         lines.append(line)
@@ -234,9 +234,11 @@ def strike(place: Place, trial: Trial) -> tuple[str, str, bool]:
     while run.poll() is None and killed is None:
         killed = place.victim(run, trial)
         time.sleep(0.02)
-    if killed is None:  # too late
-        run.stdout.read()
-        return strike(place, replace(trial, moment=trial.moment / 2))
+    if killed is None:
+        lines.append(run.stdout.read())
+        if run.wait() or trial.moment < 0.01:
+            return "nothing was there to kill:\n" + "".join(lines)[-1500:], "", run.wait() == 0
+        return strike(place, replace(trial, moment=trial.moment / 4), start)  # it was too late
     if trial.victim in ("server", "task"):
         time.sleep(trial.moment)
     below = _children(killed)
