@@ -17,15 +17,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 
 import filelock
+from tqdm import tqdm
 
 from lib import cli, config, errors, stages
 from lib.cloud import Cloud, connected
 from lib.config import ROOT, RUN_VARIABLE, Settings
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
+KEPT = """\
+The local cloud is still running. To go on in JupyterLab, and to stop the local cloud at the end:
+  .venv/bin/jupyter lab notebooks
+  .venv/bin/python -m lib.localcloud stop"""
 
 
 class NotebookFailed(RuntimeError):
@@ -60,7 +66,8 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
 
 def _run_in(folder: Path, settings: Settings, chosen: list[Path], keep_running: bool) -> int:
     """Run these notebooks in a folder of the run; the exit status."""
-    from lib.operate import kernels
+    say(folder, f"run {folder.name}: starting; its log: {_relative(folder / 'run.log')}")
+    from lib.operate import kernels  # takes half a second to import
 
     kernels.warm()
     os.environ[RUN_VARIABLE] = folder.name  # the notebooks label with it what they make
@@ -71,6 +78,8 @@ def _run_in(folder: Path, settings: Settings, chosen: list[Path], keep_running: 
                 _run_notebooks(cloud, chosen, folder)
             finally:
                 _say_what_is_billed(cloud, folder)
+            if keep_running and (cloud.started_local or cloud.local_pid):
+                say(folder, KEPT)
         return 0
     except KeyboardInterrupt:
         _close_running(folder)
@@ -140,13 +149,12 @@ def _run_notebooks(cloud: Cloud, notebooks: list[Path], folder: Path) -> None:
         _execute(notebook, settings, folder, f"[{number}/{len(notebooks)}]")
     summary = {**stages.read_summary(folder), "seconds": round(time.monotonic() - began, 1)}
     stages.write_summary(folder, summary)
-    for answer in (summary["predictions"] or [])[:3]:
-        say(folder, f"customer {answer['customer_id']}: churn probability "
-                    f"{answer['churn_probability']:.3f}")
-    say(folder, f"finished in {summary['seconds']:.0f} s: {_relative(folder)}/summary.json")
+    if summary["predictions"]:
+        say(folder, _extremes(summary["predictions"]))
+    say(folder, f"finished in {summary['seconds']:.0f} s")
     from lib.report import report  # here, since it takes a second to import
 
-    for line in report.after_run(folder):
+    for line in (*report.after_run(folder), f"summary.json: {_relative(folder)}/summary.json"):
         say(folder, line)
 
 
@@ -249,6 +257,14 @@ def _headline(summary: dict, stage: dict) -> str:
     return ", ".join(dict.fromkeys(map(stages.short, stage["resources"].values())))
 
 
+def _extremes(predictions: list[dict]) -> str:
+    """The two customers least and most likely to churn, in one line."""
+    low, high = (end(predictions, key=itemgetter("churn_probability")) for end in (min, max))
+    return (f"customer {low['customer_id']}: churn probability {low['churn_probability']:.3f}, the "
+            f"lowest of {len(predictions)}; customer {high['customer_id']}: "
+            f"{high['churn_probability']:.3f}, the highest")
+
+
 def _say_what_is_billed(cloud: Cloud, folder: Path) -> None:
     if cloud.settings.target_settings.billed:
         from lib.operate import teardown
@@ -258,8 +274,9 @@ def _say_what_is_billed(cloud: Cloud, folder: Path) -> None:
 
 
 def say(folder: Path, line: str) -> None:
-    """Print a line, and append it to the run's log."""
-    print(line, flush=True)
+    """Print a line, above the progress bar if there is one, and append it to the run's log."""
+    tqdm.write(line)
+    sys.stdout.flush()
     # A full disk ends the run where its notebooks are written; here it must still be said.
     with suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as log:
         log.write(line + "\n")

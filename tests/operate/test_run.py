@@ -1,5 +1,6 @@
 """./run_all.sh: options, exit status, and what a failing notebook leaves."""
 
+import io
 import json
 import os
 import re
@@ -260,9 +261,68 @@ def test_where_things_are_billed_the_end_says_what_is_still_running(
     assert "still running: no cloud" in capsys.readouterr().out
 
 
+def test_the_end_names_the_report_first(fake_notebooks, tmp_path, capsys):
+    fake_notebooks(("01_data", "run.finish(predictions=[\n"
+                    "    {'customer_id': c, 'churn_probability': p}\n"
+                    "    for c, p in [('7', .91), ('8', .85), ('9', .96)]])"))
+    assert run.main([]) == 0
+    *_, customers, end, report, slides, figures = capsys.readouterr().out.splitlines()
+    assert customers == ("customer 8: churn probability 0.850, the lowest of 3; "
+                         "customer 9: 0.960, the highest")
+    assert re.fullmatch(r"finished in \d+ s", end)
+    latest = (tmp_path / "runs" / "latest").resolve()
+    assert [report, slides, figures] == [
+        f"{name}: {latest}/{name}" for name in ("report.html", "slides.html", "summary.json")]
+
+
+def test_a_line_is_printed_before_anything_that_takes_time(fake_notebooks, monkeypatch, capsys):
+    connect = cloud.connect
+
+    def slow(settings):
+        assert "run 2" in capsys.readouterr().out
+        return connect(settings)
+
+    fake_notebooks(("01_data", "run.finish()"))
+    monkeypatch.setattr(cloud, "connect", slow)
+    assert run.main([]) == 0
+
+
+class Terminal(io.StringIO):
+    """A terminal without a cursor beyond the carriage return."""
+
+    def isatty(self):
+        return True
+
+    def rows(self):
+        """What it shows."""
+        shown, column = [""], 0
+        for text in re.findall(r"\r|\n|[^\r\n]+", self.getvalue()):
+            if text == "\n":
+                shown.append("")
+            elif text != "\r":
+                shown[-1] = shown[-1][:column] + text + shown[-1][column + len(text):]
+            column = 0 if text in "\r\n" else column + len(text)
+        return [row.rstrip() for row in shown]
+
+
+def test_lines_of_components_do_not_break_the_progress_bar(fake_notebooks, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    fake_notebooks(("01_data", "print('  data_load: succeeded\\n  train: succeeded')",
+                    "run.finish()"))
+    assert run.main([]) == 0
+    assert "cell" in terminal.getvalue()  # the bar was drawn
+    rows = terminal.rows()
+    at = rows.index("  data_load: succeeded")
+    assert rows[at + 1] == "  train: succeeded"
+    assert rows[at + 2].startswith("[1/1] 01_data: done in")
+    assert not [row for row in rows if "cell" in row]  # and no trace of it is left
+
+
 @pytest.mark.parametrize(("options", "stopped"), [([], 1), (["--keep-running"], 0)])
-def test_keep_running_leaves_the_local_cloud_running(
-        fake_notebooks, monkeypatch, options, stopped):
+def test_keep_running_leaves_the_local_cloud_running_and_says_what_to_do(
+        fake_notebooks, monkeypatch, capsys, options, stopped):
     class Started:
         note, started_local, local_pid = "local cloud started", True, None
 
@@ -274,6 +334,9 @@ def test_keep_running_leaves_the_local_cloud_running(
     monkeypatch.setattr("lib.cloud.stop_local", lambda: stops.append(1))
     fake_notebooks(("01_data", "run.finish()"))
     assert run.main(options) == 0 and len(stops) == stopped
+    said = capsys.readouterr().out
+    for part in (".venv/bin/jupyter lab notebooks", ".venv/bin/python -m lib.localcloud stop"):
+        assert (part in said) == (not stopped)
 
 
 # What dies or hangs while a notebook runs
@@ -482,3 +545,14 @@ def test_run_all_uses_utf_8_whatever_the_locale(tmp_path):
     done = subprocess.run(["bash", "run_all.sh"], cwd=root, capture_output=True, timeout=60,
                           env={**os.environ, **ascii_only})
     assert done.stdout.decode("utf-8") == f"{root} utf-8\n", done.stderr
+
+
+def test_run_all_prints_a_line_before_it_checks_the_installation(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "run_all.sh").write_bytes((ROOT / "run_all.sh").read_bytes())
+    (tmp_path / "scripts" / "setup.sh").write_text("#!/bin/sh\necho set-up >&2\nexit 3\n")
+    (tmp_path / "scripts" / "setup.sh").chmod(0o755)
+    done = subprocess.run(["bash", "run_all.sh"], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 3
+    assert done.stderr == "checking the installation and loading packages\nset-up\n"

@@ -29,8 +29,8 @@ RUN_BY = {
     "./run_all.sh":
         "tests/operate/test_run.py::test_a_run_leaves_notebooks_log_summary_and_latest",
     "./run_all.sh --keep-running":
-        "tests/operate/test_run.py::test_keep_running_leaves_the_local_cloud_running",
-    f"{PYTHON} -m lib.predict --customer_id 3746":
+        "tests/operate/test_run.py::test_keep_running_leaves_the_local_cloud_running_and_says_what_to_do",
+    f"{PYTHON} -m lib.predict --customer_id 39947":
         "tests/test_flow.py::test_predict_is_a_command",
     f"{PYTHON} -m lib.operate.preflight":
         "tests/operate/test_preflight.py::test_it_is_a_command_with_a_status",
