@@ -33,7 +33,7 @@ SMALL = {
     "retries": {"first_pause_seconds": 0.01, "longest_pause_seconds": 0.02},
     "label": {"positive_rate_band": [0.01, 0.999]},
     "checks": {"parity_customers": 20, "planted_customers": 20, "freshness_customers": 20,
-               "max_honest_roc_auc": 1.0, "leakage_seeds": 1, "latency_callers": 2,
+               "max_honest_roc_auc": 1.0, "leakage_groups": 2, "latency_callers": 2,
                "latency_sql_requests": 1},
     "predict": {"customers": 10, "latency_requests": 10}}
 ONCE = {"targets": {"local": {"planted_faults": False, "freshness": False}}}
