@@ -9,6 +9,7 @@ by Ctrl-C.
 """
 
 import argparse
+import gc
 import logging
 import os
 import re
@@ -287,4 +288,6 @@ def _relative(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    gc.freeze()  # else Python searches all imported packages for garbage once more, for a second
+    sys.exit(status)
