@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+from lib import localcloud
+from lib.cloud import LocalSession
 from lib.config import ROOT
+from lib.errors import Needed
 from lib.localcloud import loopback, process
 
 PROJECT = "p1"
@@ -136,6 +139,15 @@ def test_a_client_of_one_that_stops_answering_says_so_and_does_not_retry(tmp_pat
     done = program(SUSPEND, tmp_path)
     assert "but does not answer" in done.stdout, done.stderr
     assert "localcloud stop" in done.stdout and "reset" not in done.stdout
+
+
+def test_one_that_was_just_killed_has_stopped_though_it_still_holds_its_lock(
+        settings, monkeypatch):
+    owners = iter([7, None])
+    monkeypatch.setattr(localcloud, "status", lambda: None)
+    monkeypatch.setattr(localcloud, "owner", lambda: next(owners))
+    with pytest.raises(Needed, match="the local cloud has stopped"):
+        LocalSession(settings).get("http://127.0.0.1:9")
 
 
 def test_a_start_waits_for_one_that_is_slow(stopped, monkeypatch):
