@@ -29,6 +29,12 @@ MEANWHILE = {"01": [NO_ROOM], "04": [SYNC_FAILS]}
 # notebook -> name of the refusal -> (rules, what the run says, settings)
 FAILURES = {
     "01": {
+        "no permission to make a dataset": (
+            {"method": "bigquery.datasets.insert", "status": "PERMISSION_DENIED",
+             "message": "Access Denied: Project local-demo: User does not have "
+                        "bigquery.datasets.create permission in project local-demo."},
+            ("attempted: dataset", "bigquery.datasets.create", "roles/bigquery.user",
+             "gcloud projects add-iam-policy-binding local-demo"), {}),
         "the online store's API is not enabled": (
             {"method": "vertex.CreateFeatureOnlineStore", "status": "PERMISSION_DENIED",
              "reason": "SERVICE_DISABLED",
@@ -37,12 +43,6 @@ FAILURES = {
                         "apis/api/aiplatform.googleapis.com/overview then retry."},
             ("attempted: online store", "has not been used", "the API aiplatform.googleapis.com",
              "gcloud services enable aiplatform.googleapis.com --project local-demo"), {}),
-        "no permission to make a dataset": (
-            {"method": "bigquery.datasets.insert", "status": "PERMISSION_DENIED",
-             "message": "Access Denied: Project local-demo: User does not have "
-                        "bigquery.datasets.create permission in project local-demo."},
-            ("attempted: dataset", "bigquery.datasets.create", "roles/bigquery.user",
-             "gcloud projects add-iam-policy-binding local-demo"), {}),
     },
     "02": {
         "a statement over the cap": (
