@@ -40,6 +40,13 @@ def newest_features(cloud: Cloud, one_in: int = 10) -> pd.DataFrame:
     return _query(cloud, "newest_features", feature_timestamp=newest, one_in=1)
 
 
+def active_features(cloud: Cloud) -> pd.DataFrame:
+    """The rows in the newest snapshot of the customers with an order in the last
+    label.active_days days, by customer_id: those of whom `base_rate` is the rate."""
+    return _query(cloud, "active_features", feature_timestamp=newest_snapshot(cloud),
+                  active_days=cloud.settings.label.active_days)
+
+
 def served_customers(cloud: Cloud, count: int) -> list[str]:
     """`count` customers of the newest snapshot with an order in the last 90 days, the population
     that the model was trained on. The same ones each time."""

@@ -1,7 +1,8 @@
-"""The interactive card of notebook 07: pick a customer, fetch, predict, see why.
+"""The panel of notebook 07: pick a customer, fetch, predict, see the values behind the answer.
 
-In an unattended run (papermill, nbval) the same card is a static picture, so that the outputs
-need no front end.
+It is a picture and, below it, the controls that change it. The picture is an output of its own, so
+that it is there wherever controls cannot work: in slides, in a saved notebook, on a web page. An
+unattended run (papermill, nbval) has the picture only.
 """
 
 import os
@@ -9,13 +10,16 @@ from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
+from IPython.display import display
 
-from lib import endpoint, errors, feature_store, lookups, predict
+from lib import endpoint, errors, feature_store, predict
 from lib.charts import walk as charts
 from lib.charts.style import Chart
+from lib.config import ENTITY
 
 # Set by Jupyter's server for the kernels of its notebooks, but not by papermill or nbval.
 SESSION_VARIABLE = "JPY_SESSION_NAME"
+NO_CONTROLS = "(Here are controls to choose a customer: run this cell in JupyterLab.)"
 
 
 def attended(run_dir: str = "") -> bool:
@@ -23,79 +27,117 @@ def attended(run_dir: str = "") -> bool:
     return not run_dir and bool(os.environ.get(SESSION_VARIABLE))
 
 
-def live(predictor: predict.Predictor, customers: Sequence[str], peers: pd.DataFrame,
-         base_rate: float | None = None, interactive: bool | None = None):
-    """A drop-down of customers with the card of the chosen one; a static picture if unattended.
+def live(predictor: predict.Predictor, answers: Sequence[predict.Prediction],
+         peers: pd.DataFrame, base_rate: float, interactive: bool | None = None):
+    """The panel, at first with the least and the most likely of `answers` to churn.
 
     Args:
-        peers: rows of features_customer; each value is ranked among theirs.
-        base_rate: overall share of churn; by default read from the label table.
+        peers: the rows of the active customers (lookups.active_features); each value is ranked
+            among theirs.
+        base_rate: the share of churn among them.
         interactive: by default `attended()`.
 
     Returns:
-        An ipywidgets box, or the Chart of the first customer.
+        A Panel, or its first picture (a Chart).
     """
-    if base_rate is None:
-        base_rate = lookups.base_rate(predictor.cloud)
-    if not (attended() if interactive is None else interactive):
-        return card(predictor.predict(customers[0]), peers, base_rate)
-    return _controls(predictor, [str(c) for c in customers], peers, base_rate)
+    panel = Panel(predictor, answers, peers, base_rate)
+    return panel if (attended() if interactive is None else interactive) else panel.picture
 
 
-def card(prediction: predict.Prediction, peers: pd.DataFrame, base_rate: float) -> Chart:
-    """One customer's features with their percentiles, and the probability."""
-    return charts.served_features(
-        prediction.features, predict.percentiles(prediction.features, peers),
-        prediction.churn_probability, base_rate, prediction.customer_id)
+def extremes(answers: Sequence[predict.Prediction]) -> list[predict.Prediction]:
+    """The answers with the lowest and the highest probability; one if there is only one."""
+    ranked = sorted(answers, key=lambda answer: answer.churn_probability)
+    return [ranked[0], *ranked[1:][-1:]]
 
 
-def _controls(predictor, customers: list[str], peers: pd.DataFrame, base_rate: float):
-    import ipywidgets as widgets  # an unattended run does not need it
+class Panel:
+    """What Jupyter shows as two outputs: `picture`, and controls that replace it."""
 
-    style = {"layout": {"width": "300px"}, "style": {"description_width": "90px"}}
-    pick = widgets.Dropdown(options=customers, description="customer_id", **style)
-    typed = widgets.Text(placeholder="any customer_id, then Enter", description="or type",
-                         continuous_update=False, **style)
-    button = widgets.Button(description="Fetch and predict", icon="refresh",
-                            layout={"width": "auto"})
-    message = widgets.HTML()
-    picture = widgets.Image(format="png", layout={"max_width": "1000px"})
+    def __init__(self, predictor: predict.Predictor, answers: Sequence[predict.Prediction],
+                 peers: pd.DataFrame, base_rate: float):
+        self._predictor, self._answers = predictor, answers
+        self._peers, self._base_rate = peers, base_rate
+        self.picture = self._card(extremes(answers))
 
-    def show(customer: str) -> None:
-        message.value, button.disabled = f"predicting for customer {escape(customer)} ...", True
-        message.value, picture.value = answer(predictor, customer, peers, base_rate)
-        button.disabled = False
-        picture.layout.display = None if picture.value else "none"
+    def ask(self, customers: Sequence[str]) -> tuple[str, Chart | None]:
+        """(HTML, picture) for these customers; no picture if a prediction failed.
 
-    def on_pick(change: dict) -> None:
-        typed.value = ""
-        show(change["new"])
+        The HTML shows the error, because an audience does not see the log of a kernel.
+        """
+        try:
+            found = [self._predictor.predict(customer) for customer in customers]
+        except (feature_store.EntityNotServed, endpoint.NotDeployed) as error:
+            return f"<b>No answer.</b> {escape(str(error))}", None
+        except Exception as error:
+            explained = errors.explain(error, "07_online_predict",
+                                       f"customer {', '.join(customers)}",
+                                       self._predictor.cloud.settings) or error
+            return f"<b>Failed.</b> <pre>{escape(str(explained))}</pre>", None
+        return "<br>".join(map(self._line, found)), self._card(found)
 
-    pick.observe(on_pick, names="value")
-    typed.observe(lambda change: change["new"].strip() and show(change["new"].strip()),
-                  names="value")
-    button.on_click(lambda _: show(typed.value.strip() or pick.value))
-    show(pick.value)
-    return widgets.VBox([widgets.HBox([pick, typed, button]), message, picture])
+    def _line(self, answer: predict.Prediction) -> str:
+        stamp = answer.feature_timestamp
+        line = (f"Customer <b>{escape(answer.customer_id)}</b>: churn probability "
+                f"<b>{answer.churn_probability:.1%}</b>. Features as of "
+                f"{f'{stamp:%Y-%m-%d}' if stamp else 'unknown'}, fetched in "
+                f"{answer.fetch_ms:.0f} ms, predicted in {answer.predict_ms:.0f} ms.")
+        if answer.customer_id not in set(self._peers[ENTITY]):
+            line += (f" <b>No order in the last {self._active_days} days</b>: the model was not "
+                     "trained on such customers, and the base rate does not count them.")
+        return line
 
+    def _card(self, answers: Sequence[predict.Prediction]) -> Chart:
+        return charts.served_features(
+            [{"customer_id": answer.customer_id, "probability": answer.churn_probability,
+              "features": answer.features,
+              "percentiles": predict.percentiles(answer.features, self._peers)}
+             for answer in answers], self._base_rate, self._active_days)
 
-def answer(predictor: predict.Predictor, customer: str, peers: pd.DataFrame,
-           base_rate: float) -> tuple[str, bytes]:
-    """(one line of HTML, the card as PNG) for a customer; no PNG (b"") if the prediction failed.
+    @property
+    def _active_days(self) -> int:
+        return self._predictor.cloud.settings.label.active_days
 
-    The line shows the error, because an audience does not see the log of a kernel.
-    """
-    try:
-        prediction = predictor.predict(customer)
-    except (feature_store.EntityNotServed, endpoint.NotDeployed) as error:
-        return f"<b>No answer.</b> {escape(str(error))}", b""
-    except Exception as error:
-        explained = errors.explain(error, "07_online_predict", f"customer {customer}",
-                                   predictor.cloud.settings) or error
-        return f"<b>Failed.</b> <pre>{escape(str(explained))}</pre>", b""
-    stamp = prediction.feature_timestamp
-    line = (f"Customer <b>{escape(prediction.customer_id)}</b>: churn probability "
-            f"<b>{prediction.churn_probability:.1%}</b>. Features as of "
-            f"{f'{stamp:%Y-%m-%d}' if stamp else 'unknown'}, fetched in "
-            f"{prediction.fetch_ms:.0f} ms, predicted in {prediction.predict_ms:.0f} ms")
-    return line, card(prediction, peers, base_rate)._repr_png_()
+    def _ipython_display_(self) -> None:
+        """Jupyter calls it where a cell ends with a Panel."""
+        shown = display(self.picture, display_id=True)
+        # The text is for where controls cannot be shown; the widget's own would be its code.
+        display({**self.controls(shown.update)._repr_mimebundle_(), "text/plain": NO_CONTROLS},
+                raw=True)
+
+    def controls(self, replace):
+        """A drop-down, a text field and a button. They call `replace` with a Chart to show, or
+        with a bundle and raw=True."""
+        import ipywidgets as widgets  # an unattended run does not need it
+
+        style = {"layout": {"width": "300px"}, "style": {"description_width": "90px"}}
+        both = tuple(answer.customer_id for answer in extremes(self._answers))
+        pick = widgets.Dropdown(
+            options=[("lowest and highest", both)] + [
+                (answer.customer_id, (answer.customer_id,)) for answer in self._answers],
+            description="customer_id", **style)
+        typed = widgets.Text(placeholder="any customer_id, then Enter", description="or type",
+                             continuous_update=False, **style)
+        button = widgets.Button(description="Fetch and predict", icon="refresh",
+                                layout={"width": "auto"})
+        message = widgets.HTML("<br>".join(map(self._line, extremes(self._answers))))
+
+        def show(customers: Sequence[str]) -> None:
+            message.value = f"predicting for customer {escape(', '.join(customers))} ..."
+            button.disabled = True
+            message.value, self.picture = self.ask(customers)
+            button.disabled = False
+            if self.picture:
+                replace(self.picture)
+            else:
+                replace({"text/html": message.value}, raw=True)
+
+        def on_pick(change: dict) -> None:
+            typed.value = ""
+            show(change["new"])
+
+        pick.observe(on_pick, names="value")
+        typed.observe(lambda change: change["new"].strip() and show([change["new"].strip()]),
+                      names="value")
+        button.on_click(lambda _: show([typed.value.strip()] if typed.value.strip()
+                                       else pick.value))
+        return widgets.VBox([widgets.HBox([pick, typed, button]), message])

@@ -169,6 +169,14 @@ def test_fetch_serves_the_newest_row_with_its_nulls(cloud):
             assert value is None or value == pytest.approx(stored[name], abs=1e-9)
 
 
+def test_the_active_customers_are_those_of_the_labels(cloud):
+    """The base rate is theirs, so percentiles beside it are among them."""
+    newest = lookups.newest_features(cloud, one_in=1)
+    active = newest[newest["orders_90d"] > 0]  # label.active_days is 90
+    assert list(lookups.active_features(cloud)["customer_id"]) == list(active["customer_id"])
+    assert 0 < len(active) < len(newest)
+
+
 def test_a_prediction_is_a_probability_and_ignores_the_order_of_features(cloud):
     predictor = predict.Predictor(cloud)
     customers = lookups.served_customers(cloud, 12)

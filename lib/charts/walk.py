@@ -351,6 +351,18 @@ def probability_histogram(curves: Mapping) -> Chart:
     return figure
 
 
+def _beside_base_rate(probability: float, base_rate: float) -> tuple[str, str]:
+    """(words, colour): above, below, or, within half a point, at the base rate.
+
+    The difference is that of the two numbers as they are shown.
+    """
+    points = round(round(100 * probability, 1) - round(100 * base_rate, 1), 1)
+    if abs(points) <= 0.5:
+        return "at the base rate", GREY
+    return (f"{points:.1f} points above the base rate", ORANGE) if points > 0 else (
+        f"{-points:.1f} points below the base rate", BLUE)
+
+
 @styled
 def predicted_probabilities(predictions: DataFrame, base_rate: float) -> Chart:
     """Each customer's probability, compared with the base rate.
@@ -360,16 +372,21 @@ def predicted_probabilities(predictions: DataFrame, base_rate: float) -> Chart:
     require_columns(predictions, "predictions", "customer_id", "churn_probability")
     frame = predictions.sort_values(["churn_probability", "customer_id"], ascending=[False, True])
     values, rows = frame["churn_probability"].to_numpy(float), np.arange(len(frame))
-    above, least, most = values > base_rate, min(*values, base_rate), max(*values, base_rate)
+    colours = np.array([_beside_base_rate(value, base_rate)[1] for value in values])
+    least, most = min(*values, base_rate), max(*values, base_rate)
+    above, below, at = (sum(colours == colour) for colour in (ORANGE, BLUE, GREY))
     figure, axes = new_figure(
-        f"{above.sum()} of {len(frame)} customers are more likely to churn than the base rate of "
-        f"{base_rate:.1%}", "Predicted probability of no further order", 1.9 + 0.34 * len(frame))
-    for mask, colour, marker in ((above, ORANGE, "o"), (~above, BLUE, "s")):
+        f"{above} of {len(frame)} customers are more likely to churn than the base rate of "
+        f"{base_rate:.1%}, {below} less likely" + f", {at} within half a point of it" * bool(at),
+        "Predicted probability of no further order", 1.9 + 0.34 * len(frame))
+    for colour, marker in ((ORANGE, "o"), (BLUE, "s"), (GREY, "D")):
+        mask = colours == colour
         axes.hlines(rows[mask], base_rate, values[mask], color=colour, linewidth=3)
         axes.plot(values[mask], rows[mask], marker, color=colour, ms=10)
     for row, value in enumerate(values):
-        annotate(axes, f"{value:.1%}", (value, row), 11 if above[row] else -11, va="center",
-             ha="left" if above[row] else "right")
+        right = value > base_rate
+        annotate(axes, f"{value:.1%}", (value, row), 11 if right else -11, va="center",
+                 ha="left" if right else "right")
     axes.vlines(base_rate, -0.5, len(frame) - 0.5, color=GREY, linewidth=1.5)
     annotate(axes, f"base rate {base_rate:.1%}", (base_rate, -0.6), ha="center", color=GREY)
     room = 0.12 * (most - least + 0.02)
@@ -380,34 +397,42 @@ def predicted_probabilities(predictions: DataFrame, base_rate: float) -> Chart:
 
 
 @styled
-def served_features(features: Mapping, percentiles: Mapping, probability: float,
-                    base_rate: float, customer_id: str) -> Chart:
-    """One customer's card: the served features, and the prediction.
+def served_features(customers: Sequence[Mapping], base_rate: float, active_days: int) -> Chart:
+    """The served features and the prediction of one customer, or of several side by side.
 
-    features: name -> value, None for NULL. percentiles: name -> share of customers with a
-    lower value, 0-1, NaN for NULL. probability, base_rate: 0-1.
+    customers: dicts with customer_id; probability, 0-1; features, name -> value, None for NULL;
+    percentiles, name -> share of the active customers with a lower value, 0-1, NaN for NULL.
+    base_rate: 0-1. active_days: active is who has an order in so many days.
     """
-    names, points = require_some(list(features), "features"), 100 * (probability - base_rate)
-    figure, (axes, card) = new_figure(
-        f"Customer {customer_id}: churn probability {probability:.1%}, {abs(points):.1f} points "
-        f"{'above' if points >= 0 else 'below'} the base rate",
-        f"{len(names)} features as the online store served them; bar: share of customers with a "
-        "lower value", 1.7 + 0.36 * len(names), 1, 2, width_ratios=[3.2, 1])
-    for row, name in enumerate(names):
-        axes.barh([row] * 2, [100, 100 * percentiles[name]], color=[PALE, SKY], height=0.55)
-        annotate(axes, number(features[name]), (100, row), 8, va="center_baseline")
-    axes.vlines(50, -0.5, len(names) - 0.5, **BASE)
-    annotate(axes, "median customer", (50, -0.6), ha="center", color=GREY)
-    axes.set(xlim=(0, 122), xlabel="percentile", xticks=[0, 25, 50, 75, 100])
-    row_names(axes, names)
-    colour = ORANGE if points >= 0 else BLUE
-    card.set_axis_off()
-    card.set(xlim=(-0.06, 1.06), ylim=(-0.5, 0.5))
-    card.barh([0, 0], [1, probability], color=[PALE, colour], height=0.08)
-    card.vlines(base_rate, -0.06, 0.06, color=INK)
-    annotate(card, f"{probability:.1%}", (0.5, 0), 0, 52, ha="center", size=38, color=colour)
-    annotate(card, "probability of churn", (0.5, 0), 0, 26, ha="center")
-    annotate(card, f"line: base rate\n{base_rate:.1%}", (0.5, 0), 0, -24, ha="center", va="top")
+    names = require_some(list(require_some(customers, "customers")[0]["features"]), "features")
+    beside = [_beside_base_rate(each["probability"], base_rate) for each in customers]
+    figure, panels = new_figure(
+        "; ".join(f"{'customer' if n else 'Customer'} {each['customer_id']}: churn probability "
+                  f"{each['probability']:.1%}, {words}"
+                  for n, (each, (words, _)) in enumerate(zip(customers, beside, strict=True))),
+        f"The {len(names)} values that the online store served. Bar: share of the customers with "
+        f"an order in the last {active_days} days who have a lower value. It says where a value "
+        "lies, not how much it moves the prediction",
+        3.1 + 0.34 * len(names), 2, len(customers), squeeze=False,
+        height_ratios=[1, 0.34 * len(names)])
+    for n, (each, (words, colour)) in enumerate(zip(customers, beside, strict=True)):
+        gauge, axes = panels[:, n]
+        gauge.barh([0, 0], [1, each["probability"]], color=[PALE, colour], height=0.6)
+        gauge.vlines(base_rate, -0.6, 0.6, color=INK)
+        annotate(gauge, f"{each['probability']:.1%}", (0, 0.3), 0, 7, size=26, color=colour)
+        annotate(gauge, f"customer {each['customer_id']}\n{words}", (0, 0.3), 106, 8)
+        annotate(gauge, f"base rate {base_rate:.1%}", (base_rate, -0.6), 0, -2, ha="right",
+                 va="top", color=GREY)
+        gauge.set(xlim=(0, 1.22), ylim=(-1.6, 3.2))
+        gauge.set_axis_off()
+        for row, name in enumerate(names):
+            axes.barh([row] * 2, [100, 100 * each["percentiles"][name]], color=[PALE, SKY],
+                      height=0.55)
+            annotate(axes, number(each["features"][name]), (100, row), 8, va="center_baseline")
+        axes.vlines(50, -0.5, len(names) - 0.5, **BASE)
+        annotate(axes, "median", (50, -0.6), ha="center", color=GREY)
+        axes.set(xlim=(0, 122), xlabel="percentile", xticks=[0, 25, 50, 75, 100])
+        row_names(axes, names if n == 0 else [""] * len(names))
     return figure
 
 

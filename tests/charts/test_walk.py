@@ -101,10 +101,11 @@ def checks():
     return pd.DataFrame(rates + others, columns=["check", "value", "low", "high", "status"])
 
 
-def served(**changed):
-    return {"features": {"orders_90d": 2, "revenue_90d": 125.03, "avg_order_value_90d": None},
-            "percentiles": {"orders_90d": 0.9, "revenue_90d": 0.7, "avg_order_value_90d": np.nan},
-            "probability": 0.9312, "base_rate": 0.8714, "customer_id": "4711", **changed}
+def served(probability=0.9312, features=None, customer_id="4711"):
+    return {"customer_id": customer_id, "probability": probability,
+            "features": {"orders_90d": 2, "revenue_90d": 125.03, "avg_order_value_90d": None}
+            if features is None else features,
+            "percentiles": {"orders_90d": 0.9, "revenue_90d": 0.7, "avg_order_value_90d": np.nan}}
 
 
 STEPS = {"data_load": "SKIPPED", "train": "SUCCEEDED", "eval": "SUCCEEDED", "approve": "SUCCEEDED"}
@@ -123,7 +124,9 @@ CHARTS = {
     "feature_importance": lambda: charts.feature_importance(curves()),
     "probability_histogram": lambda: charts.probability_histogram(curves()),
     "predicted_probabilities": lambda: charts.predicted_probabilities(PREDICTIONS, 0.872),
-    "served_features": lambda: charts.served_features(**served()),
+    "served_features": lambda: charts.served_features([served()], 0.8714, 90),
+    "served_features, two": lambda: charts.served_features(
+        [served(0.7), served(customer_id="4712")], 0.8714, 90),
     "checks_overview": lambda: charts.checks_overview(checks()),
     "architecture": charts.architecture,
     "pipeline_graph": lambda: charts.pipeline_graph(STEPS),
@@ -188,7 +191,8 @@ def test_shows_without_pyplot_and_is_described_by_its_finding():
     (lambda: charts.probability_histogram({**curves(), "histogram": {
         "edges": [0, 0.5, 1], "label_1": [1, 2], "label_0": [0, 0]}}), "one class"),
     (lambda: charts.predicted_probabilities(PREDICTIONS.iloc[:0], 0.9), "predictions"),
-    (lambda: charts.served_features(**served(features={})), "features"),
+    (lambda: charts.served_features([served(features={})], 0.8714, 90), "features"),
+    (lambda: charts.served_features([], 0.8714, 90), "customers"),
     (lambda: charts.checks_overview(checks().iloc[:0]), "checks"),
 ])
 def test_empty_input_is_refused_by_name(draw, missing):
@@ -324,18 +328,36 @@ def test_histogram_cuts_where_the_classes_are_furthest_apart():
 
 
 def test_predictions_are_counted_against_the_base_rate():
-    above = sum(p > 0.872 for p in PREDICTIONS["churn_probability"])
-    chart = drawn("predicted_probabilities")[0]
-    assert f"{above} of 12 customers" in finding(chart) and "87.2%" in finding(chart)
+    values = PREDICTIONS["churn_probability"]
+    chart = charts.predicted_probabilities(PREDICTIONS, values[3] + 0.004)
+    assert finding(chart) == ("8 of 12 customers are more likely to churn than the base rate of "
+                              f"{values[3] + 0.004:.1%}, 3 less likely, 1 within half a point of it")
     assert chart.axes[0].get_yticklabels()[0].get_text() == "customer 112"
+    markers = {line.get_color(): len(line.get_xdata()) for line in chart.axes[0].lines}
+    assert markers == {charts.ORANGE: 8, charts.BLUE: 3, charts.GREY: 1}
 
 
-@pytest.mark.parametrize("probability, text", [(0.9312, "6.0 points above"),
-                                               (0.5, "37.1 points below")])
-def test_card_compares_with_the_base_rate_and_shows_null(probability, text):
-    chart = charts.served_features(**served(probability=probability))
-    assert f"{probability:.1%}, {text} the base rate" in finding(chart)
-    assert {"2", "125.03", "NULL"} <= {t.get_text() for t in chart.axes[0].texts}
+@pytest.mark.parametrize("probability, text, colour", [
+    (0.9312, "6.0 points above the base rate", charts.ORANGE),
+    (0.5, "37.1 points below the base rate", charts.BLUE),
+    (0.8764, "at the base rate", charts.GREY), (0.8664, "at the base rate", charts.GREY),
+    (0.8654, "0.6 points below the base rate", charts.BLUE),
+    # The numbers shown are 87.1% and 87.8%, so the difference shown is theirs: 0.7, not 0.6.
+    (0.8775, "0.7 points above the base rate", charts.ORANGE)])
+def test_card_compares_with_the_base_rate_and_shows_null(probability, text, colour):
+    chart = charts.served_features([served(probability)], 0.8714, 90)
+    assert finding(chart) == f"Customer 4711: churn probability {probability:.1%}, {text}"
+    gauge, values = chart.axes
+    assert {"2", "125.03", "NULL"} <= {t.get_text() for t in values.texts}
+    assert [t.get_color() for t in gauge.texts if t.get_text() == f"{probability:.1%}"] == [colour]
+
+
+def test_two_customers_are_shown_side_by_side():
+    chart = drawn("served_features, two")[0]
+    assert finding(chart) == (
+        "Customer 4711: churn probability 70.0%, 17.1 points below the base rate; customer 4712: "
+        "churn probability 93.1%, 6.0 points above the base rate")
+    assert "an order in the last 90 days" in plain(chart.texts[1].get_text())
 
 
 def test_checks_name_what_fails_first_and_mark_it_by_more_than_colour():

@@ -105,6 +105,7 @@ def send_everything(cloud):
     remedies.label_dates(cloud)
     lookups.customer_rows(cloud, "features", "7")
     lookups.newest_features(cloud)
+    lookups.active_features(cloud)
     lookups.served_customers(cloud, 5)
     lookups.newest_row(cloud, "7")
     lookups.base_rate(cloud)
