@@ -329,9 +329,10 @@ def test_histogram_cuts_where_the_classes_are_furthest_apart():
 
 def test_predictions_are_counted_against_the_base_rate():
     values = PREDICTIONS["churn_probability"]
-    chart = charts.predicted_probabilities(PREDICTIONS, values[3] + 0.004)
+    base_rate = values[3] + 0.004
+    chart = charts.predicted_probabilities(PREDICTIONS, base_rate)
     assert finding(chart) == ("8 of 12 customers are more likely to churn than the base rate of "
-                              f"{values[3] + 0.004:.1%}, 3 less likely, 1 within half a point of it")
+                              f"{base_rate:.1%}, 3 less likely, 1 within half a point of it")
     assert chart.axes[0].get_yticklabels()[0].get_text() == "customer 112"
     markers = {line.get_color(): len(line.get_xdata()) for line in chart.axes[0].lines}
     assert markers == {charts.ORANGE: 8, charts.BLUE: 3, charts.GREY: 1}
