@@ -38,6 +38,14 @@ def warm() -> None:
         forkserver.ensure_running()
 
 
+def end() -> None:
+    """Kill the kernels that still run: nbclient leaves one that it was starting when the run was
+    interrupted, and a process does not end before the processes that it has forked."""
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+
+
 class Kernels(AsyncKernelManager):
     """A KernelManager that starts this Python: the first kernel named python3 in Jupyter's path
     may be any other."""

@@ -187,7 +187,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from lib.operate.kernels import Kernels
+    from lib.operate import kernels
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     bar = {"desc": f"{position} {notebook.stem}", "leave": False} if sys.stderr.isatty() else False
@@ -198,7 +198,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     try:
         papermill.execute_notebook(
             notebook, folder / notebook.name, parameters=parameters, cwd=notebook.parent,
-            kernel_name="python3", kernel_manager_class=Kernels, progress_bar=bar,
+            kernel_name="python3", kernel_manager_class=kernels.Kernels, progress_bar=bar,
             stdout_file=_Progress(folder),
             # Else ipykernel warns that loopback is not encrypted, and of the interrupt at its end.
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
@@ -210,6 +210,8 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
             "its Python (the kernel) has ended: something has killed it, or memory ran out",
             "free memory; what was made so far is kept and reused",
             settings.rerun_command(notebook.stem[:2])) from None
+    finally:
+        kernels.end()
     summary = stages.read_summary(folder)
     stage = next(s for s in summary["stages"] if s["name"] == notebook.stem)
     say(folder, f"{position} {notebook.stem}: {stage['status']} in "

@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -445,6 +446,20 @@ def test_ctrl_c_ends_the_run_and_its_notebook_with_status_130(fake_notebooks, tm
     assert process.ended(int(re.search(r"  kernel (\d+)", out)[1]))
     (stage,) = json.loads((tmp_path / "runs/latest/summary.json").read_text())["stages"]
     assert stage["status"] == "failed"
+
+
+def test_a_kernel_that_was_starting_when_the_run_was_stopped_ends_too(
+        fake_notebooks, monkeypatch, capfd):
+    async def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jupyter_client.asynchronous.AsyncKernelClient.wait_for_ready", stopped)
+    fake_notebooks(("02_features", "run.finish()"))
+    assert run.main([]) == 130
+    left = multiprocessing.active_children()
+    for kernel in left:  # else the tests do not end
+        kernel.kill()
+    assert left == []
 
 
 # Two runs, a full disk, folders that cannot be written
