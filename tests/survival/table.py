@@ -101,7 +101,8 @@ def page() -> str:
             result = known.get(key, {"run": "not run", "passed": "-", "day": "-"})
             title = [str(line["number"]), line["title"]] if not number else ["", ""]
             rows.append("| " + " | ".join([
-                *title, f"`{key.removeprefix('tests/')}`", *map(_shown, result.values())]) + " |")
+                *title, f"`{key.removeprefix('tests/')}`",
+                *(_shown(result[column]) for column in ("run", "passed", "day"))]) + " |")
         defects += [f"| {line['number']} | {defect['was']} | {defect['now']} | "
                     f"`{defect['test'].removeprefix('tests/')}` |"
                     for defect in line.get("defects", [])]

@@ -12,6 +12,13 @@ def test_the_page_is_up_to_date():
     assert table.PAGE.read_text(encoding="utf-8") == table.page()
 
 
+def test_results_are_below_their_headings(monkeypatch):
+    """In results.json the keys are sorted: the day comes first."""
+    node = table.LINES[0]["tests"][0]
+    monkeypatch.setattr(table, "results", lambda: {node: {"day": "a day", "passed": 2, "run": 3}})
+    assert f"`{node.removeprefix('tests/')}` | 3 | 2 | a day |" in table.page()
+
+
 def test_every_line_has_tests_that_exist():
     assert [line["number"] for line in table.LINES] == list(range(1, 9))
     nodes = [node for line in table.LINES for node in line["tests"]]
