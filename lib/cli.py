@@ -29,8 +29,8 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--env", choices=["dev", "prod"],
                       help="part of every resource name; default: env in config.yaml")
     made.add_argument("--source", metavar="FOLDER",
-                      help="an exported copy of theLook (.csv or .parquet, with the names and "
-                           "columns of the Kaggle files) instead of the built-in data")
+                      help="a folder with a shop's orders (.csv or .parquet; lib/README.md, "
+                           "\"Bring your own orders\") instead of the built-in data")
     made.add_argument("--config", metavar="FILE", help="another file than config.yaml")
     return made
 

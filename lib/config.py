@@ -54,6 +54,7 @@ def between(low: float, high: float) -> object:
 
 
 Share = Annotated[float, between(0, 1)]
+Band = Annotated[tuple[Share, Share], Field(strict=False)]  # YAML has lists
 PartOfAll = Annotated[float, Field(gt=0, lt=1)]
 Days = Annotated[int, between(1, 3650)]
 Count = Annotated[int, between(1, 1_000_000)]
@@ -73,6 +74,7 @@ BucketId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
 FeatureStoreId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 # Service accounts: google/cloud/iam_admin_v1/types/iam.py, CreateServiceAccountRequest.account_id.
 AccountId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
+ANY_RATE = (0.0, 1.0)  # instead of a positive_rate_band that is not known
 ARCHIVES = ("zip", "gz", "tgz", "tar", "7z", "rar")  # not the dataset of `source: name.zip`
 
 
@@ -100,6 +102,14 @@ class TheLook(Block):
     # The first customers sign up in 2019: from 2020 on there is a year of orders.
     as_of: Annotated[AwareDatetime, between(
         datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))]
+
+
+class TheLookOnly(Block):
+    """What is known of theLook, and of no other data."""
+
+    sources: list[Text]
+    positive_rate_band: Band
+    max_honest_roc_auc: Share
 
 
 class Names(Block):
@@ -135,7 +145,7 @@ class Snapshots(Block):
 class Label(Block):
     horizon_days: Literal[60, 90]
     active_days: Days
-    positive_rate_band: Annotated[tuple[Share, Share], Field(strict=False)]  # YAML has lists
+    positive_rate_band: Band | None
 
     @property
     def column(self) -> str:
@@ -149,7 +159,7 @@ class Checks(Block):
     min_customers: Count
     min_join_coverage: Share
     max_null_rate: Share
-    max_honest_roc_auc: Share
+    max_honest_roc_auc: Share | None
     parity_customers: Annotated[int, between(1, 100_000)]
     parity_tolerance: Share
     planted_customers: Annotated[int, Field(ge=20, le=1000)]
@@ -335,6 +345,7 @@ class Settings(Block):
     nearest_regions: dict[Region, Region]
     apis: list[Annotated[str, Field(pattern=r"^[a-z]{1,50}\.googleapis\.com$")]]
     thelook: TheLook
+    thelook_only: TheLookOnly
     names: Names
     tables: Tables
     snapshots: Snapshots
@@ -427,12 +438,40 @@ class Settings(Block):
 
     @property
     def source_folder(self) -> Path:
-        """The export's folder; a relative path is relative to the repository."""
-        return (ROOT / Path(self.source).expanduser()).resolve()
+        """The export's folder."""
+        return self.folder(self.source)
+
+    @staticmethod
+    def folder(source: str) -> Path:
+        """The path of a `source`; a relative one is relative to the repository."""
+        return (ROOT / Path(source).expanduser()).resolve()
+
+    @property
+    def is_thelook(self) -> bool:
+        """Is the source theLook, so that what is known of it applies?"""
+        return self.source_folder in map(self.folder, self.thelook_only.sources)
+
+    @property
+    def source_title(self) -> str:
+        """What pages call the data: "theLook eCommerce", or the folder's or dataset's name."""
+        return "theLook eCommerce" if self.is_thelook else self.source_folder.name
+
+    @property
+    def positive_rate_band(self) -> tuple[float, float] | None:
+        """Lowest and highest accepted share of label 1; None: none is known for the source."""
+        known = self.thelook_only.positive_rate_band if self.is_thelook else None
+        return self.label.positive_rate_band or known
+
+    @property
+    def max_honest_roc_auc(self) -> float | None:
+        """A higher test ROC-AUC means a leak; None: no limit is known for the source."""
+        given = self.checks.max_honest_roc_auc
+        known = self.thelook_only.max_honest_roc_auc if self.is_thelook else None
+        return known if given is None else given
 
     @property
     def source_dataset(self) -> str:
-        """project.dataset that the SQL reads theLook from."""
+        """project.dataset that the SQL reads the orders from."""
         if self.source_is_folder:
             return f"{self.project}.{self.names.source_dataset}"
         return self.source

@@ -90,10 +90,13 @@ Problems = Iterator[tuple[str, object, str]]
 
 
 def _source(settings) -> Problems:
-    try:
-        settings.source_folder.exists()
-    except (OSError, RuntimeError):  # too long a name, a "~name" that nobody has
-        yield "source", settings.source, "a BigQuery dataset (project.dataset) or a folder"
+    known = {f"thelook_only.sources.{n}": name
+             for n, name in enumerate(settings.thelook_only.sources)}
+    for key, name in {"source": settings.source, **known}.items():
+        try:
+            settings.folder(name).exists()
+        except (OSError, RuntimeError):  # too long a name, a "~name" that nobody has
+            yield key, name, "a BigQuery dataset (project.dataset) or a folder"
 
 
 def _names(settings) -> Problems:
@@ -171,9 +174,11 @@ def _features(settings) -> Problems:
 
 
 def _training(settings) -> Problems:
-    band, train, serve = settings.label.positive_rate_band, settings.train, settings.serve
-    if not band[0] < band[1]:
-        yield "label.positive_rate_band", list(band), "the lower bound comes first"
+    train, serve = settings.train, settings.serve
+    for key, band in (("label", settings.label.positive_rate_band),
+                      ("thelook_only", settings.thelook_only.positive_rate_band)):
+        if band and not band[0] < band[1]:
+            yield f"{key}.positive_rate_band", list(band), "the lower bound comes first"
     least = shortest_history(settings)
     if settings.snapshots.history_days < least:
         yield ("snapshots.history_days", settings.snapshots.history_days,

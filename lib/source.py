@@ -1,7 +1,8 @@
-"""Read an exported copy of theLook: a folder with one file per table.
+"""Read orders from a folder with one file per table, in the form of theLook's tables.
 
-For users who have the data as files and no access to BigQuery. Reads and checks the columns that
-the demo needs; reports all problems together.
+For any shop's orders, and for users who have theLook as files and no access to BigQuery. Reads and
+checks the columns that the demo needs, fills in the optional ones (lib/README.md, "Bring your own
+orders"), and reports all problems together.
 """
 
 from __future__ import annotations
@@ -40,6 +41,13 @@ KEYS = {
     "products": ("id",),
 }
 
+# The tables that may have no file -> what is read instead.
+WITHOUT_FILE = {
+    "users": "there is no users file: the first order of each user_id counts as the sign-up",
+    "products": "there is no products file: all products are of one category",
+}
+OPTIONAL_COLUMNS = {"order_items": ("returned_at",)}  # empty if a file lacks them
+
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 
 ARROW_TYPES = {
@@ -61,15 +69,16 @@ class SourceError(Needed):
             f"The export in {folder} cannot be used: {count}. {listed}".rstrip("."),
             f"a folder with one file each for {', '.join(NEEDED)}, ending in "
             f"{' or '.join(ENDINGS)}, with the column names of "
-            "bigquery-public-data.thelook_ecommerce")
+            f"bigquery-public-data.thelook_ecommerce ({' and '.join(WITHOUT_FILE)} may be left "
+            "out); lib/README.md, \"Bring your own orders\", lists the columns")
 
 
 def read_export(folder: Path) -> dict[str, pa.Table]:
-    """Read the tables that the demo needs from a folder with an export of theLook.
+    """Read the tables that the demo needs from a folder.
 
     Args:
-        folder: with users, orders, order_items and products, each as .csv, .csv.gz or
-            .parquet. Other files and columns are ignored.
+        folder: with orders and order_items, and optionally users and products (WITHOUT_FILE),
+            each as .csv, .csv.gz or .parquet. Other files and columns are ignored.
 
     Returns:
         Table name -> rows, with the columns of NEEDED in that order. INT64 is int64, FLOAT64
@@ -86,11 +95,32 @@ def read_export(folder: Path) -> dict[str, pa.Table]:
         raise SourceError(folder, ["there is no such folder"])
     tables, problems = {}, []
     for name in NEEDED:
-        tables[name], found = _read_table(folder, name)
-        problems += found
+        if not _is_left_out(folder, name):
+            tables[name], found = _read_table(folder, name)
+            problems += found
     if problems:
         raise SourceError(folder, problems)
-    return tables
+    return {name: tables[name] if name in tables else _made(name, tables) for name in NEEDED}
+
+
+def filled_in(folder: Path) -> list[str]:
+    """A sentence for each table that has no file."""
+    return [text for name, text in WITHOUT_FILE.items() if _is_left_out(folder, name)]
+
+
+def _is_left_out(folder: Path, name: str) -> bool:
+    """Has an optional table no file, not even a misspelled one?"""
+    there = any(path.name.startswith(f"{name}.") for path in files(folder))
+    return name in WITHOUT_FILE and not there and not _near(folder, name)
+
+
+def _made(name: str, tables: dict[str, pa.Table]) -> pa.Table:
+    """A table of WITHOUT_FILE, made from the others."""
+    if name == "users":
+        first = tables["orders"].group_by("user_id").aggregate([("created_at", "min")])
+        return pa.table({"id": first["user_id"], "created_at": first["created_at_min"]})
+    ids = tables["order_items"]["product_id"].unique()
+    return pa.table({"id": ids, "category": pa.array(["all"] * len(ids), pa.string())})
 
 
 def describe(tables: dict[str, pa.Table]) -> str:
@@ -195,13 +225,14 @@ def _read_file(path: Path, name: str) -> tuple[pa.Table | None, list[str]]:
     if is_parquet:
         # Spark's INT96 has nanoseconds, in which the year 9999 would silently become 1816.
         with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
-            return file.read(columns=list(NEEDED[name])), []
-    return _read_csv(path, list(NEEDED[name])), []
+            return file.read(columns=[c for c in NEEDED[name] if c in found]), []
+    return _read_csv(path, [c for c in NEEDED[name] if c in found]), []
 
 
 def _column_problems(found: list[str], name: str) -> list[str]:
     """Report needed columns that a file does not have, or has twice."""
-    missing = [column for column in NEEDED[name] if column not in found]
+    missing = [column for column in NEEDED[name]
+               if column not in found and column not in OPTIONAL_COLUMNS.get(name, ())]
     twice = [column for column in NEEDED[name] if found.count(column) > 1]
     problems = []
     if missing:
@@ -251,6 +282,9 @@ def _cast(rows: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
     """Cast all columns to the needed types; leave out and report those that cannot be cast."""
     columns, problems = {}, []
     for column, kind in NEEDED[name].items():
+        if column not in rows.column_names:
+            columns[column] = pa.nulls(rows.num_rows, ARROW_TYPES[kind])
+            continue
         values = _plain(rows[column])
         convert = partial(_convert, kind=kind)
         try:

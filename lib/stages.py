@@ -177,6 +177,7 @@ def new_summary(run_id: str, settings: Settings) -> dict:
     """summary.json before the first stage: every key, without values."""
     return {
         "run_id": run_id, "target": settings.target, "env": settings.env,
+        "source": {"title": settings.source_title, "is_thelook": settings.is_thelook},
         "started_at": _now(), "seconds": 0.0, "stages": [], "background": [],
         **dict.fromkeys(SUMMARY_KEYS),
     }

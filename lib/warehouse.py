@@ -20,7 +20,7 @@ from google.cloud import bigquery
 
 from lib import source, source_checks
 from lib.cloud import Cloud
-from lib.config import ROOT, Settings
+from lib.config import ANY_RATE, ROOT, Settings
 from lib.errors import Needed, wrong_location
 from lib.stages import Outcome
 
@@ -60,7 +60,7 @@ def render(file: str, settings: Settings) -> list[str]:
 
 def parameters(settings: Settings) -> dict[str, int | float]:
     """Every query parameter that a sql/ file may use."""
-    low, high = settings.label.positive_rate_band
+    low, high = settings.positive_rate_band or ANY_RATE
     return {
         "sample_percent": settings.snapshots.sample_percent,
         "step_days": settings.snapshots.step_days,
@@ -331,13 +331,13 @@ def grant_reader(cloud: Cloud, email: str) -> None:
 
 
 def load_source(cloud: Cloud) -> Outcome:
-    """Make theLook readable by SQL, and check it: load a folder; a BigQuery dataset is read where
-    it is.
+    """Make the orders readable by SQL, and check them: load a folder; a BigQuery dataset is read
+    where it is.
 
     Rows that sql/01 leaves out are printed, and counted in the Outcome's figures.
 
     Raises:
-        lib.source.SourceError: a file, column or value of the exported copy cannot be used.
+        lib.source.SourceError: a file, column or value of the folder cannot be used.
         Needed: the data would make the demo meaningless (see lib.source_checks.require), or the
             files changed while they were read.
     """
@@ -346,7 +346,9 @@ def load_source(cloud: Cloud) -> Outcome:
     last_usual = facts["last_usual_date"]
     newest = orders_after(cloud, last_usual) if last_usual else None
     unusable = source_checks.require(facts, newest, cloud.settings)
-    for problem in unusable.values():
+    left_out = source.filled_in(cloud.settings.source_folder) if (
+        cloud.settings.source_is_folder) else []
+    for problem in [*left_out, *unusable.values()]:
         print(f"  {problem}", flush=True)
     return replace(outcome, figures=outcome.figures | {
         name: facts[name] for name in unusable})

@@ -44,6 +44,9 @@ def test_gcp_needs_a_project_of_its_own():
         ({"train": {"split_ratios": [0.5, 0.2, 0.2]}}, ["train.split_ratios", "add up to 1"]),
         ({"train": {"model_type": "xgboost"}}, ["train.model_type = 'xgboost'"]),
         ({"label": {"positive_rate_band": [0.9, 0.1]}}, ["label.positive_rate_band"]),
+        ({"thelook_only": {"positive_rate_band": [0.9, 0.1]}}, ["thelook_only.positive_rate_band"]),
+        ({"thelook_only": {"sources": ["~no-such-user/x"]}},
+         ["thelook_only.sources.0 = '~no-such-user/x'"]),
         ({"online_store": {"min_node_count": 3}}, ["online_store", "max_node_count"]),
         ({"predict": {"customers": 3}}, ["predict.customers = 3", "10"]),
     ],
@@ -116,6 +119,23 @@ def test_an_existing_folder_whose_name_looks_like_a_dataset(tmp_path, monkeypatc
     assert not settings.source_is_folder
     (tmp_path / "thelook-export.v2").mkdir()
     assert settings.source_is_folder
+
+
+def test_what_is_known_of_thelook_applies_to_it_and_to_no_other_data(tmp_path):
+    def load(**more):
+        return config.load(target="local", overrides={"source": str(tmp_path), **more})
+
+    limits = {"positive_rate_band": [0.8, 0.97], "max_honest_roc_auc": 0.81}
+    thelook = config.load(target="local", overrides={"thelook_only": limits})
+    copy = load(thelook_only={**limits, "sources": [f"{tmp_path}/"]})
+    for known in (thelook, copy):
+        assert known.is_thelook and known.source_title == "theLook eCommerce"
+        assert (known.positive_rate_band, known.max_honest_roc_auc) == ((0.8, 0.97), 0.81)
+    other = load()
+    assert not other.is_thelook and other.source_title == tmp_path.name
+    assert (other.positive_rate_band, other.max_honest_roc_auc) == (None, None)
+    given = load(label={"positive_rate_band": [0.6, 0.7]}, checks={"max_honest_roc_auc": 0.9})
+    assert (given.positive_rate_band, given.max_honest_roc_auc) == ((0.6, 0.7), 0.9)
 
 
 def test_the_commands_that_are_suggested_carry_the_options_in_force(monkeypatch, tmp_path):

@@ -212,7 +212,13 @@ def keys(tree, way=()):
 
 
 # The key in the message, where it is not the key that was changed but one compared with it.
-COMPARED = {"app": "names.", "label.positive_rate_band.": "label.positive_rate_band",
+COMPARED = {"app": "names.", "waits.first_pause": "waits.longest_pause",
+            "retries.first_pause": "retries.longest_pause",
+            "serve.min_replica": "serve.max_replica", "online_store.": "online_store",
+            "label.horizon_days": "snapshots.history_days",
+            "snapshots.step_days": "snapshots.history_days", "feature_store_regions": "targets.",
+            "train.model_type": "train.params", "tables.": "tables.", "plan.": "plan.",
+            "thelook_only.positive_rate_band.": "thelook_only.positive_rate_band",
             "train.split_ratios.": "train.split_ratios"}
 OPTIONAL = ("train.params.", "nearest_regions.", "plan.0.every_run", "targets.gcp")
 ALL_KEYS = [".".join(way) for way in keys({k: v for k, v in TREE.items() if k != "environments"})]

@@ -267,6 +267,35 @@ def test_line_breaks_in_quotes_are_read_in_a_file_of_more_than_one_block(tmp_pat
     assert users["id"].to_pylist() == list(range(1, 301))
 
 
+def test_without_users_products_and_returns_they_are_made_from_the_orders(tmp_path):
+    later = orders_with("3,2,Complete,M,2023-01-01 10:00:00+00:00,,1")
+    items = [line.rsplit(",", 2)[0] + f",{line.rsplit(',', 1)[1]}" for line in CSV["order_items"]]
+    write_csv(tmp_path, orders=later, order_items=items)
+    assert "returned_at" not in items[0]
+    (tmp_path / "users.csv").unlink()
+    (tmp_path / "products.csv").unlink()
+    tables = read_export(tmp_path)
+    assert list(tables) == list(NEEDED)
+    assert sorted(tables["users"].to_pylist(), key=lambda row: row["id"]) == [
+        {"id": 1, "created_at": datetime(2022, 8, 1, 10, tzinfo=UTC)},
+        {"id": 2, "created_at": datetime(2023, 1, 1, 10, tzinfo=UTC)}]  # the earlier of two
+    assert sorted(tables["products"]["id"].to_pylist()) == [10, 11, 12]
+    assert set(tables["products"]["category"].to_pylist()) == {"all"}
+    assert tables["order_items"]["returned_at"].null_count == 3
+    assert tables["order_items"]["sale_price"].to_pylist() == [19.99, 5.0, 0.5]
+    assert [text.split(":")[0] for text in source.filled_in(tmp_path)] == [
+        "there is no users file", "there is no products file"]
+
+
+@pytest.mark.parametrize("near", ["user.csv", "Users.csv", "users.xlsx"])
+def test_an_optional_file_with_a_name_close_to_the_expected_one_is_not_ignored(tmp_path, near):
+    (write_csv(tmp_path) / "users.csv").rename(tmp_path / near)
+    assert problems(tmp_path) == [
+        "table users: there is no users.csv or users.csv.gz or users.parquet; "
+        f"is {near} meant? Rename or convert it"]
+    assert source.filled_in(write_csv(tmp_path)) == []
+
+
 # --- what is refused -----------------------------------------------------------------------
 
 

@@ -73,8 +73,7 @@ def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days
     if burst > 1.5 * usual:
         axes.hlines(usual, *orders.index[[-98, -8]], **{**BASE, "color": INK})
         text = (f"The last 7 full days: {burst:,.0f} orders a day, {burst / usual:.1f} times the\n"
-                f"usual {usual:,.0f} (dashed: median of the 90 days before).\n"
-                "An artefact of how theLook is made, not demand")
+                f"usual {usual:,.0f} (dashed: median of the 90 days before)")
         axes.annotate(text, (orders.index[-4], 0.42 * top), (0.05, 0.55),
                       textcoords="axes fraction", arrowprops={"arrowstyle": "->", "ec": GREY})
     date_axis(axes, ylim=(-0.09 * top, 1.12 * top), ylabel="orders per day")
@@ -83,29 +82,34 @@ def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days
 
 
 @styled
-def labels_per_snapshot(per_snapshot: DataFrame, horizon_days: int, band: Sequence) -> Chart:
+def labels_per_snapshot(per_snapshot: DataFrame, horizon_days: int,
+                        band: Sequence | None) -> Chart:
     """Churn rate of each snapshot with the accepted band, and its number of label rows.
 
     per_snapshot: a row per label time (label_timestamp; rows, a count; positive_rate, 0-1).
-    band: the lowest and the highest accepted rate, 0-1.
+    band: the lowest and the highest accepted rate, 0-1; None: there is none for these data.
     """
     require_columns(per_snapshot, "labels per snapshot", "label_timestamp", "rows", "positive_rate")
     frame = per_snapshot.assign(at=to_times(per_snapshot["label_timestamp"])).sort_values("at")
     at, rate, rows = frame["at"], frame["positive_rate"].astype(float), frame["rows"].astype(float)
-    accepted, out = f"accepted {100 * band[0]:g}% to {100 * band[1]:g}%", ~rate.between(*band)
+    low, high = band or (rate.min(), rate.max())
+    accepted, out = f"accepted {100 * low:g}% to {100 * high:g}%", ~rate.between(low, high)
+    finding = (f"{sum(~out)} of {len(out)} snapshots lie within the {accepted}" if band else
+               f"from {low:.1%} to {high:.1%} at the {len(out)} snapshots")
     figure, (upper, lower) = new_figure(
         f"{np.average(rate, weights=rows):.1%} of active customers place no order in the next "
-        f"{horizon_days} days; {sum(~out)} of {len(out)} snapshots lie within the {accepted}",
+        f"{horizon_days} days; {finding}",
         f"Above: share labelled 1 at each snapshot. Below: label rows, {rows.sum():,.0f} in total",
         5.6, 2, 1, sharex=True, height_ratios=[2.4, 1])
-    upper.axhspan(*band, color=PALE, alpha=0.6, linewidth=0)
+    if band:
+        upper.axhspan(low, high, color=PALE, alpha=0.6, linewidth=0)
+        annotate(upper, accepted, (at.iloc[-1], high), 0, 5, ha="right", color=GREY)
     upper.plot(at, rate, color=ORANGE)
     upper.plot(at[out], rate[out], "X", color=INK, ms=11)
     annotate(upper, f"{rate.iloc[0]:.1%}", (at.iloc[0], rate.iloc[0]), 0, 9, color=ORANGE)
     annotate(upper, f"{rate.iloc[-1]:.1%}", (at.iloc[-1], rate.iloc[-1]), 10, va="center",
              color=ORANGE)
-    annotate(upper, accepted, (at.iloc[-1], band[1]), 0, 5, ha="right", color=GREY)
-    upper.set(ylabel="churn rate", ylim=(min(*rate, *band) - 0.02, max(*rate, *band) + 0.035))
+    upper.set(ylabel="churn rate", ylim=(min(low, *rate) - 0.02, max(high, *rate) + 0.035))
     lower.bar(at, rows, width=0.8 * (at.iloc[-1] - at.iloc[0]) / max(1, len(at) - 1), color=BLUE)
     ticks(upper, "y", y=5)
     ticks(lower, y=3)
@@ -473,7 +477,7 @@ def checks_overview(checks: DataFrame) -> Chart:
 
 
 BOXES = {  # fill: (x and y of the middle in inches, text) of each
-    PALE: [(0.82, 2.95, "theLook\n(public)")],
+    PALE: [(0.82, 2.95, "the shop's\norders")],
     "white": [
         (2.72, 4.4, "labels_\ncustomer_churn"), (2.72, 1.5, "features_\ncustomer"),
         (4.15, 2.95, "train_dataset"), (5.88, 4.4, "data_load"), (6.98, 4.4, "train"),
@@ -487,7 +491,7 @@ BOXES = {  # fill: (x and y of the middle in inches, text) of each
 AREAS = [  # left, bottom, width, height, name of a frame around some boxes
     (1.66, 0.9, 3.34, 4.25, "BigQuery"), (5.24, 3.85, 3.15, 1.3, "components: an image each"),
     (5.24, 0.9, 4.36, 1.35, "Feature Store")]
-ARROWS = """theLook-labels theLook-features labels-train_dataset features-train_dataset
+ARROWS = """orders-labels orders-features labels-train_dataset features-train_dataset
     train_dataset-data_load data_load-train train-eval eval-Registry Registry-Endpoint
     features-Group Group-View View-Store customer_id-fetch Store-fetch fetch-predict
     Endpoint-predict predict-probability""".split()

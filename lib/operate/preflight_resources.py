@@ -93,7 +93,7 @@ def source(cloud: Cloud) -> Iterator[Finding]:
             yield Finding("ok", f"a folder: {settings.source}: {describe(tables)}")
         else:
             yield Finding("blocker", f"there is no folder {settings.source_folder}",
-                          "an exported copy of theLook there, or another `source`",
+                          "a folder with orders there, or another `source`",
                           "edit config.yaml")
         return
     orders = cloud.bigquery.get_table(f"{settings.source_dataset}.orders")

@@ -40,15 +40,18 @@ ROWS = {**MODELS, "chance": "chance", "promised - kept": "promised - kept in pro
 
 
 def check_honest(cloud: Cloud, metrics: dict) -> Outcome:
-    """Refuse a score that is impossible on this data: the optimum on theLook is 0.80.
+    """Refuse a score that is impossible on these data, if it is known which one is.
 
     Raises:
-        Needed: roc_auc above checks.max_honest_roc_auc.
+        Needed: roc_auc above `Settings.max_honest_roc_auc`.
     """
-    limit, found = cloud.settings.checks.max_honest_roc_auc, metrics["roc_auc"]
+    limit, found = cloud.settings.max_honest_roc_auc, metrics["roc_auc"]
+    if limit is None:
+        return Outcome("done", figures={"roc_auc": found, "open": (
+            "checks.max_honest_roc_auc (the best possible score is not known for this source)")})
     if found > limit:
         raise Needed(
-            f"test ROC-AUC {found:.3f} is above {limit}, which theLook cannot give: a feature "
+            f"test ROC-AUC {found:.3f} is above {limit}, which these data cannot give: a feature "
             "sees the future", "features that use nothing after feature_timestamp",
             cloud.settings.command("lib.proof.sanity"))
     return Outcome("done", figures={"roc_auc": found, "no more than": limit})

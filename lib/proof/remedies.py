@@ -6,7 +6,7 @@ import pandas as pd
 
 from lib import warehouse
 from lib.cloud import Cloud
-from lib.config import Settings, Snapshots
+from lib.config import ANY_RATE, Settings, Snapshots
 from lib.config_rules import shortest_history
 
 # Checks that a shorter snapshots.history_days can change; "null_rate_" only of nullable features.
@@ -54,7 +54,7 @@ def find(cloud: Cloud, failed: pd.DataFrame) -> tuple[str, bool]:
 def band(checks: pd.DataFrame, settings: Settings) -> tuple[float, float]:
     """label.positive_rate_band, widened to hold every positive rate, in hundredths."""
     rates = checks.loc[checks["check"].str.startswith("positive_rate"), "value"]
-    low, high = settings.label.positive_rate_band
+    low, high = settings.positive_rate_band or ANY_RATE
     return (min(low, math.floor(rates.min() * 100) / 100),
             max(high, math.ceil(rates.max() * 100) / 100))
 

@@ -53,9 +53,11 @@ def check(cloud: Cloud) -> Outcome:
         warnings.warn(
             f"the positive rate is outside label.positive_rate_band: {_describe(odd)}. "
             f"[{low:g}, {high:g}] in config.yaml would hold it", LabelWarning, stacklevel=2)
-    return Outcome("done", cloud.settings.dataset, {
-        "checks": len(checks), "passed": int((checks["status"] == "pass").sum()),
-        "warnings": len(odd), "positive_rate": positive_rate(checks)}, checks)
+    figures = {"checks": len(checks), "passed": int((checks["status"] == "pass").sum()),
+               "warnings": len(odd), "positive_rate": positive_rate(checks)}
+    if cloud.settings.positive_rate_band is None:
+        figures["open"] = "label.positive_rate_band (no band is known for this source)"
+    return Outcome("done", cloud.settings.dataset, figures, checks)
 
 
 def positive_rate(checks: pd.DataFrame) -> float:

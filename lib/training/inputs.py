@@ -8,7 +8,7 @@ from google.cloud import storage
 
 from lib import warehouse
 from lib.cloud import Cloud
-from lib.config import ENTITY, ROOT
+from lib.config import ANY_RATE, ENTITY, ROOT
 from lib.errors import Needed, wrong_location
 
 COMPONENTS = ROOT / "lib" / "components"
@@ -22,7 +22,7 @@ def parameters(cloud: Cloud) -> dict[str, object]:
         Needed: train_dataset is not built.
     """
     settings = cloud.settings
-    low, high = settings.label.positive_rate_band
+    low, high = settings.positive_rate_band or ANY_RATE
     return {
         "table": settings.table("train"), "label_col": settings.label.column,
         "time_col": "label_timestamp", "id_col": ENTITY,
@@ -32,7 +32,8 @@ def parameters(cloud: Cloud) -> dict[str, object]:
         "sample_percent": 100.0, "model_type": settings.train.model_type,
         "params": json.dumps(settings.train.params[settings.train.model_type]),
         "seed": settings.train.seed, "min_roc_auc": settings.train.min_roc_auc,
-        "max_roc_auc": settings.checks.max_honest_roc_auc, "positive_rate_low": low,
+        "max_roc_auc": 1.0 if settings.max_honest_roc_auc is None else settings.max_honest_roc_auc,
+        "positive_rate_low": low,
         "positive_rate_high": high, "build": _build(cloud),
     }
 
@@ -48,7 +49,7 @@ def fingerprint(cloud: Cloud) -> str:
             for path in sorted(COMPONENTS.glob(pattern))]
     return settings.fingerprint(
         _build(cloud), settings.train.model_dump(), settings.label.model_dump(),
-        settings.feature_names, settings.checks.max_honest_roc_auc, code)
+        settings.feature_names, settings.positive_rate_band, settings.max_honest_roc_auc, code)
 
 
 def _build(cloud: Cloud) -> str:

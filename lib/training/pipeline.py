@@ -37,7 +37,7 @@ def define(settings: Settings):
     approve = component(settings, "eval", "approve.yaml")
 
     @dsl.pipeline(name=jobs.display_name(settings),
-                  description="theLook churn: load, train, evaluate, approve")
+                  description="churn: load, train, evaluate, approve")
     def training(
         table: str, label_col: str, time_col: str, id_col: str, feature_cols: str,
         gap_days: int, split_ratios: str, sample_percent: float, model_type: str, params: str,
