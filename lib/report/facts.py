@@ -8,9 +8,12 @@ from pathlib import Path
 from lib import cloud, config, stages
 from lib.config import Settings
 
+# Of runs before summary.json named its source, which could only be theLook or a copy of it.
+THELOOK = {"title": "theLook eCommerce", "is_thelook": True}
+
 
 class NoRun(LookupError):
-    """The folder has no summary.json."""
+    """The folder has no summary.json, or no run to compare it with exists."""
 
 
 def read(folder: Path) -> dict:
@@ -23,11 +26,42 @@ def read(folder: Path) -> dict:
     if run is None:
         raise NoRun(f"no summary.json in {folder}; ./run_all.sh makes a run")
     return {"run": run, "local": run["target"] == "local", "where": where(run),
+            "source": source(run),
             "fidelity": cloud.fidelity() if run["target"] == "local" else "",
             **started(run["started_at"]), **findings(run), "horizon": _horizon(run["labels"]),
             "resources": _resources(run),
             "longest": max([stage["seconds"] for stage in run["stages"]], default=0) or 1,
             "costs": costs(run, settings_of(run))}
+
+
+def source(run: Mapping) -> dict:
+    """The data of a run: {"title": as pages call it, "is_thelook": True or False}."""
+    return run.get("source") or THELOOK
+
+
+def side_by_side(folder: Path) -> list[dict]:
+    """What the naive join promised and kept in this run, and in the newest one on other data.
+
+    Returns for each of both: title (of its data), run (summary.json), leakage (see `leakage`).
+
+    Raises:
+        NoRun: this run did not measure it, or no run on other data beside it did.
+    """
+    this = _measured(folder)
+    beside = [_measured(path.parent) for path in folder.resolve().parent.glob("*/summary.json")]
+    others = [found for found in beside if this and found and found["title"] != this["title"]]
+    if not others:
+        raise NoRun(f"{folder} and a run on other data beside it must both have measured leakage; "
+                    "./run_all.sh makes a run on theLook, scripts/real_orders.sh one on real "
+                    "orders")
+    return [this, max(others, key=lambda found: found["run"]["started_at"])]
+
+
+def _measured(folder: Path) -> dict | None:
+    """A run as `side_by_side` returns it; None if it has no leakage measured."""
+    run = stages.read_summary(folder)
+    found = leakage(run["leakage"]) if run and run["labels"] else None
+    return found and {"title": source(run)["title"], "run": run, "leakage": found}
 
 
 def where(run: Mapping) -> str:

@@ -1,6 +1,6 @@
 """Make the pages of a finished run: report.html, slides.html and 요약.md, each one file.
 
-    python -m lib.report [report|slides] [--run runs/latest]
+    python -m lib.report [report|slides] [--run runs/latest] [--compare]
 
 The pages load nothing: pictures are inlined, and a content security policy makes the browser
 refuse everything else. A run of only some stages gives a page that says what was not measured.
@@ -36,11 +36,13 @@ DECK = "deck"  # the tag of a cell that goes into the slides
 LONG = 12  # rows of a table above which a slide shows it smaller
 
 
-def build(folder: Path | str) -> Path:
+def build(folder: Path | str, compare: bool = False) -> Path:
     """Write report.html and 요약.md into a run's folder; the path of report.html.
 
+    compare: with what the newest run on other data promised and kept, side by side.
+
     Raises:
-        lib.report.facts.NoRun: there is no summary.json in the folder.
+        lib.report.facts.NoRun: there is no summary.json in the folder, or nothing to compare.
     """
     folder = Path(folder)
     known = facts.read(folder)
@@ -48,6 +50,7 @@ def build(folder: Path | str) -> Path:
     (folder / "요약.md").write_text(summary, encoding="utf-8")
     page = template("report.html.j2").render(
         known, books=read_books(folder), architecture=architecture(), plan=planned(known["run"]),
+        compared=facts.side_by_side(folder) if compare else [],
         summary_ko=markdown(summary, "ko", 1))
     (folder / "report.html").write_text(page, encoding="utf-8")
     return folder / "report.html"
@@ -156,9 +159,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("what", nargs="?", default="report", choices=["report", "slides"])
     parser.add_argument("--run", type=Path, default=stages.RUNS / "latest", metavar="FOLDER",
                         help="a run's folder; default: runs/latest")
+    parser.add_argument("--compare", action="store_true",
+                        help="report: beside it what the newest run on other data promised and "
+                             "kept")
     options = parser.parse_args(arguments)
     try:
-        page = (build if options.what == "report" else slides)(options.run)
+        page = (build(options.run, options.compare) if options.what == "report"
+                else slides(options.run))
     except facts.NoRun as error:
         print(hide_paths(str(error)), file=sys.stderr)
         return 1

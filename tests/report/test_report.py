@@ -202,6 +202,56 @@ def test_only_generated_data_is_called_generated(target, figures, where):
     assert facts.where({**FULL, "target": target, "stages": [stage]}) == where
 
 
+CDNOW = {**FULL, "run_id": "20260102-000000-local-dev", "started_at": "2026-01-02T09:00:00+09:00",
+         "source": {"title": "CDNOW", "is_thelook": False},
+         "labels": {"column": "label_churn_60d", "rows": 283232, "positive_rate": 0.678}}
+
+
+def test_pages_on_other_data_say_nothing_of_thelook(tmp_path):
+    pages = {}
+    for run in (FULL, CDNOW):
+        folder = tmp_path / run["run_id"]
+        folder.mkdir()
+        (folder / "summary.json").write_text(json.dumps(run))
+        pages[run["run_id"]] = [
+            report.build(folder).read_text(), report.slides(folder).read_text(),
+            (folder / "요약.md").read_text()]
+    assert all("theLook" in page for page in pages[FULL["run_id"]])
+    assert all("theLook" not in page and "CDNOW" in page for page in pages[CDNOW["run_id"]])
+
+
+def write_runs(parent, *runs):
+    for run in runs:
+        (parent / run["run_id"]).mkdir()
+        (parent / run["run_id"] / "summary.json").write_text(json.dumps(run))
+    (parent / "latest").symlink_to(runs[-1]["run_id"])
+    return parent / "latest"
+
+
+def test_two_data_sets_are_shown_side_by_side(tmp_path):
+    older = {**FULL, "run_id": "older", "started_at": "2025-01-01T09:00:00+09:00",
+             "labels": {**FULL["labels"], "rows": 1}}
+    bare = {**BARE, "run_id": "bare", "started_at": "2026-01-03T09:00:00+09:00"}
+    latest = write_runs(tmp_path, older, FULL, bare, CDNOW)
+    report.build(latest)
+    assert not soup(latest / "report.html").select(".compared")
+    assert report.main(["--run", str(latest), "--compare"]) == 0
+    rows = [[cell.get_text() for cell in row.select("th, td")]
+            for row in soup(latest / "report.html").select(".compared tr")]
+    assert rows[0] == ["", "CDNOW", "theLook eCommerce"]
+    assert rows[1] == ["label rows", "283,232", "47,131"]
+    assert ["naive join: promised by its own test", *["404 (383 to 425)"] * 2] in rows
+    assert ["naive join: seen in production", *["0.634 (0.600 to 0.660)"] * 2] in rows
+    assert_offline(latest / "report.html")
+
+
+@pytest.mark.parametrize("runs", [[FULL], [FULL, BARE | {"run_id": "b"}],
+                                  [FULL, {**CDNOW, "leakage": None}]])
+def test_nothing_to_compare_with_is_said(tmp_path, capsys, runs):
+    assert report.main(["--run", str(write_runs(tmp_path, *runs)), "--compare"]) == 1
+    assert "scripts/real_orders.sh" in capsys.readouterr().err
+
+
 def test_what_was_not_measured_is_said(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(BARE))
     read = soup(report.build(tmp_path))
