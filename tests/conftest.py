@@ -22,7 +22,8 @@ os.environ.update(no_proxy())  # for the requests that tests make themselves
 SMALL = {"thelook": {"users": 3000}}
 # With two workers (scripts/test.sh) these files are taken first, so that none is left at the end.
 LONG = ("contract/test_failures.py", "contract/test_wire.py", "localcloud/test_process.py",
-        "test_flow.py", "operate/test_teardown.py", "operate/test_run.py")
+        "test_flow.py", "operate/test_teardown.py", "operate/test_run.py",
+        "operate/test_kill_and_resume.py")
 
 
 def pytest_collection_modifyitems(items):
