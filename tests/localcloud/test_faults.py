@@ -376,8 +376,9 @@ def test_closing_does_not_wait_for_what_hangs(start_vertex, table, tmp_path, wai
         assert late.done and late.error.code == code_pb2.ABORTED
 
 
-def test_a_fault_taken_before_a_clear_does_not_wait_for_the_next():
-    faults = Faults(SimpleNamespace(middleware=[]), Platform("p1", 1, None))
+def test_a_fault_taken_before_a_clear_does_not_wait_for_the_next(tmp_path):
+    platform = Platform("p1", 1, tmp_path / "registry.json")
+    faults = Faults(SimpleNamespace(middleware=[]), platform)
     faults.add([{"method": "sync", "hang": True}])
     fault = faults.take("sync", "sync")
     faults.clear()
