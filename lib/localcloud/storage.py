@@ -1,6 +1,7 @@
 """Cloud Storage of the local cloud: the `gcp-storage-emulator` package on loopback."""
 
 import io
+import json
 import logging
 import socket
 import threading
@@ -182,6 +183,15 @@ class _Exchange:
         self.sent: dict[str, str] = {}
         self.status = 0
 
+    def check_metadata(self) -> None:
+        """Raise ValueError for metadata that are no JSON object: the package changes a part of
+        an object before it fails at them."""
+        body = self.rfile.getvalue()
+        if (body and not self.path.startswith("/upload/")
+                and self.headers.get("Content-Type", "").startswith("application/json")
+                and not isinstance(json.loads(body), dict | None)):
+            raise ValueError("the body is not a JSON object")
+
     def send_response(self, status: int, _phrase: str) -> None:
         self.status = status
 
@@ -195,6 +205,7 @@ class _Exchange:
 def _answer(exchange: _Exchange, method: str) -> Response:
     """The package's answer; where the package fails, one with the cause, which is not retried."""
     try:
+        exchange.check_metadata()
         server.Router(exchange).handle(method)
         return Response(exchange.wfile.getvalue(), exchange.status, exchange.sent)
     except (ValueError, BadRequest) as error:  # such as a body that is no JSON

@@ -109,6 +109,18 @@ def test_large_and_deep_bodies(ports, path, body):
     assert check.status_code == 200
 
 
+def test_metadata_that_are_no_object_change_nothing(ports, gcs):
+    blob = gcs.bucket("surface").blob("kept")
+    blob.upload_from_string("x")
+    for body in ("true", "[]", '"a"', "1"):
+        answer = requests.patch(f"{ports['storage']}/storage/v1/b/surface/o/kept", data=body,
+                                headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400, (body, answer.text)
+    before = blob.metageneration
+    blob.reload()
+    assert blob.metageneration == before
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_client_that_stops_in_the_middle_holds_up_nobody(ports, service):
     address = urlsplit(ports[service])
@@ -146,6 +158,9 @@ def test_every_listener_is_on_loopback(ports, vertex, location):
     for address in own + others:
         ip = ipaddress.ip_address(address.ip)
         assert (getattr(ip, "ipv4_mapped", None) or ip).is_loopback, address
+    (deployed,) = vertex.endpoints.get_endpoint(name=endpoint).deployed_models
+    vertex.endpoints.undeploy_model(
+        endpoint=endpoint, deployed_model_id=deployed.id, traffic_split={}).result()
 
 
 # --- fuzzing: Vertex AI and the platform APIs, by their protobuf messages
