@@ -207,10 +207,11 @@ def _parse(
 
 
 def parse_json(text: bytes | str) -> object:
-    """JSON without what Python adds to it: NaN, infinity and numbers beyond a float64.
+    """JSON without what Python adds to it: NaN, infinity, numbers beyond a float64, and half a
+    surrogate pair, which protobuf's reader takes for a bug where it is the name of a field.
 
     Raises:
-        ValueError: the text is no such JSON, or nests too deeply.
+        ValueError: the text is no such JSON, nests too deeply, or has half a surrogate pair.
     """
     def finite(read: Callable[[str], float]) -> Callable[[str], float]:
         def number(literal: str) -> float:
@@ -221,10 +222,14 @@ def parse_json(text: bytes | str) -> object:
         return number
 
     try:
-        return json.loads(
+        content = json.loads(
             text, parse_constant=finite(float), parse_float=finite(float), parse_int=finite(int))
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("It has half a surrogate pair, which is no text.") from None
     except RecursionError:
         raise ValueError("It nests too deeply.") from None
+    return content
 
 
 def _json(body: bytes) -> dict:
