@@ -85,7 +85,8 @@ def defect(message: str) -> ApiError:
 def not_found(name: str) -> ApiError:
     """Vertex AI's texts, as recorded by k8s-config-connector for endpoints and pipeline jobs; those
     of other kinds are assumed alike."""
-    collection = name.split("/")[-2]
+    before, _, _ = name.rpartition("/")  # in a body, any text may be a name
+    collection = before.rpartition("/")[2] or "resources"
     if collection == "endpoints":
         return refused("every.not-found", "NOT_FOUND", f'endpoint "{name}" not found')
     kind = collection[0].upper() + collection[1:].removesuffix("s")

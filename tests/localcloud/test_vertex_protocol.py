@@ -39,6 +39,17 @@ def test_unknown_fields_are_refused_by_name(vertex, location):
         assert requests.post(url, data=half).status_code == 400
 
 
+@pytest.mark.parametrize("name", ["", "m", "/m", "m@1"])
+def test_a_name_in_a_body_may_be_any_text(vertex, location, name):
+    requests.post(f"{vertex.url}/v1/{location}/endpoints?endpointId=texts",
+                  json={"displayName": "e"}).raise_for_status()
+    deployed = {"model": name, "dedicatedResources": {
+        "machineSpec": {"machineType": "n1-standard-2"}, "minReplicaCount": 1}}
+    code, _, _ = error(requests.post(f"{vertex.url}/v1/{location}/endpoints/texts:deployModel",
+                                     json={"deployedModel": deployed}))
+    assert code == 404
+
+
 def test_snake_case_enum_names_and_numbers(vertex, location, table):
     store = f"{vertex.url}/v1/{location}/featureOnlineStores"
     requests.post(f"{store}?feature_online_store_id=s", json={"bigtable": {
