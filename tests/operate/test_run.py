@@ -437,7 +437,16 @@ def test_a_notebook_whose_process_dies_ends_the_run_with_its_name(fake_notebooks
                  "command:   ./run_all.sh --target local --env dev --from 02")
 
 
-def test_ctrl_c_ends_the_run_and_its_notebook_with_status_130(fake_notebooks, tmp_path, capfd):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a background job of a script ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_the_run_and_its_notebook_with_status_130(
+        fake_notebooks, ctrl_c, tmp_path, capfd):
     fake_notebooks(("02_features", WORK))
     when_a_cell_runs(tmp_path, lambda kernel: os.kill(os.getpid(), signal.SIGINT))
     assert run.main([]) == 130
