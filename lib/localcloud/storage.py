@@ -183,14 +183,17 @@ class _Exchange:
         self.sent: dict[str, str] = {}
         self.status = 0
 
-    def check_metadata(self) -> None:
-        """Raise ValueError for metadata that are no JSON object: the package changes a part of
-        an object before it fails at them."""
+    def has_metadata(self) -> bool:
+        """Whether the body is a JSON object, if it is JSON and no upload: at any other value, the
+        package fails after it has changed a part of the object."""
         body = self.rfile.getvalue()
-        if (body and not self.path.startswith("/upload/")
-                and self.headers.get("Content-Type", "").startswith("application/json")
-                and not isinstance(json.loads(body), dict | None)):
-            raise ValueError("the body is not a JSON object")
+        if self.path.startswith("/upload/") or not self.headers.get(
+                "Content-Type", "").startswith("application/json"):
+            return True
+        try:
+            return not body or isinstance(json.loads(body), dict | None)
+        except (ValueError, RecursionError):
+            return True  # which the package itself refuses
 
     def send_response(self, status: int, _phrase: str) -> None:
         self.status = status
@@ -204,8 +207,9 @@ class _Exchange:
 
 def _answer(exchange: _Exchange, method: str) -> Response:
     """The package's answer; where the package fails, one with the cause, which is not retried."""
+    if not exchange.has_metadata():
+        return _error("every.malformed", 400, "invalid", "The body is not a JSON object.")
     try:
-        exchange.check_metadata()
         server.Router(exchange).handle(method)
         return Response(exchange.wfile.getvalue(), exchange.status, exchange.sent)
     except (ValueError, BadRequest) as error:  # such as a body that is no JSON

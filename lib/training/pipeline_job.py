@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from google.api_core.exceptions import Conflict
 from google.cloud.aiplatform_v1.types import PipelineTaskDetail
 
-from lib import cli
+from lib import cli, waiting
 from lib.cloud import Cloud, connect
 from lib.config import Settings
 from lib.errors import Needed
@@ -36,7 +37,14 @@ def submit(cloud: Cloud, fingerprint: str, cache: bool = True):
             # None leaves each step's own setting; False turns caching off for all.
             enable_caching=None if cache else False,
         )
-        job.submit(service_account=settings.service_account)
+        try:
+            job.submit(service_account=settings.service_account)
+        except Conflict:  # the id is the second: submitted by a call that seemed to fail
+            earlier = waiting.made(
+                settings, "training", lambda: cloud.aiplatform.PipelineJob.get(job.job_id))
+            if earlier.labels.get("training") != fingerprint:
+                raise
+            job = earlier
     return job
 
 

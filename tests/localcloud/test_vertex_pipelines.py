@@ -843,6 +843,10 @@ def test_custom_job_failure_timeout_and_cancellation(lab):
     late = lab.wait_for_job(create(args=["sleep", "60"], scheduling={"timeout": "0.3s"}))
     assert late.state == JobState.JOB_STATE_FAILED and "0.3 s" in late.error.message
     name = create(args=["sleep", "60"])
+    deadline = time.monotonic() + 30  # a job that is still pending is cancelled without an error
+    while lab.jobs.get_custom_job(name=name).state != JobState.JOB_STATE_RUNNING:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     lab.jobs.cancel_custom_job(name=name)
     cancelled = lab.wait_for_job(name)
     assert (cancelled.state, cancelled.error.code) == (JobState.JOB_STATE_CANCELLED, 1)

@@ -2,8 +2,11 @@
 
 import dataclasses
 import itertools
+from datetime import datetime
 
 import pytest
+from google.api_core.exceptions import Conflict
+from google.cloud.aiplatform import pipeline_jobs
 from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
 from lib import config, model_registry, warehouse
@@ -64,6 +67,18 @@ def test_a_failing_step_is_named_with_its_last_line_and_a_rerun_resumes(built, c
     assert outcome.value.states["data_load"] == "SKIPPED"
     assert outcome.value.states["train"] == "SUCCEEDED"
     assert "data_load: reused from cache" in capsys.readouterr().out.replace("-", "_")
+
+
+def test_a_submission_that_seemed_to_fail_is_found_by_its_id(built, monkeypatch):
+    """The SDK's id has the second: a retry at once asks for the same one."""
+    now = datetime.now()
+    monkeypatch.setattr(pipeline_jobs, "_get_current_time", lambda: now)
+    inputs.make_bucket(built)
+    first = pipeline_job.submit(built, "one")
+    assert pipeline_job.submit(built, "one").resource_name == first.resource_name
+    with pytest.raises(Conflict):
+        pipeline_job.submit(built, "another")
+    pipeline_job.wait(built, first)
 
 
 def test_the_command_exits_non_zero_and_names_the_step(built, monkeypatch, capsys):
