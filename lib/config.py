@@ -520,7 +520,7 @@ def load(
     given = {"target": target or tree.get("target"), "env": env or tree.get("env"),
              "run_id": os.environ.get(RUN_VARIABLE) or "interactive"}
     if overrides is None:
-        overrides = _from_variable()
+        overrides = given_overrides()
     settings = _settings(path.name, tree, environments.get(str(given["env"]), {}), given, overrides)
     for name, block in environments.items():  # the other one's too, so that a slip is found today
         if name not in ENVIRONMENTS or {"target", "env"} & set(block):
@@ -551,7 +551,7 @@ def _settings(file: str, tree: dict, block: dict, given: dict, overrides: dict) 
         raise ConfigError(config_file.explain(file, error, KEYS)) from None
 
 
-def _from_variable() -> dict:
+def given_overrides() -> dict:
     """The overrides in $CHURN_DEMO_SET."""
     try:
         overrides = json.loads(os.environ.get(SETTINGS_VARIABLE) or "{}")

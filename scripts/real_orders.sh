@@ -28,7 +28,7 @@ if ! [ -f "$folder/CDNOW/order_items.csv" ]; then
 fi
 
 # Resources of their own, so that those made from theLook stay as they are.
-sed 's/^app: churn /app: cdnow /' config.yaml >"$folder/config.yaml"
+sed -E 's/^app: +[^ #]+/app: cdnow/' config.yaml >"$folder/config.yaml"
 
 # The other half of the comparison, if there is no run yet.
 [ -e runs/latest ] || ./run_all.sh

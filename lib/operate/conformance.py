@@ -17,7 +17,6 @@ or config.yaml, or not confirmed.
 
 import argparse
 import json
-import os
 import re
 import sys
 import time
@@ -73,7 +72,7 @@ def _conform(settings: Settings, options: argparse.Namespace) -> int:
 
 def own_settings(settings: Settings) -> Settings:
     """The same settings with names and labels of this command's own app."""
-    overrides = json.loads(os.environ.get(config.SETTINGS_VARIABLE) or "{}")
+    overrides = config.given_overrides()
     return config.load(target=settings.target, env=settings.env,
                        overrides={**overrides, "app": settings.conformance.app})
 
@@ -111,7 +110,7 @@ def run(cloud: Cloud, lane: str, folder: Path = RECORDED) -> int:
     for line in report(asked.facts):
         print(line, flush=True)
     for problem in problems:
-        print(f"NOT ASKED: {problem}", flush=True)
+        print(problem if problem.startswith("NOT DELETED") else f"NOT ASKED: {problem}", flush=True)
     for line in measured_lines(cloud.settings, asked.minutes):
         print(line, flush=True)
     if cloud.settings.target == "gcp":
@@ -126,7 +125,7 @@ def ask(cloud: Cloud, lane: str) -> tuple[Asked, list[str]]:
     """The facts of a lane, and why some parts could not be asked. Deletes what the parts made.
 
     Raises:
-        Needed: something of these names exists before.
+        Needed: something of these names exists before, or it cannot be listed.
         NotGoogle: on gcp, an answer is not Google's.
     """
     asked, problems = Asked(cloud), []
@@ -138,6 +137,9 @@ def ask(cloud: Cloud, lane: str) -> tuple[Asked, list[str]]:
 
     cloud.watch(keep)
     found = teardown.find(cloud)
+    if found.problems:
+        raise Needed(f"not listed: {'; '.join(found.problems)}",
+                     "to see what exists before and after: without it, what this makes may stay")
     if found.ours or found.others:
         names = ", ".join(f"{r.kind} {r.name}" for r in (*found.ours, *found.others))
         raise Needed(f"{names} exists, of an earlier run of this command or of somebody else",
@@ -154,7 +156,9 @@ def ask(cloud: Cloud, lane: str) -> tuple[Asked, list[str]]:
                 problems.append(f"the rest of {name}: {errors.first_line(error)}")
             print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
     finally:
-        failures = teardown.remove(cloud, teardown.find(cloud))
+        left = teardown.find(cloud)
+        failures = teardown.remove(cloud, left)
+    problems += [f"NOT DELETED, as far as it is not listed: {problem}" for problem in left.problems]
     problems += [f"NOT DELETED: {r.kind} {r.name}: {why}" for r, why in failures.items()]
     return asked, problems
 

@@ -7,6 +7,7 @@ its words. lib/operate/conformance.py runs them, compares and records.
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,9 +19,10 @@ from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2
 
 from lib import cloud as clouds
-from lib import feature_store, waiting, warehouse
+from lib import feature_store, model_registry, waiting, warehouse
 from lib.cloud import Cloud
 from lib.config import ENTITY, TIMESTAMP
+from lib.errors import Needed
 from lib.training import inputs, jobs
 
 MONEY = "money"  # a NUMERIC column: no feature may have this type
@@ -78,20 +80,22 @@ class Asked:
         self, rule: str, method: str, call: Callable[[], Any],
         undo: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Ask for what `rule` says is refused; undo: called with the answer if it is accepted."""
+        """Ask for what `rule` says is refused; undo: called with the answer if it is accepted.
+        What `undo` cannot delete is left to the teardown at the end."""
         status, kind = re.match(r"(\d+) ?(\w*)", clouds.rules()[rule].status).groups()
         expected = {"http": int(status), "error": kind} if kind else {"http": int(status)}
-        self.last = None
+        self.last, answer = None, None
         try:
             answer = call()
         except GoogleAPICallError as error:
             observed = {"http": int(error.code or 0), "error": _kind(self.last)}
         else:
             observed = {"http": 200, "error": ""}
-            if undo:
-                undo(answer)
         mark = clouds.local_mark(self.last) if self.last is not None else ""
         self.facts.append(Fact(rule, method, observed, expected, mark))
+        if answer is not None and undo:
+            with suppress(GoogleAPICallError):
+                undo(answer)
 
     def answered(self, rule: str, method: str, expected: dict | None, **observed: object) -> None:
         """Note facts of an answer; `expected` None: nobody knows, see Fact."""
@@ -185,7 +189,7 @@ def registry(asked: Asked) -> None:
             parent=cloud.parent, feature_group_id=group_id, feature_group=group)
 
     def remove(operation: Any) -> None:
-        client.delete_feature_group(name=operation.result().name, force=True)
+        client.delete_feature_group(name=operation.result().name, force=True).result()
 
     series = vertex.FeatureGroup.BigQuery.TimeSeries
     for rule, wrong in (
@@ -221,13 +225,12 @@ def registry(asked: Asked) -> None:
     asked.refused("registry.feature-not-entity", "CreateFeature", lambda: feature(ENTITY))
     asked.refused("registry.feature-type", "CreateFeature", lambda: feature(MONEY))
     first = settings.features[0].name
-    try:
+    with suppress(GoogleAPICallError):
         client.batch_create_features(parent=name, requests=[
             {"parent": name, "feature_id": first, "feature": {"version_column_name": first}},
             {"parent": name, "feature_id": MISSING, "feature": {}}]).result()
-    except GoogleAPICallError:
-        made = len(list(client.list_features(parent=name)))
-        asked.answered("registry.batch-atomic", "BatchCreateFeatures", {"made": 0}, made=made)
+    made = len(list(client.list_features(parent=name)))
+    asked.answered("registry.batch-atomic", "BatchCreateFeatures", {"made": 0}, made=made)
     asked.timed("features", feature_store.register_features)
     asked.refused("registry.delete-group", "DeleteFeatureGroup",
                   lambda: client.delete_feature_group(name=name))
@@ -347,7 +350,7 @@ def stores(asked: Asked) -> None:
                 **given}})
 
     def remove(operation: Any) -> None:
-        cloud.online_admin.delete_feature_online_store(name=operation.result().name)
+        cloud.online_admin.delete_feature_online_store(name=operation.result().name).result()
 
     asked.refused("online.id", "CreateFeatureOnlineStore", lambda: store("1-Upper"), remove)
     asked.refused("online.autoscaling", "CreateFeatureOnlineStore",
@@ -377,7 +380,7 @@ def serving(asked: Asked) -> None:
             parent=parent, feature_view_id=MISSING, feature_view=wanted)
 
     def remove(operation: Any) -> None:
-        admin.delete_feature_view(name=operation.result().name)
+        admin.delete_feature_view(name=operation.result().name).result()
 
     source = vertex.FeatureView.FeatureRegistrySource
     other = source(feature_groups=[source.FeatureGroup(
@@ -430,9 +433,9 @@ def endpoint(asked: Asked) -> None:
 
     cloud = asked.cloud
     name = asked.timed("endpoint", endpoints.create).resource
-    model = next(iter(cloud.models.list_models(request={
-        "parent": cloud.parent,
-        "filter": cloud.settings.list_filter(cloud.settings.names.model)})))
+    model = model_registry.find(cloud)
+    if model is None:
+        raise Needed("there is no model to deploy", "the part models, asked without a problem")
     resources = {"machine_spec": {"machine_type": cloud.settings.serve.machine_type},
                  "min_replica_count": 1}
 

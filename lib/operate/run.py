@@ -115,8 +115,10 @@ def _alone() -> Iterator[None]:
             f"another run is going on here: {_relative(log.parent.resolve())}",
             "its end, or Ctrl-C where it runs; its log shows how far it is",
             f"tail -f {_relative(log)}") from None
-    with lock:
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _close_running(folder: Path) -> str | None:

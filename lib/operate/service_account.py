@@ -86,7 +86,7 @@ def make(cloud: Cloud) -> Outcome:
         status = "created"
     # Google: it may take a minute until a new account is known everywhere.
     granted = waiting.until(
-        settings, email, lambda: _change(cloud, _grant), lambda done: done is not None,
+        settings, email, lambda: _change(cloud, _grant, email), lambda done: done is not None,
         settings.waits.iam_seconds)
     return Outcome(status, email, {"new roles": ", ".join(granted) or "none"})
 
@@ -98,7 +98,7 @@ def delete(cloud: Cloud, email: str) -> None:
         Needed: we may not change the policy.
     """
     try:
-        waiting.until(cloud.settings, email, lambda: _change(cloud, _revoke),
+        waiting.until(cloud.settings, email, lambda: _change(cloud, _revoke, email),
                       lambda done: done is not None, cloud.settings.waits.iam_seconds)
     except google_errors.Forbidden as error:
         raise Needed(
@@ -116,11 +116,11 @@ def _description(settings: Settings) -> str:
     return f"app={settings.app} env={settings.env}: made by {MODULE}"
 
 
-def _change(cloud: Cloud, change: Callable) -> list[str] | None:
+def _change(cloud: Cloud, change: Callable, email: str) -> list[str] | None:
     """Change the project's policy; the roles that it was about. None: not possible yet, since
     somebody else changed it meanwhile (its etag says so), or the new account is not known yet."""
     current = accounts.policy(cloud)
-    roles = change(current, f"serviceAccount:{cloud.settings.service_account}")
+    roles = change(current, f"serviceAccount:{email}")
     if not roles:
         return roles
     try:
