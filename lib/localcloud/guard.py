@@ -1,4 +1,4 @@
-"""What every port refuses before it reads a request: web pages, and compressed bodies.
+"""What every REST port refuses before it reads a request: web pages, and compressed bodies.
 
 The local cloud has no passwords, and answers programs only. A page that is open in a browser on
 this machine can send requests to loopback ports, but cannot hide where it comes from: these

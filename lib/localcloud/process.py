@@ -164,7 +164,7 @@ def reset(state: Path = STATE) -> None:
     """
     with _locked(state):
         _stop_any(state)
-        for part in ("bigquery", "storage", "vertex", "running.json", "server.log"):
+        for part in ("bigquery", "storage", "vertex", "iam.json", "running.json", "server.log"):
             path = state / part
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

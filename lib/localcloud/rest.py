@@ -253,7 +253,7 @@ def _json(body: bytes) -> dict:
 def _fill(message: Message, content: dict) -> None:
     try:
         json_format.ParseDict(content, message)
-    except (json_format.ParseError, UnicodeEncodeError) as error:  # or half a surrogate pair
+    except json_format.ParseError as error:
         unknown = re.search(r'no field named "([^"]+)" at "([^"]+)"', str(error))
         if not unknown:
             raise invalid(

@@ -85,7 +85,8 @@ async def _serve(
             [platform.api(), app.api(vertex)], project, app.PROJECT_NUMBER)
         application.router.routes.insert(0, Route("/healthz", _health))
         server = uvicorn.Server(uvicorn.Config(
-            application, log_level="warning", lifespan="off", loop="none"))
+            application, log_level="warning", lifespan="off", loop="none",
+            timeout_graceful_shutdown=1))  # seconds; a client may have stopped in the middle
         server.capture_signals = contextlib.nullcontext  # the signals are handled by `stop`
         serving = asyncio.create_task(server.serve(sockets=[listener]))
 

@@ -252,7 +252,8 @@ class StorageServer:
         storage = Storage(data_dir=str(data_dir), project_number=str(project_number))
         self._renew_links(storage)
         self._server = uvicorn.Server(uvicorn.Config(
-            _application(storage), log_level="warning", lifespan="off"))
+            _application(storage), log_level="warning", lifespan="off",
+            timeout_graceful_shutdown=1))  # seconds; a client may have stopped in the middle
         listener.listen()  # a call may come before the server runs
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)

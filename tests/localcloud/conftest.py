@@ -63,7 +63,8 @@ ThreadingHTTPServer((host, int(os.environ["AIP_HTTP_PORT"])), Handler).serve_for
 
 @pytest.fixture(autouse=True)
 def raises_the_rules_that_it_holds(request, monkeypatch):
-    """A test that the ledger names for a refusal of Vertex AI must bring that refusal about."""
+    """A test that the ledger names for a refusal of Vertex AI must bring that refusal about. Not
+    checked of a parametrized test, where only some of the parameters do."""
     held = {rule.refusal for rule in ledger.load().rules.values()
             if rule.refusal and rule.test == request.node.nodeid and rule.area in VERTEX}
     raised = set()

@@ -13,6 +13,7 @@ from google.cloud import aiplatform_v1
 from lib.localcloud import ledger
 from lib.localcloud.__main__ import main
 from lib.localcloud.vertex import app
+from lib.localcloud.vertex.base import listing
 from lib.localcloud.vertex.base.answering import NEW_LABEL, PATIENCE, open_statuses
 from lib.localcloud.vertex.base.answers import POINTS, Answers
 from tests.localcloud.conftest import PROJECT
@@ -159,6 +160,13 @@ def test_lists_in_another_order_and_in_pages_of_one(answering):
     assert listed(vertex) == ["e2", "e1", "e0"]
     page = requests.get(f"{vertex.url}/v1/{LOCATION}/endpoints?pageSize=2").json()
     assert len(page["endpoints"]) == 1 and page["nextPageToken"]
+
+
+def test_a_list_of_more_than_one_largest_page_is_complete(answering, monkeypatch):
+    monkeypatch.setattr(listing, "MAX_PAGE", 2)
+    vertex = answering("order=reversed")
+    endpoints(vertex, 5)
+    assert sorted(listed(vertex)) == ["e0", "e1", "e2", "e3", "e4"]
 
 
 @pytest.mark.parametrize("polls", [0, 1, 3])

@@ -168,8 +168,10 @@ def test_stop_ends_it_by_its_pid_and_the_data_can_be_opened(stopped, wait_for):
 
 def test_reset_stops_it_before_it_deletes_its_data(stopped, wait_for):
     state, pid = stopped
+    (state / "iam.json").write_text("{}")
     assert command("reset", state).returncode == 0
     assert wait_for(lambda: process.ended(pid)) and not (state / "bigquery").exists()
+    assert not (state / "iam.json").exists()
 
 
 def test_reset_deletes_nothing_under_a_process_that_cannot_be_stopped(stopped, monkeypatch):

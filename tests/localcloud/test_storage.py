@@ -1,10 +1,13 @@
 """Cloud Storage of the local cloud with Google's own client: generations and preconditions."""
 
+import socket
 import threading
 
 import pytest
 from google.api_core import exceptions as errors
 from google.cloud.storage.retry import DEFAULT_RETRY
+
+from lib.localcloud.storage import StorageServer
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,20 @@ def test_one_writer_of_many_wins(bucket):
         thread.join()
     assert (len(won), len(lost)) == (1, 7)
     assert bucket.blob("lock").download_as_bytes() == str(won[0]).encode()
+
+
+def test_a_client_that_stops_in_the_middle_does_not_hold_up_the_end(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = StorageServer(tmp_path, listener)
+        server.start()
+        with socket.create_connection(listener.getsockname()) as client:
+            client.sendall(b"POST /storage/v1/b HTTP/1.1\r\nHost: localhost\r\n"
+                           b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+            with socket.create_connection(listener.getsockname()) as other:
+                other.sendall(b"GET /storage/v1/b?project=p HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert other.recv(12) == b"HTTP/1.1 200"  # so the first one has been read
+            stopping = threading.Thread(target=server.stop, daemon=True)
+            stopping.start()
+            stopping.join(15)
+            assert not stopping.is_alive()

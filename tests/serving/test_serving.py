@@ -225,6 +225,22 @@ def test_another_pipeline_is_called_itself(serving, train):
     assert score(rows.to_numpy()).tolist() == pipeline.predict_proba(rows)[:, 1].tolist()
 
 
+@pytest.mark.parametrize("fill", ["no pipeline", "no indicator"])
+def test_a_pipeline_that_fills_in_otherwise_is_called_itself(serving, train, fill):
+    from sklearn.impute import SimpleImputer
+
+    rows = pd.DataFrame(np.arange(60.0).reshape(20, 3), columns=FEATURES)
+    pipeline = train.build_pipeline("logistic_regression", FEATURES, {}, 7, 1)
+    name, steps, columns = pipeline[0].transformers[0]
+    steps.steps[0] = ("fill", SimpleImputer(keep_empty_features=True))
+    if fill == "no pipeline":
+        pipeline[0].transformers[0] = (name, SimpleImputer(), columns)
+    pipeline.fit(rows, np.arange(20) > 9)
+    score = serving.scorer(pipeline, FEATURES)
+    assert score.__name__ == "by_pipeline"
+    assert score(rows.to_numpy()).tolist() == pipeline.predict_proba(rows)[:, 1].tolist()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_probability_that_is_no_number_is_an_error_of_the_model(serving, value):
     class Request:

@@ -148,10 +148,13 @@ def scorer(pipeline, features: list[str]) -> Score:
     def by_pipeline(rows: np.ndarray) -> np.ndarray:
         return pipeline.predict_proba(pd.DataFrame(rows, columns=features))[:, 1]
 
-    fill, *scale = (step for _, step in pipeline[0].transformers_[0][1].steps)
+    steps = getattr(pipeline[0].transformers_[0][1], "steps", None)
+    if not steps:
+        return by_pipeline
+    fill, *scale = (step for _, step in steps)
     model = pipeline[-1]
     names = [type(part).__name__ for part in (fill, *scale, model)]
-    if names not in KNOWN_PIPELINES:
+    if names not in KNOWN_PIPELINES or not fill.add_indicator or not fill.keep_empty_features:
         return by_pipeline
 
     def vector(rows: np.ndarray) -> np.ndarray:
@@ -179,7 +182,8 @@ def scorer(pipeline, features: list[str]) -> Score:
     trees = [tree.tree_ for tree in getattr(model, "estimators_", ())]
     fast = by_forest if trees else by_regression
     # Also lets scikit-learn import now what it needs at its first prediction.
-    sample = [np.full((1, len(features)), value) for value in (np.nan, 0.0, 1.0, 1000.0)]
+    places = np.arange(1.0, len(features) + 1).reshape(1, -1)  # another value in each column
+    sample = [places * value for value in (np.nan, 0.0, 1.0, 1000.0)]
     return fast if all(fast(row) == by_pipeline(row) for row in sample) else by_pipeline
 
 

@@ -115,9 +115,14 @@ class Answering:
         asked = type(request)()
         asked.CopyFrom(request)
         request.page_token, request.page_size = "", listing.MAX_PAGE
-        answer = proceed()
-        field = listing.repeated_field(answer)
-        found = [m for m in getattr(answer, field) if not self._count_down(m.name)]
+        answer, found = proceed(), []
+        while True:
+            found += [m for m in getattr(answer, listing.repeated_field(answer))
+                      if not self._count_down(m.name)]
+            if not answer.next_page_token:
+                break
+            request.page_token = answer.next_page_token
+            answer = proceed()
         order = self._vertex.answers.take("order")
         if order == "mixed":
             found.sort(key=lambda m: self._vertex.answers.draw(m.name).random())

@@ -103,7 +103,8 @@ def _choose(endpoint: Message) -> Message:
 def _send(vertex: Vertex, endpoint_name: str, body: bytes) -> tuple[Message, int, bytes]:
     """The deployed model that answered, HTTP status and body of its answer.
 
-    If its server ends, the request waits for a new one, up to the time that a prediction may take.
+    If its server ends, the request waits for a new one, up to the time that a prediction may take;
+    a start that it makes itself may take longer, up to the start's own limit.
     """
     deadline, crashes = time.monotonic() + PREDICT_SECONDS, 0
     while True:
