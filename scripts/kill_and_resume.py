@@ -32,6 +32,7 @@ import pandas as pd
 import psutil
 
 from lib.config import ROOT
+from scripts.other_machines import SMALL
 
 STAGES = [n.stem for n in sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))]
 SERVING, COMPONENTS = ROOT / "lib" / "serving", ROOT / "lib" / "components"
@@ -43,15 +44,6 @@ TRAINING = "03_training_set"  # starts the pipeline, which goes on behind the ne
 STOPPED = 130  # exit status after Ctrl-C
 NOTICED_SECONDS = 10  # a run has ended this long after its local cloud or kernel was killed
 RUN_SECONDS = 600
-SMALL = {
-    "thelook": {"users": 1500}, "snapshots": {"history_days": 280},
-    "label": {"positive_rate_band": [0.01, 0.999]},
-    "train": {"min_roc_auc": 0.0, "params": {
-        "random_forest": {"n_estimators": 10, "max_depth": 4, "min_samples_leaf": 20}}},
-    "checks": {"max_honest_roc_auc": 1.0, "leakage_groups": 2,
-               "parity_customers": 20, "planted_customers": 20, "freshness_customers": 20,
-               "latency_callers": 2, "latency_sql_requests": 2},
-    "predict": {"customers": 10, "latency_requests": 10}}
 PROOFS = "07_online_predict"  # makes copies of the tables, and deletes them at its end
 NO_COPIES = {"targets": {"local": {"planted_faults": False, "freshness": False}}}
 
