@@ -22,7 +22,8 @@ from lib.config import ROOT
 from lib.operate import run
 from lib.report import facts, plan
 
-READMES = ("README.md", "lib/operate/README.md", "lib/localcloud/README.md")  # with cog blocks
+READMES = ("README.md", "lib/operate/README.md", "lib/operate/SCALE.md",
+           "lib/localcloud/README.md")  # with cog blocks
 SAMPLE = Path(__file__).with_name("readme_sample.json")
 FINDINGS = Path(__file__).with_name("readme_findings.md.j2")
 KEPT = ("labels", "metrics", "leakage", "parity", "freshness", "latency_ms")  # of summary.json
@@ -103,7 +104,14 @@ def take_sample(folder: Path) -> None:
     log = (folder / "run.log").read_text(encoding="utf-8").splitlines()
     lines = [next(line for line in log if line.startswith(start) and not line.endswith("started"))
              for start in LINES]
-    sample = {key: summary[key] for key in KEPT} | {"lines": lines}
+    figures = {step: found for stage in summary["stages"]
+               for step, found in stage["figures"].items()}
+    rows = {name.removesuffix(" rows"): count for found in figures.values()
+            for name, count in found.items() if name.endswith(" rows")}
+    sample = {key: summary[key] for key in KEPT} | {
+        "lines": lines, "rows": rows, "served": figures["sync"]["rows"],
+        "sql_seconds": {step["name"]: step["seconds"] for stage in summary["stages"]
+                        for step in stage["steps"] if step["name"].startswith("sql/")}}
     SAMPLE.write_text(json.dumps(sample, indent=1) + "\n", encoding="utf-8")
 
 

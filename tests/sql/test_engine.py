@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from lib import config, lookups, source, warehouse
+from scripts import scale
 from tests.conftest import SMALL
 from tests.sql.hard_cases import build, make_source, short
 
@@ -122,3 +123,16 @@ def plain(rows, columns):
         return int(found) if kind == "INT64" else found
 
     return [[value(*pair) for pair in zip(columns.values(), row, strict=True)] for row in rows]
+
+
+def test_the_arithmetic_of_more_customers_knows_the_bytes_of_each_row(local, computed):
+    """One STRING, customer_id; each other column has 8 bytes (lib/operate/SCALE.md)."""
+    keys = [key for makes, _ in warehouse.BUILDS.values() for key in makes]
+    full = [local.settings.table(key) for key in keys]
+    tables = {short_name: computed.tables[name] for name in full
+              if (short_name := name.split(".")[-1]) in scale.COLUMNS}
+    assert set(tables) == set(scale.COLUMNS)
+    for name, columns in tables.items():
+        kinds = list(columns.values())
+        assert scale.COLUMNS[name] == (kinds.count("STRING"), len(kinds) - 1), name
+        assert set(kinds) <= {"STRING", "INT64", "FLOAT64", "TIMESTAMP"}, name
