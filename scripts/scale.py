@@ -30,7 +30,7 @@ class Known:
 
 KNOWN = {
     "bytes of an INT64, FLOAT64 or TIMESTAMP": Known(
-        8, "documented", "BigQuery, Data types, Data type sizes; a STRING has 2 bytes and its text"),
+        8, "documented", "BigQuery, Data type sizes; a STRING has 2 bytes and its text"),
     "slots of a project": Known(
         2000, "assumed", "BigQuery's default for on-demand queries, from memory; see its quotas"),
     "CPU of a slot": Known(
