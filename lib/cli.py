@@ -36,17 +36,19 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def load(options: argparse.Namespace) -> Settings:
-    """The settings for these options; --config and --source also apply to child processes.
+    """The settings for these options; --config, --source and --lang also apply to child processes.
 
     Raises:
         lib.config.ConfigError: config.yaml cannot be used.
     """
     if options.config:
         os.environ[config.CONFIG_VARIABLE] = str(Path(options.config).resolve())
+    given = {"language": getattr(options, "lang", None)}
     if options.source:
         path = Path(options.source)
-        source = str(path.resolve()) if path.exists() else options.source
-        os.environ[config.SETTINGS_VARIABLE] = json.dumps({"source": source})
+        given["source"] = str(path.resolve()) if path.exists() else options.source
+    if given := {key: value for key, value in given.items() if value}:
+        os.environ[config.SETTINGS_VARIABLE] = json.dumps({**config.given_overrides(), **given})
     settings = config.load(target=options.target, env=options.env)
     if options.source and settings.source_is_folder and not settings.source_folder.exists():
         raise config.ConfigError(

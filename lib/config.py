@@ -36,13 +36,13 @@ from lib.config_rules import ENTITY, PROJECT_ID, TIMESTAMP
 TARGETS, ENVIRONMENTS = ("local", "gcp"), ("dev", "prod")
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_VARIABLE = "CHURN_DEMO_CONFIG"  # path of another file than config.yaml
-SETTINGS_VARIABLE = "CHURN_DEMO_SET"  # JSON merged into the file: how run_all.sh passes --source
+SETTINGS_VARIABLE = "CHURN_DEMO_SET"  # JSON merged into the file: of run_all.sh: --source, --lang
 GIVEN = (CONFIG_VARIABLE, SETTINGS_VARIABLE)
 RUN_VARIABLE = "CHURN_DEMO_RUN_ID"  # how run_all.sh passes the id of its run to the notebooks
 
 # $CHURN_DEMO_RUNS: another folder, so that a test leaves runs/latest as it was.
 RUNS = Path(os.environ.get("CHURN_DEMO_RUNS") or ROOT / "runs")
-# In a run's folder: its --config and --source, which notebooks opened by hand go on with.
+# In a run's folder: its --config, --source and --lang; notebooks opened by hand go on with them.
 OPTIONS_FILE = "options.json"
 
 __all__ = ["ENTITY", "TIMESTAMP", "ConfigError"]  # defined below, for the modules that ask here
@@ -339,6 +339,7 @@ class Settings(Block):
     owner: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,63}$")]
     target: Literal["local", "gcp"]
     env: Literal["dev", "prod"]
+    language: Literal["en", "ko"]
     source: Text
     targets: dict[Literal["local", "gcp"], Target]
     feature_store_regions: Annotated[list[Region], Field(min_length=1)]
@@ -408,7 +409,8 @@ class Settings(Block):
 
     def rerun_command(self, notebook: str = "") -> str:
         """The command that runs with these settings, from a notebook ("04") or from the start."""
-        return f"./run_all.sh {self.options}" + (f" --from {notebook}" if notebook else "")
+        words = {"--target": self.target, "--env": self.env, **_given(), "--from": notebook}
+        return f"./run_all.sh {_words(words)}"
 
     def command(self, module: str, *more: str) -> str:
         """The command `python -m module` with these settings, and `more` arguments."""
@@ -417,12 +419,13 @@ class Settings(Block):
     @property
     def options(self) -> str:
         """The command-line options that load these settings again."""
-        return _words({"--target": self.target, "--env": self.env, **_given()})
+        return _words({"--target": self.target, "--env": self.env, **_given(), "--lang": None})
 
     @property
     def build_options(self) -> str:
         """The same for scripts/build_push_all.sh, which needs no source."""
-        return _words({"--target": self.target, "--env": self.env, **_given(), "--source": None})
+        return _words({"--target": self.target, "--env": self.env, **_given(), "--source": None,
+                       "--lang": None})
 
     @property
     def dataset(self) -> str:
@@ -504,7 +507,7 @@ def load(
         target, env: instead of the file's own.
         overrides: nested keys, merged last; by default the JSON in $CHURN_DEMO_SET.
         run_dir: a notebook's parameter. "" means that it was opened by hand: it then goes on with
-            --config and --source of the last run, unless one of the two variables is set.
+            --config, --source and --lang of the last run, unless one of the two variables is set.
 
     Raises:
         ConfigError: naming each bad key, its value, and what is allowed.
@@ -561,14 +564,14 @@ def given_overrides() -> dict:
 
 
 def save_options(folder: Path) -> None:
-    """Keep a run's --config and --source in its folder, if it has any."""
+    """Keep a run's --config, --source and --lang in its folder, if it has any."""
     names = [name for name in GIVEN if os.environ.get(name)]
     if names:
         (folder / OPTIONS_FILE).write_text(json.dumps({n: os.environ[n] for n in names}))
 
 
 def _follow_last_run() -> None:
-    """Use --config and --source of the last run, and say so."""
+    """Use --config, --source and --lang of the last run, and say so."""
     if CONFIG_VARIABLE in os.environ or SETTINGS_VARIABLE in os.environ:
         return
     try:
@@ -582,9 +585,10 @@ def _follow_last_run() -> None:
 
 
 def _given() -> dict[str, str | None]:
-    """--config and --source as they were given."""
-    source = json.loads(os.environ.get(SETTINGS_VARIABLE) or "{}").get("source")
-    return {"--config": os.environ.get(CONFIG_VARIABLE), "--source": source}
+    """--config, --source and --lang as they were given."""
+    given = json.loads(os.environ.get(SETTINGS_VARIABLE) or "{}")
+    return {"--config": os.environ.get(CONFIG_VARIABLE), "--source": given.get("source"),
+            "--lang": given.get("language")}
 
 
 def _words(options: dict[str, str | None]) -> str:

@@ -15,6 +15,7 @@ import pandas as pd
 import requests
 
 from lib.config import ROOT
+from lib.language import tr
 
 WIDTH = 96  # characters of a line of JSON
 
@@ -61,10 +62,10 @@ def table(rows: pd.DataFrame | list[dict] | None, caption: str = "", digits: int
     Without rows (None) a sentence is shown instead.
     """
     if rows is None:
-        return note("No table: this part was left out of the run.")
+        return note(tr("No table: this part was left out of the run."))
     frame = pd.DataFrame(rows, columns=columns)
     if not len(frame.columns):
-        return note("No rows.")
+        return note(tr("No rows."))
     if index:
         frame = frame.rename_axis(frame.index.name or "").reset_index()
     cells = [[str(name), *_cells(values, digits)] for name, values in frame.items()]

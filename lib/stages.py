@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lib import errors, waiting
+from lib import errors, language, waiting
 from lib.config import RUNS, Settings
 
 SUMMARY_KEYS = (
@@ -136,12 +136,14 @@ class Stage:
 def open_stage(
     stage: str, settings: Settings, folder: str | Path = "", quiet: bool = False
 ) -> Stage:
-    """Open a stage, e.g. "02_features", in a run's folder (default: runs/interactive).
+    """Open a stage, e.g. "02_features", in a run's folder (default: runs/interactive); what is
+    shown from now on is in the language of the settings.
 
     quiet: its lines go to run.log only.
     """
     folder = Path(folder) if folder else RUNS / "interactive"
     folder.mkdir(parents=True, exist_ok=True)
+    language.use(settings.language)
     opened = Stage(stage, settings, folder, quiet)
     _explain_errors_of_cells(opened)
     return opened
@@ -177,6 +179,7 @@ def new_summary(run_id: str, settings: Settings) -> dict:
     """summary.json before the first stage: every key, without values."""
     return {
         "run_id": run_id, "target": settings.target, "env": settings.env,
+        "language": settings.language,
         "source": {"title": settings.source_title, "is_thelook": settings.is_thelook},
         "started_at": _now(), "seconds": 0.0, "stages": [], "background": [],
         **dict.fromkeys(SUMMARY_KEYS),

@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nbclient.exceptions import CellExecutionError
 
     with tempfile.TemporaryDirectory() as state:
-        os.environ |= {"LOCALCLOUD_STATE": f"{state}/cloud", "CHURN_DEMO_RUNS": f"{state}/runs"}
+        os.environ |= {"LOCALCLOUD_STATE": f"{state}/cloud", "CHURN_DEMO_RUNS": f"{state}/runs",
+                       "CHURN_DEMO_SET": '{"language": "en"}'}
         try:
             for path in NOTEBOOKS:
                 print(path.relative_to(ROOT), flush=True)

@@ -28,7 +28,7 @@ SAMPLE = Path(__file__).with_name("readme_sample.json")
 FINDINGS = Path(__file__).with_name("readme_findings.md.j2")
 KEPT = ("labels", "metrics", "leakage", "parity", "freshness", "latency_ms")  # of summary.json
 LINES = ("[3/7]", "[5/7]", "[7/7]", "customer", "finished", "report.html")  # of run.log
-OPTIONS = ("--target", "--env", "--from", "--source", "--keep-running")
+OPTIONS = ("--target", "--env", "--lang", "--from", "--source", "--keep-running")
 PICTURES = {  # file in notebooks/images -> (notebook, the call that draws it)
     "architecture.png": ("01_data", "charts.architecture("),
     "leakage.png": ("05_train", "leakage_promise("),

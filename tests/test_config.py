@@ -144,9 +144,10 @@ def test_the_commands_that_are_suggested_carry_the_options_in_force(monkeypatch,
     settings = config.load(target="local", env="prod")
     assert settings.rerun_command("04") == "./run_all.sh --target local --env prod --from 04"
     monkeypatch.setenv(config.CONFIG_VARIABLE, "/my files/c.yaml")
-    monkeypatch.setenv(config.SETTINGS_VARIABLE, '{"source": "/data/export"}')
+    monkeypatch.setenv(config.SETTINGS_VARIABLE, '{"source": "/data/export", "language": "ko"}')
     assert settings.rerun_command() == (
-        "./run_all.sh --target local --env prod --config '/my files/c.yaml' --source /data/export")
+        "./run_all.sh --target local --env prod --config '/my files/c.yaml' --source /data/export "
+        "--lang ko")
     assert settings.command("lib.operate.teardown", "--yes") == (
         ".venv/bin/python -m lib.operate.teardown --target local --env prod "
         "--config '/my files/c.yaml' --source /data/export --yes")

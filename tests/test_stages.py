@@ -12,8 +12,9 @@ from google.auth import exceptions as auth_errors
 from lib import errors, stages
 from lib.source import SourceError
 
-SCHEMA = {"run_id", "target", "env", "source", "started_at", "seconds", "stages", "background",
-          "labels", "metrics", "leakage", "parity", "freshness", "latency_ms", "predictions"}
+SCHEMA = {"run_id", "target", "env", "language", "source", "started_at", "seconds", "stages",
+          "background", "labels", "metrics", "leakage", "parity", "freshness", "latency_ms",
+          "predictions"}
 URL = "https://us-central1-aiplatform.googleapis.com/v1/projects/local-demo/locations/us-central1"
 
 

@@ -35,9 +35,8 @@ from lib.charts.style import (
     ticks,
     to_times,
 )
+from lib.language import tr
 from lib.show import Shown, note, number
-
-LEFT_OUT = note("No chart: this part was left out of the run.")
 
 # outcome: colour, marker in the legend, corners of its sign in a cell of 1 by 1, meaning.
 SIGNS = {
@@ -56,6 +55,10 @@ MODELS = [  # key, name, colour and marker of a row
     ("kept", "naive join:\nseen in production", ORANGE, "X"),
     ("honest", "point-in-time join:\npromised and seen", BLUE, "s"),
     ("chance", "chosen at random", GREY, "D")]
+
+
+def _left_out() -> Shown:
+    return note(tr("No chart: this part was left out of the run."))
 
 
 @styled
@@ -169,7 +172,7 @@ def parity_grid(compared: DataFrame | Mapping[str, DataFrame] | None) -> Chart |
     drawn below each other.
     """
     if compared is None:
-        return LEFT_OUT
+        return _left_out()
     panels = compared if isinstance(compared, Mapping) else {"": compared}
     for frame in require_some(panels, "comparisons").values():
         require_columns(frame, "compared values", "customer_id", "feature", "outcome")
@@ -223,7 +226,7 @@ def faults_caught(tables: Mapping[str, DataFrame] | None) -> Chart | Shown:
     difference is healthy.
     """
     if tables is None:
-        return LEFT_OUT
+        return _left_out()
     for frame in require_some(tables, "comparisons").values():
         require_columns(frame, "compared values", "customer_id", "feature", "outcome")
     features = [*next(iter(tables.values()))["feature"].unique()]
@@ -258,7 +261,7 @@ def prediction_change(changes: Mapping[str, tuple[float, float]] | None) -> Char
     changes: customer_id -> (probability before, after), 0-1. Drawn with the greatest change first.
     """
     if changes is None:
-        return LEFT_OUT
+        return _left_out()
     require_some(changes, "predictions")
     before, after = ({name: pair[i] for name, pair in changes.items()} for i in (0, 1))
     names = sorted(before, key=lambda name: -abs(after[name] - before[name]))

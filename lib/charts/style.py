@@ -4,6 +4,8 @@ A `Chart` is a Figure that pyplot does not know, so that a cell shows it once. T
 gives the same bytes.
 """
 
+import functools
+import importlib.util
 import io
 import math
 import textwrap
@@ -12,12 +14,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import dates as mdates
-from matplotlib import style
+from matplotlib import font_manager, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pandas import DataFrame
+
+from lib.language import current, day
 
 # Okabe and Ito's palette, distinct with any kind of colour vision; a marker or a text always says
 # the same. Orange: churned, wrong, the future. Blue: came back, right, the past.
@@ -33,8 +37,32 @@ STYLE = {
     "ytick.color": GREY, "axes.spines.top": False, "axes.spines.right": False,
     "axes.spines.left": False, "axes.xmargin": 0.02, "xtick.major.pad": 7,
     "xtick.major.size": 0, "ytick.major.size": 0}
-# A decorator: draw in this style, whatever the user's own settings are.
-styled = style.context(["default", STYLE])
+HANGUL_WIDTH = 1.6  # of a syllable, in average letters
+
+
+def styled(draw):
+    """A decorator: draw in this style, whatever the user's own settings are, and with a font for
+    the chosen language."""
+    @functools.wraps(draw)
+    def in_style(*args, **options):
+        with style.context(["default", STYLE, _font()]):
+            return draw(*args, **options)
+
+    return in_style
+
+
+def _font() -> dict[str, list[str]]:
+    """For Korean a font with Hangul; the signs that it lacks come from the English one."""
+    return {"font.family": [_hangul(), *STYLE["font.family"]]} if current() == "ko" else {}
+
+
+@functools.cache
+def _hangul() -> str:
+    """The font's name. Of koreanize-matplotlib only the files: Python 3.12 cannot import it."""
+    package = importlib.util.find_spec("koreanize_matplotlib").submodule_search_locations[0]
+    for weight in ("", "Bold"):
+        font_manager.fontManager.addfont(f"{package}/fonts/NanumGothic{weight}.ttf")
+    return "NanumGothic"
 
 
 class Chart(Figure):
@@ -72,7 +100,9 @@ def new_figure(finding: str, subtitle: str, height: float = 5.0, *grid: int, **o
 
 
 def _wrap(text: str, width: int) -> str:
-    """Lines of about equal length, at most `width` characters."""
+    """Lines of about equal length, at most `width` Latin letters wide."""
+    wide = sum("가" <= letter <= "힣" for letter in text)
+    width = int(width * len(text) / (len(text) + (HANGUL_WIDTH - 1) * wide))
     count = math.ceil(len(text) / width)
     return textwrap.fill(text, min(width, math.ceil(len(text) / count) + 8 * (count > 1)))
 
@@ -125,7 +155,3 @@ def series_of(curves: Mapping, name: str, keys: str) -> list[np.ndarray]:
 def to_times(values) -> pd.DatetimeIndex:
     """Dates or timestamps of any zone, in UTC."""
     return pd.DatetimeIndex(pd.to_datetime(list(values), utc=True)).tz_localize(None)
-
-
-def day(moment) -> str:
-    return f"{moment:{moment.day}\N{NO-BREAK SPACE}%b\N{NO-BREAK SPACE}%Y}"

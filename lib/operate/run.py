@@ -24,14 +24,15 @@ from pathlib import Path
 import filelock
 from tqdm import tqdm
 
-from lib import cli, config, errors, stages
+from lib import cli, config, errors, prose, stages
 from lib.cloud import Cloud, connected
 from lib.config import ROOT, RUN_VARIABLE, Settings
+from lib.language import LANGUAGES
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
 KEPT = """\
 The local cloud is still running. To go on in JupyterLab, and to stop the local cloud at the end:
-  .venv/bin/jupyter lab notebooks
+  .venv/bin/jupyter lab {folder}
   .venv/bin/python -m lib.localcloud stop"""
 
 
@@ -52,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--from", dest="first", default="01", choices=numbers, metavar="NN",
                        help="first notebook to run, e.g. 04")
     which.add_argument("--only", choices=numbers, metavar="NN", help="one notebook, e.g. 07")
+    made.add_argument("--lang", choices=LANGUAGES,
+                      help="language of charts, report, slides and the notebooks as presented; "
+                           "default: language in config.yaml")
     made.add_argument("--keep-running", action="store_true",
                       help="leave the local cloud running, to go on in JupyterLab")
     return made
@@ -80,7 +84,8 @@ def _run_in(folder: Path, settings: Settings, chosen: list[Path], keep_running: 
             finally:
                 _say_what_is_billed(cloud, folder)
             if keep_running and (cloud.started_local or cloud.local_pid):
-                say(folder, KEPT)
+                say(folder, KEPT.format(folder=_relative(
+                    prose.folder(ROOT / "notebooks", settings.language))))
         return 0
     except KeyboardInterrupt:
         _close_running(folder)
@@ -199,7 +204,8 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     began = time.monotonic()
     try:
         papermill.execute_notebook(
-            notebook, folder / notebook.name, parameters=parameters, cwd=notebook.parent,
+            prose.localized(notebook, settings.language), folder / notebook.name,
+            parameters=parameters, cwd=notebook.parent,
             kernel_name="python3", kernel_manager_class=kernels.Kernels, progress_bar=bar,
             stdout_file=_Progress(folder),
             # Else ipykernel warns that loopback is not encrypted, and of the interrupt at its end.

@@ -146,11 +146,11 @@ def test_a_notebook_opened_by_hand_goes_on_with_the_options_of_the_last_run(
     built_in = set_up(runs)
     assert built_in.startswith("bigquery-public-data.")  # no run yet
 
-    assert run.main(["--source", str(export), "--config", str(mine)]) == 0
+    assert run.main(["--source", str(export), "--config", str(mine), "--lang", "ko"]) == 0
     said, settings = set_up(runs).splitlines()
     assert settings == (f"{export}|mychurn|--target local --env dev --config {mine} "
                         f"--source '{export}'")
-    for part in (f"--source '{export}'", f"--config {mine}", "CHURN_DEMO_SET={}"):
+    for part in (f"--source '{export}'", f"--config {mine}", "--lang ko", "CHURN_DEMO_SET={}"):
         assert part in said
     # What is chosen in another way is not replaced: by a run's own options, or the environment.
     assert set_up(runs, str(runs / "other")) == built_in
