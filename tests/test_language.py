@@ -115,3 +115,18 @@ def test_a_notebook_is_executed_with_the_prose_of_the_language(tmp_path):
     assert [cell.source for cell in nbformat.read(copy, 4).cells] == [
         "# 데이터\n\n두 번째 문단", "1 + 1", "Not translated"]
     assert nbformat.read(path, 4).cells[1].execution_count == 3
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_cell_of_prose_is_translated_with_the_same_code_and_links(notebook):
+    english, korean = (prose.read(notebook, name) for name in language.LANGUAGES)
+    assert list(korean) == list(english) != []
+    for cell, text in english.items():
+        assert HANGUL.search(korean[cell]), cell
+        for same in (r"`[^`]+`", r"\]\(([^)]+)\)"):  # code, and where links lead
+            assert set(re.findall(same, korean[cell])) == set(re.findall(same, text)), cell
+        heading = re.match("#* ", text)
+        assert not heading or korean[cell].startswith(heading[0]), cell
