@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -165,6 +165,7 @@ class Checks(Block):
     planted_customers: Annotated[int, Field(ge=20, le=1000)]
     freshness_customers: Annotated[int, Field(ge=5, le=1000)]
     leakage_groups: Annotated[int, between(2, 50)]
+    future_days: Annotated[list[Days], Field(min_length=1, max_length=12)]
     latency_callers: Annotated[int, Field(ge=2, le=64)]
     latency_sql_requests: Annotated[int, between(1, 1000)]
 
@@ -175,6 +176,16 @@ class Campaign(Block):
     contacted_share: PartOfAll
     usd_per_contact: Annotated[float, between(0, 1_000_000)]
     usd_per_order: Annotated[float, between(0, 1_000_000)]
+
+
+class Decision(Block):
+    """What the last core slide asks for; None: the slide says that it is to be filled in."""
+
+    pilot: Text | None
+    budget_cap_usd: Annotated[float, between(0, 1_000_000_000)] | None
+    data: Text | None
+    team: Text | None
+    decide_by: date | None
 
 
 class Feature(Block):
@@ -353,6 +364,7 @@ class Settings(Block):
     label: Label
     checks: Checks
     campaign: Campaign
+    decision: Decision
     features: Annotated[list[Feature], Field(min_length=1)]
     online_store: OnlineStore
     feature_view: FeatureView

@@ -19,7 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import Bbox
 from pandas import DataFrame
+from PIL import Image
 
 from lib.language import current, day
 
@@ -28,7 +30,7 @@ from lib.language import current, day
 ORANGE, BLUE, AMBER, SKY, GREEN = "#D55E00", "#0072B2", "#E69F00", "#56B4E9", "#009E73"
 INK, GREY, PALE, BROWN = "#222222", "#666666", "#E4E4E4", "#8A5A00"
 BASE = {"color": GREY, "linewidth": 1.5, "linestyle": (0, (5, 3))}  # a line to compare with
-WIDTH, DPI = 11, 120  # inches, dots per inch
+WIDTH, DPI = 11, 240  # inches, dots per inch
 TITLE, SUBTITLE = 78, 118  # characters of a line
 
 STYLE = {
@@ -74,8 +76,23 @@ class Chart(Figure):
         self.set_layout_engine("none")  # laid out once: a second drawing is the same
 
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        FigureCanvasAgg(self).print_png(buffer, metadata={"Software": None})
+        """Sharp on a screen of 3,840 pixels; with a palette of 256 colours a third as large."""
+        canvas, buffer = FigureCanvasAgg(self), io.BytesIO()
+        canvas.draw()
+        pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        pixels.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        return buffer.getvalue()
+
+    @styled
+    def svg(self) -> str:
+        """The chart without its title, for a page whose heading says it; text as outlines."""
+        title, buffer = self.texts[0], io.StringIO()
+        FigureCanvasAgg(self).draw()
+        top = title.get_window_extent().y0 / self.dpi - 0.02
+        title.set_visible(False)
+        self.savefig(buffer, format="svg", metadata={"Date": None},
+                     bbox_inches=Bbox.from_extents(0, 0, self.get_figwidth(), top))
+        title.set_visible(True)
         return buffer.getvalue()
 
     def __repr__(self) -> str:

@@ -25,13 +25,15 @@ def read(folder: Path) -> dict:
     run = stages.read_summary(folder)
     if run is None:
         raise NoRun(f"no summary.json in {folder}; ./run_all.sh makes a run")
+    settings, leak = settings_of(run), run["leakage"]
     return {"run": run, "local": run["target"] == "local", "where": where(run),
-            "source": source(run),
+            "source": source(run), "features": _features(run), "future": future(leak),
+            **decision(settings),
             "fidelity": cloud.fidelity() if run["target"] == "local" else "",
             **started(run["started_at"]), **findings(run), "horizon": _horizon(run["labels"]),
             "resources": _resources(run),
             "longest": max([stage["seconds"] for stage in run["stages"]], default=0) or 1,
-            "costs": costs(run, settings_of(run))}
+            "costs": costs(run, settings)}
 
 
 def source(run: Mapping) -> dict:
@@ -106,6 +108,33 @@ def leakage(found: Mapping | None) -> dict | None:
             "better": better, "area": {k: v["value"] for k, v in found["roc_auc"].items()}}
 
 
+def future(found: Mapping | None) -> dict | None:
+    """What lib.proof.future.measure found, as steps {"days", "promised", "kept"}, and one of them:
+    shown, the one that a sentence names, of 30 days or the next ones."""
+    found = _complete((found or {}).get("future"), "days", "promised", "kept")
+    if not found:
+        return None
+    keys = ("days", "promised", "kept")
+    steps = [dict(zip(keys, step, strict=True))
+             for step in zip(*(found[key] for key in keys), strict=True)]
+    shown = next((step for step in steps if step["days"] >= 30), steps[-1])
+    return {**found, "steps": steps, "honest": steps[0]["kept"], "shown": shown}
+
+
+def decision(settings: Settings | None) -> dict:
+    """What the last core slide asks for: name -> text, None where it is to be filled in; and the
+    number of these."""
+    asked = settings.decision if settings else None
+    day, cap = (asked.decide_by, asked.budget_cap_usd) if asked else (None, None)
+    points = {
+        "Pilot": asked and asked.pilot,
+        "Budget cap": None if cap is None else f"${number(cap)} for the whole pilot",
+        "Data": asked and asked.data,
+        "Team": asked and asked.team,
+        "Decide by": day and f"{day.day} {day:%b %Y}"}
+    return {"decision": points, "undecided": sum(value is None for value in points.values())}
+
+
 def parity(found: Mapping | None) -> dict | None:
     """How many served values were compared, how many differ, and the planted faults caught."""
     found = _complete(found, "customers", "features", "mismatches", "max_abs_diff")
@@ -171,6 +200,12 @@ def _complete(found: Mapping | None, *keys: str) -> dict | None:
 def _horizon(labels: Mapping | None) -> int | None:
     """Days without an order that count as churned: 60 for label_churn_60d."""
     return int(re.search(r"(\d+)d$", labels["column"])[1]) if labels else None
+
+
+def _features(run: Mapping) -> int | None:
+    """How many features the run registered; None if it did not."""
+    steps = [stage["figures"].get("features", {}) for stage in run["stages"]]
+    return next((step["features"] for step in steps if "features" in step), None)
 
 
 def _resources(run: Mapping) -> list[tuple[str, str, str]]:

@@ -112,6 +112,14 @@ def chart_picture(chart) -> Markup:
     return picture(base64.b64encode(chart._repr_png_()).decode(), _chart_title(repr(chart)))
 
 
+def chart_svg(chart) -> Markup:
+    """A lib.charts.style.Chart without its title, sharp at any size, and described by its title."""
+    return Markup(
+        '<figure class="chart"><div class="scroll"><img src="data:image/svg+xml;base64,{}" '
+        'alt="{}"></div></figure>').format(
+            base64.b64encode(chart.svg().encode()).decode(), _chart_title(repr(chart)))
+
+
 def hide_paths(text: str) -> str:
     """Without this machine's folders, which mean nothing to another reader."""
     text = text.replace(f"{ROOT}/", "").replace(str(ROOT), ".")

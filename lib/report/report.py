@@ -17,23 +17,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
+from bs4 import BeautifulSoup
 from markupsafe import Markup
 
 from lib import stages
+from lib.charts import proof, walk
 from lib.report import facts, plan
 from lib.report.notebook_html import (
     Book,
     chart_picture,
+    chart_svg,
     hide_paths,
     markdown,
     read_books,
     unlink,
 )
 
-MOST_SLIDES = 20
-OWN_SLIDES = 6  # title, findings, architecture, summary, costs, next: slides.html.j2
+CORE_SLIDES = 8  # core.html.j2
+OWN_SLIDES = CORE_SLIDES + 3  # with the findings, costs and Korean summary: slides.html.j2
+MOST_SLIDES = 26
 DECK = "deck"  # the tag of a cell that goes into the slides
-LONG = 12  # rows of a table above which a slide shows it smaller
+LONGEST = 13  # rows of a table that fit on a slide, with its head
 
 
 def build(folder: Path | str, compare: bool = False) -> Path:
@@ -67,12 +71,22 @@ def slides(folder: Path | str) -> Path:
     summary = template("summary.ko.md.j2").render(known, short=True)
     script = template("slides.js").render()
     page = template("slides.html.j2").render(
-        known, script=Markup(script), architecture=architecture(),
+        known, script=Markup(script), charts=core_charts(known),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         summary_ko=markdown(summary, "ko", 0),
         slides=deck(read_books(folder), MOST_SLIDES - OWN_SLIDES))
     (folder / "slides.html").write_text(page, encoding="utf-8")
     return folder / "slides.html"
+
+
+def core_charts(known: Mapping) -> dict[str, Markup]:
+    """The charts of the core slides as SVG, drawn from the run's figures."""
+    drawn = {"architecture": walk.architecture()}
+    if known["leakage"]:
+        drawn["leakage"] = proof.leakage_promise(known["leakage"])
+    if known["future"]:
+        drawn["future"] = proof.future_let_in(known["future"])
+    return {name: chart_svg(chart) for name, chart in drawn.items()}
 
 
 def after_run(folder: Path | str) -> list[str]:
@@ -101,43 +115,50 @@ def planned(run: Mapping) -> dict | None:
 
 
 def deck(books: list[Book], most: int) -> list[dict]:
-    """At most `most` slides (book, heading, parts) of the cells tagged `deck`.
+    """At most `most` slides (book, heading, shown, notes) from the cells tagged `deck`.
 
-    A cell that starts a slide in the notebook starts one here; the ones after it (slide type
-    "-" or fragment) join it. A run whose notebooks have no such tag gives its charts instead.
+    Each chart of a code cell is a slide; a table is one only where a cell has no chart. The prose
+    above it becomes the presenter's notes: beside a chart it would be too small to read. A run
+    whose notebooks have no such tag gives its charts instead.
     """
     tagged = any(DECK in cell.tags for book in books for cell in book.cells)
     found: list[dict] = []
     for book in books:
-        current = None
+        prose: list[Markup] = []
         for cell in book.cells:
             if cell.slide == "skip" or not (DECK in cell.tags if tagged else cell.chart):
                 continue
-            starts = cell.slide in ("slide", "subslide") or not tagged
-            if current is None or starts or current["heading"] != cell.heading:
-                current = {"book": book.title, "heading": cell.heading, "parts": []}
-                found.append(current)
-            current["parts"].append(_on_slide(cell.html))
+            if not cell.code:
+                prose.append(_without_heading(cell.html))
+                continue
+            notes = Markup("").join(prose) or Markup("<p>{}: see report.html.</p>").format(
+                cell.heading)
+            found += [{"book": book.title, "heading": cell.heading, "shown": shown, "notes": notes}
+                      for shown in _on_slides(cell.html)]
+            prose = []
     step = max(1.0, len(found) / most)  # too many: a choice from the first to the last
     return [found[int(n * step)] for n in range(min(most, len(found)))]
 
 
-def _on_slide(html: Markup) -> Markup:
-    """Without the heading, which the slide has, and without log lines beside a result."""
-    html = unlink(html)
-    html = re.sub(r"^\s*<h[1-6][^>]*>.*?</h[1-6]>", "", html, count=1, flags=re.S)
-    if "<figure" in html or '<div class="table' in html:
-        html = re.sub(r'<pre class="log">.*?</pre>', "", html, flags=re.S)
-    if html.count("<tr") > LONG:
-        html = html.replace('<div class="table', '<div class="table long')
-    return Markup(html)
+def _without_heading(html: Markup) -> Markup:
+    """Prose without the heading, which the slide has."""
+    return Markup(re.sub(r"^\s*<h[1-6][^>]*>.*?</h[1-6]>", "", unlink(html), count=1, flags=re.S))
+
+
+def _on_slides(html: Markup) -> list[Markup]:
+    """The charts of an output; without a chart its first table, with as many rows as fit."""
+    soup = BeautifulSoup(unlink(html), "html.parser")
+    if charts := soup.select("figure.chart"):
+        return [Markup(chart) for chart in charts]
+    tables = soup.select("div.table")[:1]
+    for row in [row for table in tables for row in table.select("tr")[LONGEST:]]:
+        row.decompose()
+    return [Markup(table) for table in tables]
 
 
 @functools.cache
 def architecture() -> Markup:
     """The picture of what is built."""
-    from lib.charts import walk
-
     return chart_picture(walk.architecture())
 
 

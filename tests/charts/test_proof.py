@@ -1,5 +1,7 @@
 """The proof's charts: the title is the finding, same input same bytes, nothing is refused."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -34,6 +36,11 @@ CASES = {
         lambda: charts.leakage_promise(LEAKAGE),
         "Of 1,000 contacted customers the naive notebook promises 404 orders; production would "
         "see 171 (point-in-time model: 299; at random: 123)"),
+    "future_let_in": (
+        lambda: charts.future_let_in(
+            {"days": [0, 7, 60], "promised": [299, 340, 1000], "kept": [299, 229, 148]}),
+        "With 60 days of future in the features the test promises 1,000 orders of 1,000 "
+        "customers, and production would see 148; without any, both are 299"),
     "leaking_columns": (
         lambda: charts.leaking_columns(COLUMNS),
         "1 of 2 columns leak; alone, orders_lifetime scores 0.79 with the future and 0.51 "
@@ -94,3 +101,11 @@ def test_what_was_left_out_of_a_run_is_a_sentence(draw):
 def test_nothing_to_draw_is_refused(draw):
     with pytest.raises(ValueError, match="nothing to draw"):
         draw()
+
+
+def test_as_svg_a_chart_is_cut_below_its_title():
+    chart = CASES["leakage_promise"][0]()
+    width, height = map(float, re.search(
+        r'viewBox="0 0 ([\d.]+) ([\d.]+)"', chart.svg()).groups())
+    assert width == 72 * chart.get_figwidth()
+    assert 72 * (chart.get_figheight() - 1) < height < 72 * (chart.get_figheight() - 0.5)

@@ -4,12 +4,14 @@ import json
 import re
 import shutil
 import subprocess
+from datetime import date
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from lib import config
 from lib.config import ROOT
 from lib.report import facts, report
 
@@ -46,7 +48,9 @@ FULL = {
                     "honest": found(0.757, 0.74, 0.77)},
         "usd": {"promised": 11160, "kept": -1840, "honest": 6960},
         "campaign": {"contacted_share": 0.1, "usd_per_contact": 5, "usd_per_order": 40},
-        "groups": 8, "rows": 2000, "customers": 500},
+        "groups": 8, "rows": 2000, "customers": 500,
+        "future": {"days": [0, 7, 30, 60], "promised": [299, 340, 635, 1000],
+                   "kept": [299, 229, 159, 148]}},
     "parity": {"customers": 200, "features": 11, "mismatches": 0, "max_abs_diff": 0.0,
                "faults_caught": {"no dense": 12, "60 days as 90d": 3, "never synced": 0}},
     "freshness": {"customers": 12, "served": 550, "mismatches_before": 57, "mismatches_after": 0,
@@ -327,15 +331,109 @@ def test_the_korean_summary_is_filled_and_invents_no_price(full):
     assert "네 가지 확인 결과" in soup(full / "report.html").find(id="요약").get_text()
 
 
-def test_slides_are_the_tagged_cells_and_never_too_many(full, tmp_path):
-    headings = [tag.get_text() for tag in soup(full / "slides.html").select(".slide h2")]
-    assert headings[2:5] == ["What we build", "Values", "Values"]
+def core(folder):
+    """(title, text, presenter notes) of each core slide."""
+    found = []
+    for slide in soup(folder / "slides.html").select(".slide.core"):
+        (notes,) = slide.select("aside.notes")
+        found.append((slide.select_one("h1, h2").get_text(" ", strip=True),
+                      slide.select_one(".frame").get_text(" ", strip=True),
+                      notes.get_text(" ", strip=True)))
+    return found
+
+
+def test_eight_core_slides_come_first_and_each_title_is_a_message_with_its_number(full):
+    slides = soup(full / "slides.html").select(".slide")
+    assert ["core" in slide["class"] for slide in slides] == [
+        *[True] * report.CORE_SLIDES, *[False] * (len(slides) - report.CORE_SLIDES)]
+    titles = [title for title, *_ in core(full)]
+    assert len(titles) == 8 and all(re.search(r"\d", title) for title in titles[:3] + titles[4:])
+    for n, part in enumerate([
+            "404 orders, and production would see 171",
+            "promises 404 orders; production would see 171",
+            "With 30 days of future let in, the promise rises from 299 to 635 orders, and "
+            "production falls to 159", "feeds both the training and the prediction",
+            "All 2,200 compared values", "57 of 550 served values are out of date; after the sync "
+            "0", "A prediction takes 17 ms", "We ask you to decide 5 points; 5 of them are still"]):
+        assert part in titles[n]
+
+
+def test_every_slide_has_notes_and_those_of_the_core_say_what_will_be_asked(full):
+    slides = soup(full / "slides.html").select(".slide")
+    assert all(len(slide.select("aside.notes")) == 1 for slide in slides)
+    for title, _, notes in core(full):
+        assert "Say:" in notes and "?" in notes and len(notes) > 200, title
+    assert "95% interval 175 to 291" in core(full)[1][2]
+    assert "None" not in " ".join(notes for *_, notes in core(full))
+
+
+@pytest.mark.parametrize("target, said", [("local", True), ("gcp", False)])
+def test_the_first_slide_says_that_google_cloud_was_not_used_while_that_is_so(
+        tmp_path, target, said):
+    (tmp_path / "summary.json").write_text(json.dumps({**FULL, "target": target}))
+    report.slides(tmp_path)
+    assert ("Not yet run on Google Cloud" in core(tmp_path)[0][1]) == said
+
+
+def test_the_last_core_slide_asks_for_what_config_names(tmp_path, monkeypatch):
+    decision = {"pilot": "8 weeks, one country", "budget_cap_usd": 12000, "data": None,
+                "team": None, "decide_by": date(2027, 3, 31)}
+    monkeypatch.setattr(facts, "settings_of", lambda run: config.load(
+        target="local", overrides={"decision": decision}))
+    (tmp_path / "summary.json").write_text(json.dumps(FULL))
+    report.slides(tmp_path)
+    title, text, _ = core(tmp_path)[-1]
+    assert title == "We ask you to decide 5 points; 2 of them are still to be filled in"
+    assert "Pilot 8 weeks, one country Budget cap $12,000 for the whole pilot" in text
+    assert "Decide by 31 Mar 2027" in text and text.count("to be filled in") == 3
+
+
+def test_a_run_without_figures_has_the_core_slides_too(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps(BARE))
+    report.slides(tmp_path)
+    assert len(core(tmp_path)) == 8
+    assert ["Not measured in this run" in text for _, text, _ in core(tmp_path)] == [
+        False, True, True, False, True, True, True, False]
+
+
+def test_no_schedule_in_the_form_of_cron_is_on_a_slide(full):
+    assert settings_cron() not in soup(full / "slides.html").get_text()
+
+
+def settings_cron():
+    return config.load(target="local").feature_view.sync_cron
+
+
+def appendix(page):
+    """(heading, what is shown, notes) of the slides that come from the notebooks."""
+    return [(slide.h2.get_text(), slide.select_one(".body"), slide.aside.get_text(" ", strip=True))
+            for slide in soup(page).select(".slide.appendix") if slide.select("[data-source]")]
+
+
+def test_the_appendix_has_one_chart_or_table_of_a_tagged_cell_on_each_slide(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps(FULL))
+    rows = "".join(f"<tr><td>{n}</td></tr>" for n in range(30))
+    picture = chart("Two", ["deck"]).outputs[0]
+    nbformat.write(new_notebook(cells=[
+        words("# 1 · T: t"), words("## Head\n\nProse for the notes.", ["deck"]),
+        code("both", [html(TABLE), picture, picture, printed("log")], ["deck"]),
+        code("long", [html(f"<table>{rows}</table>")], ["deck"]), chart("not tagged"),
+    ]), tmp_path / "01_data.ipynb")
+    first, second, third = appendix(report.slides(tmp_path))
+    assert [first[0], second[0], third[0]] == ["Head"] * 3
+    assert "Prose for the notes." in first[2] and "report.html" in third[2]
+    assert all(len(shown.select("img")) == 1 and not shown.select("table, pre, p")
+               for _, shown, _ in (first, second))
+    assert len(third[1].select("tr")) == report.LONGEST and not third[1].select("img")
+
+
+def test_slides_are_never_too_many(tmp_path):
     many = [chart(f"finding {n}", ["deck"], "slide") for n in range(60)]
     nbformat.write(new_notebook(cells=[words("# 1 · T: t"), *many]), tmp_path / "01_data.ipynb")
     (tmp_path / "summary.json").write_text(json.dumps(FULL))
     read = soup(report.slides(tmp_path))
-    assert len(read.select(".slide")) == report.MOST_SLIDES == 20
-    assert "finding 0" in str(read) and "What is next" in read.select(".slide")[-1].get_text()
+    assert len(read.select(".slide")) == report.MOST_SLIDES
+    assert "finding 0" in str(read)
 
 
 def test_untagged_notebooks_give_their_charts_as_slides(folder):
@@ -351,7 +449,7 @@ def test_a_notebook_that_cannot_be_read_costs_only_itself(folder, capsys):
 
 
 def test_a_finished_run_is_not_failed_by_its_report(folder, monkeypatch):
-    monkeypatch.setattr(report, "architecture", lambda: 1 / 0)
+    monkeypatch.setattr(report.facts, "read", lambda folder: 1 / 0)
     lines = report.after_run(folder)
     assert len(lines) == 2 and all("the run itself is complete" in line for line in lines)
 
@@ -389,7 +487,8 @@ def test_a_browser_without_network_shows_both_and_complains_of_nothing(full, tmp
     assert len(shown.select(".finding")) == 4 and shown.find("img") and said == []
     shown, said = browse(full / "slides.html", tmp_path)
     slides = shown.select(".slide")  # numbered by the page's script, which the policy lets run
-    assert slides[-1]["data-place"] == f"{len(slides)} / {len(slides)}" and said == []
+    place = slides[-1].select_one(".frame")["data-place"]
+    assert place == f"{len(slides)} / {len(slides)}" and said == []
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
