@@ -30,6 +30,21 @@ def newest_snapshot(cloud: Cloud) -> datetime:
     return warehouse.query(cloud, sql)["t"][0].to_pydatetime()
 
 
+def newest_label(cloud: Cloud) -> datetime | None:
+    """The newest label_timestamp; None before the labels are built."""
+    if warehouse.find_table(cloud, "labels") is None:
+        return None
+    sql = f"select max(label_timestamp) as t from `{cloud.settings.table('labels')}`"
+    return warehouse.query(cloud, sql)["t"][0].to_pydatetime()
+
+
+def rows_since(cloud: Cloud, first: datetime) -> int:
+    """The rows of features_customer from a snapshot on."""
+    table = cloud.settings.table("features")
+    sql = f"select count(*) as n from `{table}` where feature_timestamp >= @first"
+    return int(warehouse.query(cloud, sql, first=first)["n"][0])
+
+
 def newest_features(cloud: Cloud, one_in: int = 10) -> pd.DataFrame:
     """The rows of one in `one_in` customers in the newest snapshot, by customer_id; of all, if
     those would be too few for a picture."""

@@ -39,11 +39,15 @@ HEAD = re.compile(
     r"(?:\npartition by timestamp_trunc\((?P<column>\w+), (?P<unit>\w+)\))?"
     r"(?:\ncluster by (?P<clusters>\w+(?:, \w+)*))?\nas$", re.MULTILINE)
 TIB, DAY_MS = 2**40, 24 * 3600 * 1000
+# The snapshots that sql/02 builds unless it is told otherwise: all.
+FIRST_TIME, LAST_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+# A label of the features while a refresh changes tables: the first snapshot that it computes.
+UNFINISHED, NOTHING = "refresh_from", "none"
 READER = "READER"  # of a dataset: BigQuery's own name of roles/bigquery.dataViewer on it
 
 
-def render(file: str, settings: Settings) -> list[str]:
-    """The statements of sql/<file>.sql with every name filled in.
+def render(file: str, settings: Settings, **names: object) -> list[str]:
+    """The statements of sql/<file>.sql with every name filled in; `names`: further ones.
 
     Raises:
         jinja2.UndefinedError: for a placeholder that nothing fills.
@@ -53,17 +57,24 @@ def render(file: str, settings: Settings) -> list[str]:
     tables = {key: settings.table(key) for key in settings.tables.model_dump()}
     rendered = environment.from_string(text).render(
         tables=tables, source=settings.source_dataset, label_column=settings.label.column,
-        features=settings.features,
+        features=settings.features, **names,
     )
     return [part.strip() for part in rendered.split(";\n") if part.strip()]
 
 
-def parameters(settings: Settings) -> dict[str, int | float]:
+def select_in(statement: str) -> str:
+    """The query of a `create or replace table ... as` of a sql/ file."""
+    return statement.split("\nas\n", 1)[1].removesuffix(";")
+
+
+def parameters(settings: Settings) -> dict[str, int | float | datetime]:
     """Every query parameter that a sql/ file may use."""
     low, high = settings.positive_rate_band or ANY_RATE
     return {
         "sample_percent": settings.snapshots.sample_percent,
         "step_days": settings.snapshots.step_days,
+        "snapshots_from": FIRST_TIME,
+        "snapshots_until": LAST_TIME,
         "history_days": settings.snapshots.history_days,
         "horizon_days": settings.label.horizon_days,
         "active_days": settings.label.active_days,
@@ -120,17 +131,21 @@ def layout_of(table: bigquery.Table) -> Layout:
     return Layout(partition, tuple(table.clustering_fields or ()))
 
 
-def job_config(cloud: Cloud, sql: str, **options: object) -> bigquery.QueryJobConfig:
-    """Parameters that `sql` uses, labels and `options`, for one statement."""
-    used = _used(parameters(cloud.settings), sql)
+def job_config(
+    cloud: Cloud, sql: str, values: dict | None = None, **options: object
+) -> bigquery.QueryJobConfig:
+    """Parameters that `sql` uses (`values` before those of config.yaml), labels and `options`, for
+    one statement."""
+    used = _used(parameters(cloud.settings) | (values or {}), sql)
     return bigquery.QueryJobConfig(
         query_parameters=[_parameter(name, value) for name, value in used.items()],
         labels=cloud.settings.labels, **options)
 
 
-def _capped(cloud: Cloud, sql: str) -> bigquery.QueryJobConfig:
+def _capped(cloud: Cloud, sql: str, values: dict | None = None) -> bigquery.QueryJobConfig:
     """`job_config` of a statement that runs: BigQuery refuses it above the cap on bytes."""
-    return job_config(cloud, sql, maximum_bytes_billed=cloud.settings.costs.max_bytes_billed)
+    return job_config(
+        cloud, sql, values, maximum_bytes_billed=cloud.settings.costs.max_bytes_billed)
 
 
 def _used(values: dict, sql: str) -> dict:
@@ -140,9 +155,9 @@ def _used(values: dict, sql: str) -> dict:
 def build(cloud: Cloud, file: str) -> Outcome:
     """Make the tables of sql/<file>.sql, or reuse them if nothing they depend on changed.
 
-    Each table has two labels: `fingerprint` (of the SQL, the parameters and the builds of
-    the tables it reads) and `build` (when). Both are written last, so that an interrupted build
-    is repeated.
+    Each table has three labels: `fingerprint` (of the SQL, the parameters and the source),
+    `inputs` (the builds of the tables that it reads) and `build` (when). They are written last, so
+    that an interrupted build is repeated.
     BigQuery does not replace a table by one with another layout ("Instead, DROP the table, and
     then recreate it"), so an old table of ours with another layout is deleted first.
 
@@ -152,23 +167,16 @@ def build(cloud: Cloud, file: str) -> Outcome:
         google.api_core.exceptions.GoogleAPICallError: BigQuery refused a statement.
     """
     settings = cloud.settings
-    makes, reads = BUILDS[file]
-    statements = render(file, settings)
-    inputs = [built_at(cloud, key) for key in reads]
-    if None in inputs:
-        raise Needed(f"sql/{file}.sql reads {', '.join(reads)}, not all built yet",
-                     "the earlier stages", settings.rerun_command())
-    origin = [settings.thelook, _origin(settings)] if not reads else []
-    used = _used(parameters(settings), " ".join(statements))
-    fingerprint = settings.fingerprint(statements, used, inputs, origin)
+    makes, _ = BUILDS[file]
+    statements, labels = render(file, settings), expected_labels(cloud, file)
     tables = [find_table(cloud, key) for key in makes]
-    if all(t is not None and t.labels.get("fingerprint") == fingerprint for t in tables):
+    if all(t is not None and labels.items() <= t.labels.items() for t in tables):
         return Outcome("reused", settings.table(makes[-1]), _figures(tables))
     outdated = {settings.table(key) for key, table, statement
                 in zip(makes, tables, statements, strict=True)
                 if table is not None and _must_go(cloud, table, statement)}
     for statement in statements if outdated else ():  # a cap must stop it before the deletion
-        _check_cap(cloud, estimate(cloud, statement.split("\nas\n", 1)[1]))
+        _check_cap(cloud, estimate(cloud, select_in(statement)))
     scanned = 0
     for number, statement in enumerate(statements, 1):
         name, _ = layout_in_sql(statement)
@@ -177,12 +185,35 @@ def build(cloud: Cloud, file: str) -> Outcome:
         scanned += _run(cloud, statement, f"{file}, statement {number} of {len(statements)}")
     if file == "01_prepare_bq":
         require_snapshot(cloud)
-    tables = [_stamp(cloud, key, fingerprint) for key in makes]
+    tables = [stamp(cloud, key, labels) for key in makes]
     figures = _figures(tables)
     if scanned:
         figures |= {"scanned_gb": round(scanned / 1e9, 3),
                     "usd_at_most": round(dollars(settings, scanned), 4)}
     return Outcome("created", settings.table(makes[-1]), figures)
+
+
+def fingerprint(settings: Settings, file: str) -> str:
+    """Changes with the SQL of sql/<file>.sql, its parameters and, for 01, the source."""
+    statements = render(file, settings)
+    used = _used(parameters(settings), " ".join(statements))
+    origin = [] if BUILDS[file][1] else [settings.thelook, _origin(settings)]
+    return settings.fingerprint(statements, used, origin)
+
+
+def expected_labels(cloud: Cloud, file: str) -> dict[str, str]:
+    """The labels that the tables of sql/<file>.sql have if nothing they depend on changed.
+
+    Raises:
+        Needed: an input is not built yet.
+    """
+    reads = BUILDS[file][1]
+    inputs = [built_at(cloud, key) for key in reads]
+    if None in inputs:
+        raise Needed(f"sql/{file}.sql reads {', '.join(reads)}, not all built yet",
+                     "the earlier stages", cloud.settings.rerun_command())
+    return {"fingerprint": fingerprint(cloud.settings, file),
+            "inputs": "-".join(inputs) or NOTHING, UNFINISHED: NOTHING}
 
 
 def require_snapshot(cloud: Cloud) -> None:
@@ -209,16 +240,15 @@ def forget(cloud: Cloud, *files: str) -> None:
     for key in [key for file in files for key in BUILDS[file][0]]:
         table = find_table(cloud, key)
         if table and "fingerprint" in table.labels:
-            table.labels = {**table.labels, "fingerprint": "none"}
-            cloud.bigquery.update_table(table, ["labels"])
+            set_labels(cloud, key, fingerprint=NOTHING)
 
 
-def estimate(cloud: Cloud, statement: str) -> int:
+def estimate(cloud: Cloud, statement: str, values: dict | None = None) -> int:
     """Bytes that one statement would scan, by a dry run (free). The local cloud says 0.
 
     No cap is sent: if BigQuery enforces it in a dry run, `_run` would not come to its message.
     """
-    config = job_config(cloud, statement, dry_run=True, use_query_cache=False)
+    config = job_config(cloud, statement, values, dry_run=True, use_query_cache=False)
     return cloud.bigquery.query(statement, job_config=config).total_bytes_processed or 0
 
 
@@ -227,14 +257,14 @@ def dollars(settings: Settings, scanned: int) -> float:
     return scanned / TIB * settings.costs.usd_per_tib_scanned
 
 
-def _run(cloud: Cloud, statement: str, what: str = "a statement") -> int:
+def _run(cloud: Cloud, statement: str, what: str = "a statement", **values: object) -> int:
     """Print what one statement will cost, and run it; the bytes of its estimate."""
-    scanned = estimate(cloud, statement)
+    scanned = estimate(cloud, statement, values)
     if scanned:
         print(f"  {what}: will scan {scanned / 1e9:.3f} GB, at most "
               f"${dollars(cloud.settings, scanned):.4f}; the first TiB a month is free", flush=True)
     _check_cap(cloud, scanned)
-    cloud.bigquery.query(statement, job_config=_capped(cloud, statement)).result()
+    cloud.bigquery.query(statement, job_config=_capped(cloud, statement, values)).result()
     return scanned
 
 
@@ -279,11 +309,10 @@ def _must_go(cloud: Cloud, table: bigquery.Table, statement: str) -> bool:
     return True
 
 
-def _stamp(cloud: Cloud, key: str, fingerprint: str) -> bigquery.Table:
+def stamp(cloud: Cloud, key: str, labels: dict[str, str]) -> bigquery.Table:
+    """Label one of our tables as built now, from what `expected_labels` said; the table."""
     table = cloud.bigquery.get_table(cloud.settings.table(key))
-    table.labels = {
-        **cloud.settings.labels, "fingerprint": fingerprint, "build": str(time.time_ns()),
-    }
+    table.labels = {**cloud.settings.labels, **labels, "build": str(time.time_ns())}
     return cloud.bigquery.update_table(table, ["labels"])
 
 
@@ -328,6 +357,32 @@ def grant_reader(cloud: Cloud, email: str) -> None:
     if entry not in dataset.access_entries:
         dataset.access_entries = [*dataset.access_entries, entry]
         cloud.bigquery.update_dataset(dataset, ["access_entries"])
+
+
+def source_changes(cloud: Cloud) -> dict:
+    """The row of sql/refresh/changes.sql, column -> value; None for NULL. Times are UTC."""
+    settings = cloud.settings
+    selects = {key: select_in(statement) for key, statement in zip(
+        BUILDS["01_prepare_bq"][0], render("01_prepare_bq", settings), strict=True)}
+    (statement,) = render("refresh/changes", settings, selects=selects)
+    (row,) = query(cloud, statement).to_dict("records")
+    return {name: None if pd.isna(value) else value for name, value in row.items()}
+
+
+def replace_snapshots(cloud: Cloud, first: datetime, last: datetime) -> int:
+    """Compute the snapshots from `first` to `last` by sql/02 and put them into features_customer,
+    in one MERGE; snapshots older than the history go. Returns the bytes of its estimate."""
+    (build_all,) = render("02_build_features", cloud.settings)
+    (statement,) = render(
+        "refresh/replace_snapshots", cloud.settings, built=select_in(build_all))
+    return _run(cloud, statement, "the due snapshots", snapshots_from=first, snapshots_until=last)
+
+
+def set_labels(cloud: Cloud, key: str, **labels: str) -> None:
+    """Add labels to one of our tables, or replace their values."""
+    table = cloud.bigquery.get_table(cloud.settings.table(key))
+    table.labels = {**table.labels, **labels}
+    cloud.bigquery.update_table(table, ["labels"])
 
 
 def load_source(cloud: Cloud) -> Outcome:
@@ -432,12 +487,7 @@ def query(cloud: Cloud, sql: str, **values: object) -> pd.DataFrame:
 
     values: query parameters (str, int, float, datetime, list of str).
     """
-    config = _capped(cloud, sql)
-    config.query_parameters = [
-        *config.query_parameters,
-        *(_parameter(name, value) for name, value in values.items()),
-    ]
-    rows = cloud.bigquery.query(sql, job_config=config).result()
+    rows = cloud.bigquery.query(sql, job_config=_capped(cloud, sql, values)).result()
     return rows.to_arrow(create_bqstorage_client=False).to_pandas()
 
 

@@ -5,6 +5,8 @@
 -- `returned_at <= T`. A customer who stops ordering still gets a row at each snapshot, with
 -- zeros, and NULL where a ratio has no denominator; otherwise the online store would go on
 -- serving the last week with an order.
+-- Built are the snapshots from snapshots_from to snapshots_until: all of them in a run, those
+-- that newer orders made due in a refresh (lib/refresh.py).
 create or replace table `{{ tables.features }}`
 partition by timestamp_trunc(feature_timestamp, day)
 cluster by customer_id
@@ -13,8 +15,13 @@ with orders as (
     select * from `{{ tables.raw_orders }}`
 ),
 
+-- The bounds are for BigQuery: it reads only the months that the snapshots need.
 order_items as (
-    select * from `{{ tables.raw_order_items }}`
+    select *
+    from `{{ tables.raw_order_items }}`
+    where
+        ordered_at > timestamp_sub(@snapshots_from, interval 90 day)
+        and ordered_at <= @snapshots_until
 ),
 
 products as (
@@ -25,11 +32,12 @@ users as (
     select * from `{{ tables.raw_users }}`
 ),
 
--- Snapshot dates count back from the newest order, never from today. They begin one step
--- before the first label date, which needs a snapshot at or before it, and end one horizon
--- after the last label date: the newest snapshot is the one served online.
+-- Snapshot dates count back from the newest order, never from today; in a refresh from
+-- snapshots_until, so that they go on at the same steps. They begin one step before the first
+-- label date, which needs a snapshot at or before it, and end one horizon after the last label
+-- date: the newest snapshot is the one served online.
 last_day as (
-    select date(max(ordered_at)) as last_date from orders
+    select least(date(max(ordered_at)), date(@snapshots_until)) as last_date from orders
 ),
 
 spine as (
@@ -39,7 +47,9 @@ spine as (
         date_sub(last_date, interval (@history_days + @horizon_days + @step_days) day),
         last_date
     )) as snapshot_date
-    where mod(date_diff(last_date, snapshot_date, day), @step_days) = 0
+    where
+        mod(date_diff(last_date, snapshot_date, day), @step_days) = 0
+        and snapshot_date >= date(@snapshots_from)
 ),
 
 -- An order is the customer's newest one from its own time until that of the next order, so

@@ -139,7 +139,7 @@ measured as (
         'days_from_last_snapshot_to_last_order',
         date_diff(orders_summary.last_date, features_summary.last_date, day),
         0,
-        0
+        @step_days - 1
     from orders_summary
     cross join features_summary
 {%- for feature in features %}

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from bqemulator.api.dependencies import AppContext
 from bqemulator.config import LogLevel, PersistenceMode, Settings
 from bqemulator.domain.errors import InvalidQueryError
+from bqemulator.domain.events import TableDataChanged
 from bqemulator.grpc_api import read_servicer
 from bqemulator.jobs import executor
+from bqemulator.versioning.snapshots import SnapshotManager
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
@@ -46,10 +48,17 @@ def _load_json(path: str, target: str, context: AppContext) -> None:
     _COPY_JSON(path, target, context)
 
 
+def _record_change(manager: SnapshotManager, *table: str) -> None:
+    """After DML or a load: publish the change. bqemulator also copies the whole table, for time
+    travel, which is off here: one new week of features would cost a copy of all weeks."""
+    manager._events.publish(TableDataChanged(*table))
+
+
 # bqemulator has no hooks: its server finds its parts under these names when it starts.
 _COPY_JSON = executor._LOAD_FORMAT_HANDLERS["NEWLINE_DELIMITED_JSON"]
 bqemulator.server.create_app = bigquery_http.create_app
 read_servicer.BigQueryReadHandler = bigquery_results.ReadHandler
+SnapshotManager.record_change = _record_change
 executor._LOAD_FORMAT_HANDLERS |= {
     "PARQUET": _load_parquet, "NEWLINE_DELIMITED_JSON": _load_json}
 

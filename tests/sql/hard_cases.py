@@ -77,14 +77,19 @@ def make_source() -> dict[str, list[dict]]:
     return {"users": users, "orders": orders, "order_items": items, "products": products}
 
 
-def build(cloud, source, folder, horizon):
-    """Write `source` as an export; load and build everything in a fresh dataset."""
+def write(source, folder):
+    """Write `source` as an export."""
     for name, rows in source.items():
         frame = pd.DataFrame(rows)
         for column in frame.columns.intersection(["created_at", "returned_at"]):
             frame[column] = pd.to_datetime(frame[column], utc=True).astype("datetime64[us, UTC]")
         frame.to_parquet(folder / f"{name}.parquet")
-    overrides = {**OVERRIDES, "source": str(folder), "label": {
+
+
+def build(cloud, source, folder, horizon, app=OVERRIDES["app"]):
+    """Write `source` as an export; load and build everything in a fresh dataset."""
+    write(source, folder)
+    overrides = {**OVERRIDES, "app": app, "source": str(folder), "label": {
         **OVERRIDES["label"], "horizon_days": horizon}}
     settings = short(config.load(target="local", env="dev", overrides=overrides))
     there = dataclasses.replace(cloud, settings=settings)

@@ -100,6 +100,10 @@ def send_everything(cloud):
     warehouse.orders_after(cloud, "2026-07-03")
     for file in warehouse.BUILDS:
         warehouse.build(cloud, file)
+    warehouse.source_changes(cloud)
+    warehouse.replace_snapshots(cloud, *2 * [datetime(2026, 3, 10, tzinfo=UTC)])
+    lookups.newest_label(cloud)
+    lookups.rows_since(cloud, datetime(2026, 3, 10, tzinfo=UTC))
     warehouse.run_checks(cloud)
     warehouse.require_snapshot(cloud)
     remedies.label_dates(cloud)
@@ -132,8 +136,8 @@ def analyzed(google, gcp):
         for table in [t for t in analyzer.made if t.startswith(f"{gcp.dataset}_{name}.")]:
             del analyzer.made[table], analyzer.tables[table]
 
-    def render(file, settings):
-        statements = real_render(file, settings)
+    def render(file, settings, **names):
+        statements = real_render(file, settings, **names)
         analyzer.rendered.setdefault(file, set()).update(statements)
         return statements
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from datetime import UTC
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pandas as pd
@@ -16,7 +16,7 @@ from tests.sql.hard_cases import build, make_source, short
 # 4 in 100 customers of theLook, and 6 weeks of labels: a few seconds in the reference engine.
 THELOOK = {**SMALL, "app": "engine", "snapshots": {"sample_percent": 4}}
 QUERY = re.compile(r"create or replace table `([^`]+)`.*?\nas\n(.*)", re.DOTALL)
-KINDS = {int: "INT64", float: "FLOAT64"}
+KINDS = {int: "INT64", float: "FLOAT64", datetime: "TIMESTAMP"}
 REQUEST = {"customer_id": "STRING", "feature_timestamp": "TIMESTAMP"}
 
 

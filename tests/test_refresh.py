@@ -1,0 +1,251 @@
+"""A refresh equals a rebuild to the bit, wherever it was killed; what it cannot do is refused."""
+
+import copy
+import dataclasses
+from datetime import timedelta
+
+import pandas as pd
+import pytest
+
+from lib import config, lookups, refresh, warehouse
+from lib.errors import Needed
+from tests.sql import hard_cases
+from tests.sql.hard_cases import DAY, LAST, MIDNIGHT
+
+KEYS = {
+    "raw_users": ["customer_id"], "raw_orders": ["order_id"], "raw_order_items": ["order_item_id"],
+    "raw_products": ["product_id"], "features": ["feature_timestamp", "customer_id"]}
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return hard_cases.make_source()
+
+
+@pytest.fixture
+def shop(cloud, source, tmp_path):
+    """The tables of a small shop, built a week ago."""
+    settings = hard_cases.short(config.load(target="local", env="dev", overrides={
+        **hard_cases.OVERRIDES, "app": "refresh", "source": str(tmp_path)}))
+    there = dataclasses.replace(cloud, settings=settings)
+    there.bigquery.delete_dataset(settings.dataset, delete_contents=True, not_found_ok=True)
+    warehouse.create_dataset(there)
+    load(there, source)
+    warehouse.build(there, "01_prepare_bq")
+    warehouse.build(there, "02_build_features")
+    return there
+
+
+def load(shop, source):
+    hard_cases.write(source, shop.settings.source_folder)
+    warehouse.load_source(shop)
+
+
+def order(source, user, at, returned=None, price=12.5):
+    """One more order of one item."""
+    number = max(o["order_id"] for o in source["orders"]) + 1
+    source["orders"].append({"order_id": number, "user_id": user, "created_at": at})
+    source["order_items"].append({
+        "id": max(i["id"] for i in source["order_items"]) + 1, "order_id": number,
+        "user_id": user, "product_id": 1 + user % 12, "sale_price": price,
+        "returned_at": returned})
+
+
+def grown(source, days=7):
+    """The same shop so many days later: new orders, a new customer, and what came back."""
+    source = copy.deepcopy(source)
+    source["users"].append({"id": 81, "created_at": LAST + DAY})
+    for user in (1, 2, 3, 4, 5, 66, 76, 81):
+        order(source, user, LAST + DAY + user * HOUR / 8)
+    order(source, 6, LAST + days * DAY - HOUR, returned=LAST + days * DAY)
+    kept = [i for i in source["order_items"] if i["returned_at"] is None]
+    for item in kept[-4:]:
+        item["returned_at"] = LAST + 2 * DAY
+    return source
+
+
+def late(source):
+    """What the shop forgot to record: two orders of 9 and of 20 days ago, one with a return."""
+    source = grown(source)
+    order(source, 7, MIDNIGHT - 9 * DAY)
+    order(source, 66, MIDNIGHT - 20 * DAY, returned=MIDNIGHT - 15 * DAY)
+    return source
+
+
+def corrected(source):
+    """An order of 12 days ago was none, and another one had another price."""
+    source = grown(source)
+    order(source, 8, MIDNIGHT - 12 * DAY)
+    recent = [o for o in source["orders"] if MIDNIGHT - 50 * DAY < o["created_at"] < MIDNIGHT]
+    gone, dearer = recent[0]["order_id"], recent[1]["order_id"]
+    source["orders"] = [o for o in source["orders"] if o["order_id"] != gone]
+    source["order_items"] = [i for i in source["order_items"] if i["order_id"] != gone]
+    for item in source["order_items"]:
+        item["sale_price"] += 0.1 * (item["order_id"] == dearer)
+    return source
+
+
+def run(shop, source):
+    """Refresh from this source; the figures of the snapshots."""
+    load(shop, source)
+    return refresh.snapshots(shop).figures
+
+
+def tables(shop):
+    return {key: warehouse.read_table(shop, key).sort_values(by, ignore_index=True)
+            for key, by in KEYS.items()}
+
+
+def rebuilt(shop):
+    """The same tables, made anew."""
+    refresh.rebuild(shop)
+    return tables(shop)
+
+
+def assert_equal(found, wanted):
+    for key in KEYS:
+        assert len(wanted[key]) > 10
+        pd.testing.assert_frame_equal(found[key], wanted[key], check_exact=True, obj=key)
+
+
+@pytest.mark.parametrize("change, added, again", [(grown, 1, 0), (late, 1, 3), (corrected, 1, 8)])
+def test_a_refresh_equals_a_rebuild(shop, source, change, added, again):
+    before = tables(shop)["features"]
+    figures = run(shop, change(source))
+    assert figures["snapshots added"] == added
+    assert figures["computed again"] == again or change is corrected
+    found = tables(shop)
+    newest = found["features"]["feature_timestamp"]
+    assert newest.max() == pd.Timestamp(MIDNIGHT + 7 * DAY)
+    assert newest.min() == before["feature_timestamp"].min() + 7 * DAY
+    assert figures["rows"] == sum(newest > newest.max() - (added + figures["computed again"])
+                                  * 7 * DAY)
+    assert warehouse.build(shop, "01_prepare_bq").status == "reused"
+    assert warehouse.build(shop, "02_build_features").status == "reused"
+    assert_equal(found, rebuilt(shop))
+
+
+def test_a_second_refresh_does_nothing(shop, source):
+    run(shop, late(source))
+    builds = {key: warehouse.built_at(shop, key) for key in KEYS}
+    found = refresh.snapshots(shop)
+    assert (found.status, found.figures["snapshots added"]) == ("reused", 0)
+    assert found.figures["next snapshot"] == "2026-03-24"
+    assert builds == {key: warehouse.built_at(shop, key) for key in KEYS}
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+STEPS = ("set_labels", "forget", "build", "replace_snapshots", "stamp")
+
+
+def test_killed_at_any_step_the_next_refresh_completes_it(shop, source, monkeypatch):
+    """Five weeks, each with late orders, and in each the refresh is killed after another step
+    (`stamp`: after the first of the copied tables). The snapshots of all of them are in the history
+    that the rebuild makes at the end."""
+    source = copy.deepcopy(source)
+    for week, step in enumerate(STEPS, 1):
+        for user in range(1, 9):
+            order(source, user, LAST + (7 * week - 4) * DAY + user * HOUR / 8)
+        order(source, 9, LAST + 7 * week * DAY - HOUR)
+        order(source, 10, MIDNIGHT + (7 * week - 30) * DAY, returned=LAST + 7 * (week - 2) * DAY)
+        real = getattr(warehouse, step)
+
+        def killed(*arguments, real=real, **named):
+            real(*arguments, **named)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(warehouse, step, killed)
+            with pytest.raises(Killed):
+                run(shop, source)
+        figures = refresh.snapshots(shop).figures
+        assert (figures["snapshots added"], figures["computed again"]) in [(1, 4), (0, 5)], step
+        assert lookups.newest_snapshot(shop) == MIDNIGHT + 7 * week * DAY
+    assert_equal(tables(shop), rebuilt(shop))
+
+
+def test_a_run_after_a_killed_refresh_builds_everything_again(shop, source, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(warehouse, "replace_snapshots", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(shop, late(source))
+    assert warehouse.build(shop, "02_build_features").status == "created"
+    found = tables(shop)
+    assert refresh.snapshots(shop).status == "reused"
+    assert_equal(found, rebuilt(shop))
+
+
+def test_snapshots_keep_their_weekday_when_the_orders_end_on_another(shop, source):
+    assert run(shop, grown(source, days=3))["snapshots added"] == 0
+    assert lookups.newest_snapshot(shop) == MIDNIGHT
+    assert run(shop, grown(source, days=17))["snapshots added"] == 2
+    assert lookups.newest_snapshot(shop) == MIDNIGHT + 14 * DAY
+    found = tables(shop)["features"]
+    # As a run would have built them on that day.
+    load(shop, grown(source, days=14))
+    wanted = rebuilt(shop)["features"]
+    early = MIDNIGHT + 13 * DAY  # the one order of these sources that differs is later
+    assert len(wanted) == len(found)
+    pd.testing.assert_frame_equal(
+        found[found["feature_timestamp"] < early], wanted[wanted["feature_timestamp"] < early],
+        check_exact=True)
+
+
+def test_what_became_due_for_training_is_reported(shop, source):
+    assert refresh.labels(shop, MIDNIGHT).figures["newest label date"] == "none"
+    warehouse.build(shop, "03_build_labels_churn")
+    assert refresh.labels(shop, MIDNIGHT).value is False
+    run(shop, grown(source))
+    found = refresh.labels(shop, MIDNIGHT + 7 * DAY)
+    assert found.value is True
+    assert found.figures == {"newest label date": "2026-01-09", "complete up to": "2026-01-16"}
+
+
+def renumbered(source):
+    """The public theLook of the next day: other orders, under the same numbers."""
+    source = copy.deepcopy(source)
+    for row in source["orders"]:
+        row["user_id"] = 1 + (row["user_id"] + 20) % 60
+    return source
+
+
+def ancient(source):
+    source = grown(source)
+    order(source, 1, MIDNIGHT - 70 * DAY)
+    return source
+
+
+def cut(source):
+    source = copy.deepcopy(source)
+    kept = {o["order_id"] for o in source["orders"] if o["created_at"] < MIDNIGHT - 2 * DAY}
+    for table in ("orders", "order_items"):
+        source[table] = [row for row in source[table] if row["order_id"] in kept]
+    return source
+
+
+@pytest.mark.parametrize("change, cause", [
+    (renumbered, "it was replaced, and did not grow"),
+    (ancient, "the source changed from 2025-12-30 on"),
+    (cut, "the source lost its newest orders"),
+], ids=["another source", "long ago", "lost orders"])
+def test_what_needs_a_rebuild_is_refused_and_changes_nothing(shop, source, change, cause):
+    before = tables(shop)
+    with pytest.raises(Needed, match=cause) as refused:
+        run(shop, change(source))
+    assert "lib.refresh" in refused.value.command and "--rebuild" in refused.value.command
+    assert_equal(tables(shop), before)
+
+
+def test_features_of_another_definition_or_none_are_refused(shop, source):
+    step = shop.settings.snapshots.model_copy(update={"history_days": 35})
+    other = dataclasses.replace(
+        shop, settings=shop.settings.model_copy(update={"snapshots": step}))
+    with pytest.raises(Needed, match="must all be of one definition"):
+        refresh.snapshots(other)
+    shop.bigquery.delete_table(shop.settings.table("features"))
+    with pytest.raises(Needed, match="not built yet"):
+        refresh.snapshots(shop)
