@@ -13,6 +13,7 @@ from matplotlib.patches import FancyBboxPatch
 from lib import endpoint, feature_store, model_registry, warehouse
 from lib.charts import style
 from lib.cloud import Cloud
+from lib.language import mark, tr
 from lib.stages import short
 
 
@@ -67,11 +68,11 @@ def _read_tables(cloud: Cloud, found: Lineage) -> None:
         table = warehouse.find_table(cloud, kind)
         if table is None:
             continue
-        facts = (f"{table.num_rows:,} rows", f"by sql/{build[:2]}")
+        facts = (tr("{rows:,} rows", rows=table.num_rows), tr("by sql/{file}", file=build[:2]))
         found.nodes[kind] = LineageNode(kind, table.table_id, facts)
         reads = warehouse.BUILDS[build][1]
         for origin in dict.fromkeys("sources" if r in sources else r for r in reads):
-            label = "point-in-time" if (origin, kind) == ("features", "train") else ""
+            label = tr("point-in-time") if (origin, kind) == ("features", "train") else ""
             found.edges.append((origin, kind, label))
 
 
@@ -81,9 +82,10 @@ def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
     except NotFound:
         return
     features = list(cloud.registry.list_features(parent=group.name))
-    dense = "dense: newest row" if group.big_query.dense else "sparse: newest non-null values"
+    dense = tr("dense: newest row") if group.big_query.dense else tr(
+        "sparse: newest non-null values")
     found.nodes["group"] = LineageNode(
-        "group", short(group.name), (f"{len(features)} features", dense))
+        "group", short(group.name), (tr("{count} features", count=len(features)), dense))
     if group.big_query.big_query_source.input_uri == f"bq://{cloud.settings.table('features')}":
         found.edges.append(("features", "group", ""))
     try:
@@ -103,8 +105,10 @@ def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
 def _nodes(store) -> str:
     scaling = store.bigtable.auto_scaling
     least, most = scaling.min_node_count, scaling.max_node_count
-    count = f"{least}" if least == most else f"{least} to {most}"
-    return f"Bigtable, {count} node{'s' * (most > 1)}"
+    if most == 1:
+        return tr("Bigtable, 1 node")
+    return (tr("Bigtable, {nodes} nodes", nodes=most) if least == most else
+            tr("Bigtable, {least} to {most} nodes", least=least, most=most))
 
 
 def _add_sync(cloud: Cloud, found: Lineage) -> None:
@@ -112,8 +116,8 @@ def _add_sync(cloud: Cloud, found: Lineage) -> None:
     done = [s for s in feature_store.list_syncs(cloud)
             if s.final_status.code == 0 and s.sync_summary.row_synced]
     node = found.nodes["store"]
-    facts = ("never synced",) if not done else (
-        f"{done[0].sync_summary.row_synced:,} rows synced",
+    facts = (tr("never synced"),) if not done else (
+        tr("{rows:,} rows synced", rows=done[0].sync_summary.row_synced),
         f"{done[0].run_time.end_time.ToDatetime():%Y-%m-%d %H:%M} UTC")
     found.nodes["store"] = LineageNode(node.kind, node.name, node.facts + facts)
 
@@ -121,8 +125,9 @@ def _add_sync(cloud: Cloud, found: Lineage) -> None:
 def _read_serving(cloud: Cloud, found: Lineage) -> None:
     model = model_registry.find(cloud)
     if model is not None:
-        facts = (f"version {model.version_id}, {model.labels.get('model_type', 'model')}",
-                 f"model {short(model.name)}")
+        facts = (tr("version {version}, {type}", version=model.version_id,
+                    type=model.labels.get("model_type", "model")),
+                 tr("model {id}", id=short(model.name)))
         found.nodes["model"] = LineageNode("model", model.display_name, facts)
         # The description of the version names the table that it was trained on.
         if f" {cloud.settings.table('train')}, " in f"{model.version_description}, ":
@@ -131,9 +136,10 @@ def _read_serving(cloud: Cloud, found: Lineage) -> None:
     if service is None:
         return
     deployed = service.deployed_models
-    versions = ", ".join(sorted(d.model_version_id for d in deployed)) or "none"
+    versions = ", ".join(sorted(d.model_version_id for d in deployed)) or tr("none")
     found.nodes["endpoint"] = LineageNode("endpoint", service.display_name, (
-        f"serves version {versions}", f"endpoint {short(service.name)}"))
+        tr("serves version {version}", version=versions),
+        tr("endpoint {id}", id=short(service.name))))
     if model is not None and any(endpoint.serves(d, model) for d in deployed):
         found.edges.append(("model", "endpoint", ""))
 
@@ -141,11 +147,15 @@ def _read_serving(cloud: Cloud, found: Lineage) -> None:
 # -- drawing ---------------------------------------------------------------------------------
 
 BOXES = {  # kind: (column, row from the bottom, title, fill)
-    "sources": (0, 0.5, "Source tables", style.PALE),
-    "features": (1, 0, "Feature table", "white"), "labels": (1, 1, "Label table", "white"),
-    "group": (2, 0, "Feature Group", "#CDEBE1"), "train": (2, 1, "Training table", "white"),
-    "view": (3, 0, "Feature View", "#CDEBE1"), "model": (3, 1, "Model Registry", "#CFE4F2"),
-    "store": (4, 0, "Online Store", "#CDEBE1"), "endpoint": (4, 1, "Endpoint", "#CFE4F2"),
+    "sources": (0, 0.5, mark("Source tables"), style.PALE),
+    "features": (1, 0, mark("Feature table"), "white"),
+    "labels": (1, 1, mark("Label table"), "white"),
+    "group": (2, 0, mark("Feature Group"), "#CDEBE1"),
+    "train": (2, 1, mark("Training table"), "white"),
+    "view": (3, 0, mark("Feature View"), "#CDEBE1"),
+    "model": (3, 1, mark("Model Registry"), "#CFE4F2"),
+    "store": (4, 0, mark("Online Store"), "#CDEBE1"),
+    "endpoint": (4, 1, mark("Endpoint"), "#CFE4F2"),
 }
 WIDE, HIGH, GAP, RISE = 1.92, 1.26, 0.31, 2.0  # inches: a box, and the space between boxes
 LARGEST = 10.5  # font size in points
@@ -157,8 +167,8 @@ def lineage(found: Lineage) -> style.Chart:
     if not found.nodes:
         raise ValueError("nothing to draw: no resource exists")
     figure, axes = style.new_figure(
-        finding(found), f"Read from the live resources in {found.place}. Top: how the model is "
-        "made. Bottom: how the values it gets are made", 5.1)
+        finding(found), tr("Read from the live resources in {place}. Top: how the model is made. "
+                           "Bottom: how the values it gets are made", place=found.place), 5.1)
     figure.set_layout_engine("none")
     axes.set(xlim=(0, 11), ylim=(-0.95, RISE + 0.75), position=(0.005, 0, 0.99, 3.95 / 5.1))
     axes.set_axis_off()
@@ -172,13 +182,14 @@ def finding(found: Lineage) -> str:
     """One sentence on what the arrows show."""
     missing = [kind for kind in BOXES if kind not in found.nodes]
     if missing:
-        return f"{len(found.nodes)} of {len(BOXES)} resources exist; not created yet: " + ", ".join(
-            BOXES[kind][2] for kind in missing)
+        return tr("{existing} of {all} resources exist; not created yet: {missing}",
+                  existing=len(found.nodes), all=len(BOXES),
+                  missing=", ".join(tr(BOXES[kind][2]) for kind in missing))
     name = found.nodes["features"].name
     if all("features" in found.origins(kind) for kind in ("endpoint", "store")):
-        return f"The model and the values it gets both come from {name}"
-    apart = [BOXES[k][2] for k in ("endpoint", "store") if "features" not in found.origins(k)]
-    return f"Not traced back to {name}: {' and '.join(apart)}"
+        return tr("The model and the values it gets both come from {table}", table=name)
+    apart = [tr(BOXES[k][2]) for k in ("endpoint", "store") if "features" not in found.origins(k)]
+    return tr("Not traced back to {table}: {apart}", table=name, apart=", ".join(apart))
 
 
 def _middle(kind: str) -> tuple[float, float]:
@@ -193,7 +204,7 @@ def _box(axes: Axes, node: LineageNode) -> FancyBboxPatch:
                          "round,pad=0,rounding_size=0.08", fc=fill, ec=style.GREY)
     axes.add_patch(box)
     facts = min([_size(fact, 0.59) for fact in node.facts] or [LARGEST])
-    lines = [(title, LARGEST, "normal"), (node.name, _size(node.name, 0.67), "bold"),
+    lines = [(tr(title), LARGEST, "normal"), (node.name, _size(node.name, 0.67), "bold"),
              *((fact, facts, "normal") for fact in node.facts)]
     for row, (text, size, weight) in enumerate(lines):
         axes.text(x, y + (len(lines) / 2 - row - 0.5) * 0.225, text, size=size, weight=weight,
@@ -203,7 +214,7 @@ def _box(axes: Axes, node: LineageNode) -> FancyBboxPatch:
 
 def _size(text: str, width: float) -> float:
     """Font size at which a line fits its box; `width`: of a letter, as a share of its height."""
-    return min(LARGEST, round(72 * (WIDE - 0.14) / (width * len(text)), 1))
+    return min(LARGEST, round(72 * (WIDE - 0.14) / (width * style.letters(text)), 1))
 
 
 def _arrow(axes: Axes, start: str, end: str, label: str, boxes: dict) -> None:

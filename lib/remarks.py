@@ -6,6 +6,7 @@ shown as an output of the cell that it explains.
 
 from lib import show
 from lib.config import Settings
+from lib.language import tr
 
 THELOOK = {
     "snapshot":
@@ -57,4 +58,4 @@ def on(settings: Settings, subject: str) -> show.Shown | None:
     """
     known = THELOOK[subject]
     sentence = known if settings.is_thelook else OTHER.get(subject)
-    return show.note(sentence) if sentence else None
+    return show.note(tr(sentence)) if sentence else None

@@ -16,10 +16,11 @@ from lib import endpoint, errors, feature_store, predict
 from lib.charts import walk as charts
 from lib.charts.style import Chart
 from lib.config import ENTITY
+from lib.language import mark, tr
 
 # Set by Jupyter's server for the kernels of its notebooks, but not by papermill or nbval.
 SESSION_VARIABLE = "JPY_SESSION_NAME"
-NO_CONTROLS = "(Here are controls to choose a customer: run this cell in JupyterLab.)"
+NO_CONTROLS = mark("(Here are controls to choose a customer: run this cell in JupyterLab.)")
 
 
 def attended(run_dir: str = "") -> bool:
@@ -67,23 +68,26 @@ class Panel:
         try:
             found = [self._predictor.predict(customer) for customer in customers]
         except (feature_store.EntityNotServed, endpoint.NotDeployed) as error:
-            return f"<b>No answer.</b> {escape(str(error))}", None
+            return tr("<b>No answer.</b> {error}", error=escape(str(error))), None
         except Exception as error:
             explained = errors.explain(error, "07_online_predict",
                                        f"customer {', '.join(customers)}",
                                        self._predictor.cloud.settings) or error
-            return f"<b>Failed.</b> <pre>{escape(str(explained))}</pre>", None
+            return tr("<b>Failed.</b> <pre>{error}</pre>", error=escape(str(explained))), None
         return "<br>".join(map(self._line, found)), self._card(found)
 
     def _line(self, answer: predict.Prediction) -> str:
         stamp = answer.feature_timestamp
-        line = (f"Customer <b>{escape(answer.customer_id)}</b>: churn probability "
-                f"<b>{answer.churn_probability:.1%}</b>. Features as of "
-                f"{f'{stamp:%Y-%m-%d}' if stamp else 'unknown'}, fetched in "
-                f"{answer.fetch_ms:.0f} ms, predicted in {answer.predict_ms:.0f} ms.")
+        line = tr("Customer <b>{customer}</b>: churn probability <b>{probability:.1%}</b>. "
+                  "Features as of {time}, fetched in {fetch:.0f} ms, predicted in {predict:.0f} "
+                  "ms.",
+                  customer=escape(answer.customer_id), probability=answer.churn_probability,
+                  time=f"{stamp:%Y-%m-%d}" if stamp else tr("unknown"),
+                  fetch=answer.fetch_ms, predict=answer.predict_ms)
         if answer.customer_id not in set(self._peers[ENTITY]):
-            line += (f" <b>No order in the last {self._active_days} days</b>: the model was not "
-                     "trained on such customers, and the base rate does not count them.")
+            line += " " + tr(
+                "<b>No order in the last {days} days</b>: the model was not trained on such "
+                "customers, and the base rate does not count them.", days=self._active_days)
         return line
 
     def _card(self, answers: Sequence[predict.Prediction]) -> Chart:
@@ -101,7 +105,7 @@ class Panel:
         """Jupyter calls it where a cell ends with a Panel."""
         shown = display(self.picture, display_id=True)
         # The text is for where controls cannot be shown; the widget's own would be its code.
-        display({**self.controls(shown.update)._repr_mimebundle_(), "text/plain": NO_CONTROLS},
+        display({**self.controls(shown.update)._repr_mimebundle_(), "text/plain": tr(NO_CONTROLS)},
                 raw=True)
 
     def controls(self, replace):
@@ -112,17 +116,18 @@ class Panel:
         style = {"layout": {"width": "300px"}, "style": {"description_width": "90px"}}
         both = tuple(answer.customer_id for answer in extremes(self._answers))
         pick = widgets.Dropdown(
-            options=[("lowest and highest", both)] + [
+            options=[(tr("lowest and highest"), both)] + [
                 (answer.customer_id, (answer.customer_id,)) for answer in self._answers],
             description="customer_id", **style)
-        typed = widgets.Text(placeholder="any customer_id, then Enter", description="or type",
-                             continuous_update=False, **style)
-        button = widgets.Button(description="Fetch and predict", icon="refresh",
+        typed = widgets.Text(placeholder=tr("any customer_id, then Enter"),
+                             description=tr("or type"), continuous_update=False, **style)
+        button = widgets.Button(description=tr("Fetch and predict"), icon="refresh",
                                 layout={"width": "auto"})
         message = widgets.HTML("<br>".join(map(self._line, extremes(self._answers))))
 
         def show(customers: Sequence[str]) -> None:
-            message.value = f"predicting for customer {escape(', '.join(customers))} ..."
+            message.value = tr("predicting for customer {customers} ...",
+                               customers=escape(", ".join(customers)))
             button.disabled = True
             message.value, self.picture = self.ask(customers)
             button.disabled = False

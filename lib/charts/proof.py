@@ -35,26 +35,27 @@ from lib.charts.style import (
     ticks,
     to_times,
 )
-from lib.language import tr
+from lib.language import mark, tr
 from lib.show import Shown, note, number
 
 # outcome: colour, marker in the legend, corners of its sign in a cell of 1 by 1, meaning.
 SIGNS = {
-    "equal": (SKY, "_", [(-0.42, -0.07), (0.42, -0.07), (0.42, 0.07), (-0.42, 0.07)], "equal"),
+    "equal": (SKY, "_", [(-0.42, -0.07), (0.42, -0.07), (0.42, 0.07), (-0.42, 0.07)],
+              mark("equal")),
     "different": (ORANGE, "s", [(-0.42, -0.4), (0.42, -0.4), (0.42, 0.4), (-0.42, 0.4)],
-                  "different value"),
+                  mark("different value")),
     "null_offline": (BROWN, "^", [(-0.45, 0.4), (0.45, 0.4), (0, -0.4)],
-                     "a value instead of NULL"),
+                     mark("a value instead of NULL")),
     "null_online": (GREEN, "v", [(-0.45, -0.4), (0.45, -0.4), (0, 0.4)],
-                    "NULL instead of a value"),
+                    mark("NULL instead of a value")),
     "missing": (INK, "|", [(-0.15, -0.45), (0.15, -0.45), (0.15, 0.45), (-0.15, 0.45)],
-                "nothing served"),
+                mark("nothing served")),
 }
 MODELS = [  # key, name, colour and marker of a row
-    ("promised", "naive join:\npromised by its test", ORANGE, "o"),
-    ("kept", "naive join:\nseen in production", ORANGE, "X"),
-    ("honest", "point-in-time join:\npromised and seen", BLUE, "s"),
-    ("chance", "chosen at random", GREY, "D")]
+    ("promised", mark("naive join:\npromised by its test"), ORANGE, "o"),
+    ("kept", mark("naive join:\nseen in production"), ORANGE, "X"),
+    ("honest", mark("point-in-time join:\npromised and seen"), BLUE, "s"),
+    ("chance", mark("chosen at random"), GREY, "D")]
 
 
 def _left_out() -> Shown:
@@ -71,11 +72,12 @@ def leakage_promise(value: Mapping) -> Chart:
     areas = {**areas, "chance": dict.fromkeys(("value", "low", "high"), 0.5)}
     promised, kept, honest, chance = (orders[key]["value"] for key, *_ in MODELS)
     figure, (left, right) = new_figure(
-        f"Of 1,000 contacted customers the naive notebook promises {promised:,.0f} orders; "
-        f"production would see {kept:,.0f} (point-in-time model: {honest:,.0f}; "
-        f"at random: {chance:,.0f})",
-        f"{value['customers']:,} customers in the test weeks; line: 95% interval, from the spread "
-        f"of {value['groups']} groups of customers", 4.4, 1, 2, sharey=True, width_ratios=[1.25, 1])
+        tr("Of 1,000 contacted customers the naive notebook promises {promised:,.0f} orders; "
+           "production would see {kept:,.0f} (point-in-time model: {honest:,.0f}; at random: "
+           "{chance:,.0f})", promised=promised, kept=kept, honest=honest, chance=chance),
+        tr("{customers:,} customers in the test weeks; line: 95% interval, from the spread of "
+           "{groups} groups of customers", customers=value["customers"], groups=value["groups"]),
+        4.4, 1, 2, sharey=True, width_ratios=[1.25, 1])
     for row, (key, _, colour, marker) in enumerate(MODELS):
         for axes, found, digits in ((left, orders[key], ",.0f"), (right, areas[key], ".3f")):
             axes.hlines(row, found["low"], found["high"], color=colour, linewidth=4)
@@ -84,11 +86,11 @@ def leakage_promise(value: Mapping) -> Chart:
         left.barh(row, orders[key]["value"], height=0.55, color=colour, alpha=0.3)
         left.plot(orders[key]["value"], row, "|", color=colour, ms=16, mew=3)
         right.plot(areas[key]["value"], row, marker, color=colour, ms=13, mec="white")
-    row_names(left, [name for _, name, *_ in MODELS])
+    row_names(left, [tr(name) for _, name, *_ in MODELS])
     left.set(xlim=(0, 1.22 * max(found["high"] for found in orders.values())),
-             xlabel="orders of 1,000 contacted customers")
+             xlabel=tr("orders of 1,000 contacted customers"))
     top = max(found["high"] for found in areas.values())
-    right.set(xlim=(0.48, top + 0.09), xlabel="test ROC-AUC (0.5: guessing)")
+    right.set(xlim=(0.48, top + 0.09), xlabel=tr("test ROC-AUC (0.5: guessing)"))
     for axes in (left, right):
         ticks(axes, x=6)
     return figure
@@ -139,10 +141,11 @@ def leaking_columns(columns: DataFrame) -> Chart:
         columns, "columns", "feature", "differs", "honest_roc_auc", "naive_roc_auc", "gain")
     worst, leaks = columns.iloc[0], columns["gain"] >= 0.05
     figure, axes = new_figure(
-        f"{leaks.sum()} of {len(columns)} columns leak; alone, {worst['feature']} scores "
-        f"{worst['naive_roc_auc']:.2f} with the future and {worst['honest_roc_auc']:.2f} without",
-        "ROC-AUC of one column alone, over the same label rows (square: as known at the time, "
-        "dot: naive join)", 1.8 + 0.38 * len(columns))
+        tr("{leaking} of {columns} columns leak; alone, {worst} scores {naive:.2f} with the future "
+           "and {honest:.2f} without", leaking=leaks.sum(), columns=len(columns),
+           worst=worst["feature"], naive=worst["naive_roc_auc"], honest=worst["honest_roc_auc"]),
+        tr("ROC-AUC of one column alone, over the same label rows (square: as known at the time, "
+           "dot: naive join)"), 1.8 + 0.38 * len(columns))
     for row, column in enumerate(columns.itertuples()):
         colour = ORANGE if leaks.iloc[row] else GREY
         axes.hlines(row, column.honest_roc_auc, column.naive_roc_auc, color=colour, linewidth=3)
@@ -151,10 +154,11 @@ def leaking_columns(columns: DataFrame) -> Chart:
         end = max(column.naive_roc_auc, column.honest_roc_auc)
         annotate(axes, f"{column.gain:+.2f}", (end, row), 11, va="center_baseline", color=colour)
         annotate(axes, f"{column.differs:.0%}", (0.875, row), va="center_baseline", ha="right")
-    annotate(axes, "label rows with\nanother value", (0.875, -0.55), 0, 4, ha="right", color=GREY)
+    annotate(axes, tr("label rows with\nanother value"), (0.875, -0.55), 0, 4, ha="right",
+             color=GREY)
     axes.axvline(0.5, **BASE)
     row_names(axes, columns["feature"])
-    axes.set(xlim=(0.48, 0.88), xlabel="ROC-AUC of the column alone (0.5: no information)")
+    axes.set(xlim=(0.48, 0.88), xlabel=tr("ROC-AUC of the column alone (0.5: no information)"))
     ticks(axes, x=8)
     return figure
 
@@ -166,19 +170,24 @@ def naive_timeline(example: Mapping) -> Chart | Shown:
     example: of lib.proof.leakage.timeline.
     """
     if lacks := example.get("lacks"):
-        return note(f"No chart: these data lack {lacks}.")
+        return note(tr("No chart: these data lack {lacks}.", lacks=lacks))
     placed = to_times(require_some(example["orders"], "orders"))
     label, honest, naive = to_times([example["label_timestamp"], *(
         example[join]["feature_timestamp"] for join in ("honest", "naive"))])
     until, window = label + pd.Timedelta(days=example["horizon_days"]), pd.Timedelta(days=90)
     inside, count = (placed > label) & (placed <= until), example["window_orders"]
+    counted = (
+        mark("Customer {customer}: the naive row has already counted the order that the label asks "
+             "about") if count == 1 else
+        mark("Customer {customer}: the naive row has already counted the {count} orders that the "
+             "label asks about"))
     figure, axes = new_figure(
-        f"Customer {example['customer_id']}: the naive row has already counted the "
-        f"{'order' if count == 1 else f'{count} orders'} that the label asks about",
-        f"The label of {day(label)} asks: an order within {example['horizon_days']} days? Stars: "
-        "orders in that window", 4.9)
+        tr(counted, customer=example["customer_id"], count=count),
+        tr("The label of {day} asks: an order within {days} days? Stars: orders in that window",
+           day=day(label), days=example["horizon_days"]), 4.9)
     axes.axvspan(label, until, 0, 0.84, color=AMBER, alpha=0.25, linewidth=0)
-    annotate(axes, f"label window ({day(label)}, {day(until)}]: label {example['label']}",
+    annotate(axes, tr("label window ({start}, {end}]: label {label}", start=day(label),
+                      end=day(until), label=example["label"]),
              (label + (until - label) / 2, -0.62), 0, 0, ha="center", color=BROWN)
     axes.plot(placed[~inside], [0] * sum(~inside), "o", color=INK, ms=11)
     axes.plot(placed[inside], [0] * sum(inside), "*", color=ORANGE, ms=20)
@@ -188,11 +197,11 @@ def naive_timeline(example: Mapping) -> Chart | Shown:
         axes.plot(at, row, marker, color=colour, ms=13)
         values = ", ".join(f"{name} {number(example[join][name])}" for name in (
             "orders_90d", "orders_lifetime", "days_since_last_order"))
-        annotate(axes, f"{values}\n90 days up to {day(at)}", (at, row), -2, -12, ha="right",
-                 va="top", color=colour)
+        annotate(axes, tr("{values}\n90 days up to {day}", values=values, day=day(at)), (at, row),
+                 -2, -12, ha="right", va="top", color=colour)
     axes.vlines(placed[inside], 0, 2, **{**BASE, "color": ORANGE})
     start = min(honest - window, placed[placed > honest - 2 * window].min())
-    row_names(axes, ["orders", "point in time", "naive join"])
+    row_names(axes, [tr("orders placed"), tr("point in time"), tr("naive join")])
     date_axis(axes, ylim=(2.75, -0.95), xlim=(
         start - pd.Timedelta(days=20), max(naive, until) + pd.Timedelta(days=8)))
     return figure
@@ -210,15 +219,15 @@ def parity_grid(compared: DataFrame | Mapping[str, DataFrame] | None) -> Chart |
     panels = compared if isinstance(compared, Mapping) else {"": compared}
     for frame in require_some(panels, "comparisons").values():
         require_columns(frame, "compared values", "customer_id", "feature", "outcome")
-    finding = "; ".join(f"{name}: " * bool(name) + _verdict(frame, "all " * (len(panels) == 1))
+    finding = "; ".join((f"{tr(name)}: " if name else "") + _verdict(frame, len(panels) == 1)
                         for name, frame in panels.items())
     first = next(iter(panels.values()))
     rows, customers = first["feature"].nunique(), first["customer_id"].nunique()
     figure, grids = new_figure(
         finding[0].upper() + finding[1:],
-        f"Each sign is one value of one of {customers:,} customers, worst first; on the right: "
-        "values that are not equal", 1.6 + len(panels) * (0.5 + 0.24 * rows), len(panels), 1,
-        squeeze=False)
+        tr("Each sign is one value of one of {customers:,} customers, worst first; on the right: "
+           "values that are not equal", customers=customers),
+        1.6 + len(panels) * (0.5 + 0.24 * rows), len(panels), 1, squeeze=False)
     seen = {outcome for frame in panels.values() for outcome in frame["outcome"]}
     for axes, (name, frame) in zip(grids.flat, panels.items(), strict=True):
         wide = frame.pivot(index="customer_id", columns="feature", values="outcome")
@@ -233,23 +242,25 @@ def parity_grid(compared: DataFrame | Mapping[str, DataFrame] | None) -> Chart |
             annotate(axes, f"{count:,}", (len(values) - 0.5, row), 8, va="center_baseline",
                      color=ORANGE if count else GREY)
         axes.set(xlim=(-0.7, len(values) - 0.3), xticks=[], frame_on=False)
-        axes.set_xlabel(f"{name}: {len(values):,} customers" if name else
-                        f"{len(values):,} customers")
+        axes.set_xlabel((f"{tr(name)}: " if name else "") + tr(
+            "{customers:,} customers", customers=len(values)))
         row_names(axes, wide.columns)
     shown = [sign for outcome, sign in SIGNS.items() if outcome in seen]
     figure.legend(
         handles=[Line2D([], [], color=colour, marker=marker, linestyle="", ms=9, mew=2.5,
-                        label=text) for colour, marker, _, text in shown],
+                        label=tr(text)) for colour, marker, _, text in shown],
         loc="outside lower center", ncols=len(shown), frameon=False)
     return figure
 
 
-def _verdict(frame: DataFrame, every: str = "") -> str:
+def _verdict(frame: DataFrame, alone: bool) -> str:
     bad = frame[frame["outcome"] != "equal"]
     if bad.empty:
-        return f"{every}{len(frame):,} values are equal online and offline"
-    return (f"{len(bad):,} of {len(frame):,} values, of {bad['customer_id'].nunique():,} "
-            "customers, are not what training would see")
+        equal = (mark("All {values:,} values are equal online and offline") if alone else
+                 mark("{values:,} values are equal online and offline"))
+        return tr(equal, values=len(frame))
+    return tr("{bad:,} of {values:,} values, of {customers:,} customers, are not what training "
+              "would see", bad=len(bad), values=len(frame), customers=bad["customer_id"].nunique())
 
 
 @styled
@@ -268,9 +279,11 @@ def faults_caught(tables: Mapping[str, DataFrame] | None) -> Chart | Shown:
     healthy = [name for name, rows in bad.items() if rows.empty]
     caught = len(tables) - len(healthy)
     figure, axes = new_figure(
-        f"The parity check catches {caught} of {caught} planted faults, and names the columns"
-        + (f"; the {healthy[0]} store has none" if healthy else ""),
-        "Customers whose served value is not what training would see, by feature",
+        tr(mark("The parity check catches {caught} of {caught} planted faults, and names the "
+                "columns; the healthy store has none") if healthy else
+           mark("The parity check catches {caught} of {caught} planted faults, and names the "
+                "columns"), caught=caught),
+        tr("Customers whose served value is not what training would see, by feature"),
         2.1 + 0.34 * len(features))
     for column, (name, rows) in enumerate(bad.items()):
         counts, customers = rows.groupby("feature").size(), tables[name]["customer_id"].nunique()
@@ -280,7 +293,8 @@ def faults_caught(tables: Mapping[str, DataFrame] | None) -> Chart | Shown:
                       color=ORANGE if count else PALE, alpha=0.25 + 0.75 * count / customers)
             annotate(axes, f"{count:,}", (column, row), va="center_baseline", ha="center",
                      color=INK if count else GREY)
-        annotate(axes, f"{name}\n{rows['customer_id'].nunique():,} of {customers:,}",
+        annotate(axes, tr("{name}\n{bad:,} of {customers:,}", name=tr(name),
+                          bad=rows["customer_id"].nunique(), customers=customers),
                  (column, -0.6), 0, 4, ha="center", color=ORANGE if len(rows) else BLUE)
     row_names(axes, features)
     axes.set(xticks=[], xlim=(-0.5, len(tables) - 0.5), frame_on=False)
@@ -301,23 +315,24 @@ def prediction_change(changes: Mapping[str, tuple[float, float]] | None) -> Char
     names = sorted(before, key=lambda name: -abs(after[name] - before[name]))
     first, down = names[0], sum(after[name] < before[name] for name in names)
     figure, axes = new_figure(
-        f"Customer {first}: {before[first]:.1%} on old features, {after[first]:.1%} after "
-        "the sync",
-        f"Churn probability of {len(names)} customers who just ordered (circle: before the sync, "
-        f"dot: after); it falls for {down}", 1.9 + 0.34 * len(names))
+        tr("Customer {customer}: {before:.1%} on old features, {after:.1%} after the sync",
+           customer=first, before=before[first], after=after[first]),
+        tr("Churn probability of {customers} customers who just ordered (circle: before the sync, "
+           "dot: after); it falls for {down}", customers=len(names), down=down),
+        1.9 + 0.34 * len(names))
     for row, name in enumerate(names):
         lower = after[name] < before[name]
         colour = BLUE if lower else ORANGE
         axes.hlines(row, before[name], after[name], color=colour, linewidth=3)
         axes.plot(before[name], row, "o", mfc="white", mec=GREY, ms=10, mew=2)
         axes.plot(after[name], row, "o", color=colour, ms=10)
-        annotate(axes, f"{100 * (after[name] - before[name]):+.1f} points",
+        annotate(axes, tr("{points:+.1f} points", points=100 * (after[name] - before[name])),
                  (max(before[name], after[name]), row), 11, va="center_baseline", color=colour)
     values = [*before.values(), *after.values()]
     room = max(values) - min(values) + 0.01
-    axes.set(xlabel="churn probability",
+    axes.set(xlabel=tr("churn probability"),
              xlim=(min(values) - 0.05 * room, max(values) + 0.2 * room))
-    row_names(axes, [f"customer {name}" for name in names])
+    row_names(axes, [tr("customer {customer}", customer=name) for name in names])
     ticks(axes, "x", x=7)
     return figure
 
@@ -333,10 +348,11 @@ def latency_percentiles(series: Mapping[str, Sequence[float]]) -> Chart:
     first, last = list(marks)[0], list(marks)[-1]
     times = marks[last][0] / marks[first][0]
     figure, axes = new_figure(
-        f"Fetching features takes {number(marks[first][0])} ms; computing the same ones by SQL "
-        f"{number(marks[last][0])} ms: {times:,.0f} times as long",
-        "Milliseconds (log scale): half of the calls (dot), 95% (triangle) and 99% (bar) take no "
-        "longer; measured from this notebook's process", 1.7 + 0.45 * len(marks))
+        tr("Fetching features takes {fetch} ms; computing the same ones by SQL {sql} ms: "
+           "{times:,.0f} times as long", fetch=number(marks[first][0]), sql=number(marks[last][0]),
+           times=times),
+        tr("Milliseconds (log scale): half of the calls (dot), 95% (triangle) and 99% (bar) take "
+           "no longer; measured from this notebook's process"), 1.7 + 0.45 * len(marks))
     for row, (name, (half, most, nearly)) in enumerate(marks.items()):
         colour = ORANGE if name == last else BLUE
         axes.hlines(row, half, nearly, color=colour, linewidth=3, alpha=0.5)
@@ -347,11 +363,18 @@ def latency_percentiles(series: Mapping[str, Sequence[float]]) -> Chart:
         annotate(axes, number(nearly), (nearly, row), 10, va="center_baseline", color=colour)
     axes.set_xscale("log")
     low, high = min(m[0] for m in marks.values()), max(m[2] for m in marks.values())
-    axes.set(xlabel="milliseconds", xlim=(low / 2.2, high * 2.2))
+    axes.set(xlabel=tr("milliseconds"), xlim=(low / 2.2, high * 2.2))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     row_names(axes, list(marks))
     return figure
+
+
+def call_name(kind: str, callers: int) -> str:
+    """What a kind of call (fetch, predict, both) with so many callers is called."""
+    if callers == 1:
+        return tr("{kind}, 1 caller", kind=tr(kind))
+    return tr("{kind}, {callers} callers", kind=tr(kind), callers=callers)
 
 
 @styled
@@ -366,9 +389,9 @@ def latency_histograms(alone: Mapping, together: Mapping, callers: int) -> Chart
             require_some(ms, f"times of {name}")
     one, many = (np.percentile(samples["both"], 50) for _, samples in panels)
     figure, grid = new_figure(
-        f"A prediction takes {number(one)} ms for one caller, and {number(many)} ms with {callers} "
-        "concurrent callers",
-        "Calls by duration: fetch, predict, and both together; lines: p50, p95, p99",
+        tr("A prediction takes {one} ms for one caller, and {many} ms with {callers} concurrent "
+           "callers", one=number(one), many=number(many), callers=callers),
+        tr("Calls by duration: fetch, predict, and both together; lines: p50, p95, p99"),
         6.6, 2, len(alone), squeeze=False)
     for line, (count, samples) in zip(grid, panels, strict=True):
         for axes, (name, ms) in zip(line, samples.items(), strict=True):
@@ -376,14 +399,13 @@ def latency_histograms(alone: Mapping, together: Mapping, callers: int) -> Chart
             marks = np.percentile(ms, [50, 95, 99])
             end = 1.5 * marks[2]
             top = max(axes.hist(ms, np.linspace(0, end, 41), color=SKY if count == 1 else BLUE)[0])
-            for value, mark, share in zip(marks, (50, 95, 99), (1.55, 1.35, 1.15), strict=True):
+            for value, rank, share in zip(marks, (50, 95, 99), (1.55, 1.35, 1.15), strict=True):
                 axes.vlines(value, 0, share * top, color=INK, linewidth=1.2)
-                annotate(axes, f"p{mark} {number(value)}", (value, share * top), 5, va="top")
-            callers_word = "1 caller" if count == 1 else f"{count} callers"
-            axes.set_title(f"{name}, {callers_word}", weight="bold", loc="left")
+                annotate(axes, f"p{rank} {number(value)}", (value, share * top), 5, va="top")
+            axes.set_title(call_name(name, count), weight="bold", loc="left")
             axes.set(xlim=(0, end), ylim=(0, 1.6 * top))
             ticks(axes, x=4, y=4)
-        line[0].set_ylabel("calls")
+        line[0].set_ylabel(tr("calls"))
     for axes in grid[-1]:
-        axes.set_xlabel("milliseconds")
+        axes.set_xlabel(tr("milliseconds"))
     return figure

@@ -29,6 +29,7 @@ from lib.charts.style import (
     annotate,
     date_axis,
     day,
+    letters,
     new_figure,
     require_columns,
     require_some,
@@ -38,6 +39,7 @@ from lib.charts.style import (
     ticks,
     to_times,
 )
+from lib.language import mark, tr
 from lib.show import number
 
 STATUS = {"fail": (ORANGE, "X"), "warn": (AMBER, "^"), "pass": (BLUE, "o")}  # worst first
@@ -57,26 +59,28 @@ def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days
     last = max(require_some(known, f"snapshot {label_horizon_days} days older than the last order"))
     shown = orders[min(known) - pd.Timedelta(days=180):]
     figure, axes = new_figure(
-        f"Churn can be known up to {day(last)}: after that, the label's {label_horizon_days} days "
-        "have not ended",
-        f"Orders per day since {day(shown.index[0])}, and {len(known)} snapshots; the data "
-        f"start on {day(orders.index[0])}")
+        tr("Churn can be known up to {last}: after that, the label's {days} days have not ended",
+           last=day(last), days=label_horizon_days),
+        tr("Orders per day since {first}, and {snapshots} snapshots; the data start on {start}",
+           first=day(shown.index[0]), snapshots=len(known), start=day(orders.index[0])))
     top = shown.max()
     axes.fill_between(shown.index, shown, step="mid", color=BLUE, alpha=0.75, linewidth=0)
     axes.axvspan(last, last + horizon, color=AMBER, alpha=0.22, linewidth=0)
     axes.plot(known, [-0.045 * top] * len(known), "|", color=INK, ms=11, mew=1.4)
-    annotate(axes, "snapshots", (min(known), -0.045 * top), -8, ha="right", va="center")
-    annotate(axes, f"label window of the last snapshot:\n({day(last)}, {day(last + horizon)}]\n"
-             "too late for another label", (last, 1.05 * top), -8, ha="right", va="top")
+    annotate(axes, tr("snapshots"), (min(known), -0.045 * top), -8, ha="right", va="center")
+    annotate(axes, tr("label window of the last snapshot:\n({start}, {end}]\ntoo late for another "
+                      "label", start=day(last), end=day(last + horizon)),
+             (last, 1.05 * top), -8, ha="right", va="top")
     # The last day is not complete, so the last week ends the day before.
     usual, burst = orders.iloc[-98:-8].median(), orders.iloc[-8:-1].mean()
     if burst > 1.5 * usual:
         axes.hlines(usual, *orders.index[[-98, -8]], **{**BASE, "color": INK})
-        text = (f"The last 7 full days: {burst:,.0f} orders a day, {burst / usual:.1f} times the\n"
-                f"usual {usual:,.0f} (dashed: median of the 90 days before)")
+        text = tr("The last 7 full days: {burst:,.0f} orders a day, {times:.1f} times the\n"
+                  "usual {usual:,.0f} (dashed: median of the 90 days before)",
+                  burst=burst, times=burst / usual, usual=usual)
         axes.annotate(text, (orders.index[-4], 0.42 * top), (0.05, 0.55),
                       textcoords="axes fraction", arrowprops={"arrowstyle": "->", "ec": GREY})
-    date_axis(axes, ylim=(-0.09 * top, 1.12 * top), ylabel="orders per day")
+    date_axis(axes, ylim=(-0.09 * top, 1.12 * top), ylabel=tr("orders per day"))
     ticks(axes, y=5)
     return figure
 
@@ -93,27 +97,31 @@ def labels_per_snapshot(per_snapshot: DataFrame, horizon_days: int,
     frame = per_snapshot.assign(at=to_times(per_snapshot["label_timestamp"])).sort_values("at")
     at, rate, rows = frame["at"], frame["positive_rate"].astype(float), frame["rows"].astype(float)
     low, high = band or (rate.min(), rate.max())
-    accepted, out = f"accepted {100 * low:g}% to {100 * high:g}%", ~rate.between(low, high)
-    finding = (f"{sum(~out)} of {len(out)} snapshots lie within the {accepted}" if band else
-               f"from {low:.1%} to {high:.1%} at the {len(out)} snapshots")
+    out = ~rate.between(low, high)
+    finding = (
+        mark("{rate:.1%} of active customers place no order in the next {days} days; {inside} of "
+             "{snapshots} snapshots lie within the accepted {low:g}% to {high:g}%") if band else
+        mark("{rate:.1%} of active customers place no order in the next {days} days; from "
+             "{low:.1f}% to {high:.1f}% at the {snapshots} snapshots"))
     figure, (upper, lower) = new_figure(
-        f"{np.average(rate, weights=rows):.1%} of active customers place no order in the next "
-        f"{horizon_days} days; {finding}",
-        f"Above: share labelled 1 at each snapshot. Below: label rows, {rows.sum():,.0f} in total",
-        5.6, 2, 1, sharex=True, height_ratios=[2.4, 1])
+        tr(finding, rate=np.average(rate, weights=rows), days=horizon_days, inside=sum(~out),
+           snapshots=len(out), low=100 * low, high=100 * high),
+        tr("Above: share labelled 1 at each snapshot. Below: label rows, {rows:,.0f} in total",
+           rows=rows.sum()), 5.6, 2, 1, sharex=True, height_ratios=[2.4, 1])
     if band:
         upper.axhspan(low, high, color=PALE, alpha=0.6, linewidth=0)
+        accepted = tr("accepted {low:g}% to {high:g}%", low=100 * low, high=100 * high)
         annotate(upper, accepted, (at.iloc[-1], high), 0, 5, ha="right", color=GREY)
     upper.plot(at, rate, color=ORANGE)
     upper.plot(at[out], rate[out], "X", color=INK, ms=11)
     annotate(upper, f"{rate.iloc[0]:.1%}", (at.iloc[0], rate.iloc[0]), 0, 9, color=ORANGE)
     annotate(upper, f"{rate.iloc[-1]:.1%}", (at.iloc[-1], rate.iloc[-1]), 10, va="center",
              color=ORANGE)
-    upper.set(ylabel="churn rate", ylim=(min(low, *rate) - 0.02, max(high, *rate) + 0.035))
+    upper.set(ylabel=tr("churn rate"), ylim=(min(low, *rate) - 0.02, max(high, *rate) + 0.035))
     lower.bar(at, rows, width=0.8 * (at.iloc[-1] - at.iloc[0]) / max(1, len(at) - 1), color=BLUE)
     ticks(upper, "y", y=5)
     ticks(lower, y=3)
-    date_axis(lower, ylabel="label rows")
+    date_axis(lower, ylabel=tr("label rows"))
     return figure
 
 
@@ -122,13 +130,15 @@ def label_distribution(rows: int, positives: int, horizon_days: int) -> Chart:
     """The two classes as bars. rows, positives: counts of label rows."""
     rate, counts = positives / require_some(rows, "label rows"), [positives, rows - positives]
     figure, axes = new_figure(
-        f"{rate:.1%} of the labels say churn: always giving the same answer is right "
-        f"{max(rate, 1 - rate):.1%} of the time", f"{rows:,} label rows by class", 3.3)
+        tr("{rate:.1%} of the labels say churn: always giving the same answer is right {same:.1%} "
+           "of the time", rate=rate, same=max(rate, 1 - rate)),
+        tr("{rows:,} label rows by class", rows=rows), 3.3)
     axes.barh([0, 1], counts, color=[ORANGE, BLUE], height=0.62)
     for row, count in enumerate(counts):
         annotate(axes, f"{count:,}  ({count / rows:.1%})", (count, row), 8, va="center")
-    axes.set(xlim=(0, 1.22 * max(counts)), xlabel="label rows")
-    names = [f"no order in {horizon_days} days (1)", f"an order in {horizon_days} days (0)"]
+    axes.set(xlim=(0, 1.22 * max(counts)), xlabel=tr("label rows"))
+    names = [tr("no order in {days} days (1)", days=horizon_days),
+             tr("an order in {days} days (0)", days=horizon_days)]
     row_names(axes, names)
     ticks(axes, x=5)
     return figure
@@ -145,14 +155,18 @@ def feature_distributions(sample: DataFrame, features: Sequence[Mapping]) -> Cha
     columns = [pd.to_numeric(sample[name]).astype(float) for name in names]
     empty, high = sum((c.fillna(0) == 0).mean() > 0.5 for c in columns), -(-len(features) // 4)
     figure, panels = new_figure(
-        f"{empty} of {len(features)} features are 0 or NULL for most customers",
-        f"Share of {len(sample):,} customers by value; the median, and the shares without a bar",
+        tr("{empty} of {features} features are 0 or NULL for most customers",
+           empty=empty, features=len(features)),
+        tr("Share of {customers:,} customers by value; the median, and the shares without a bar",
+           customers=len(sample)),
         2.3 * high + 1, high, 4, squeeze=False)
     for axes, values, feature in zip(panels.flat, columns, features, strict=False):
-        _distribution(axes, values, feature["unit"])
-        notes = [feature["unit"], f"median {number(values.median())}"]
+        unit = feature["unit"]
+        _distribution(axes, values, unit)
+        notes = [tr(unit), tr("median {value}", value=number(values.median()))]
         notes += [f"NULL {values.isna().mean():.0%}"] * int(values.isna().any())
-        notes += [f"zero {(values == 0).mean():.0%}"] * (notes[0] == "USD" and 0 in set(values))
+        if unit == "USD" and 0 in set(values):
+            notes.append(tr("zero {share:.0%}", share=(values == 0).mean()))
         axes.set_title(feature["name"], weight="bold", loc="left", x=-0.2)
         axes.set_xlabel(", ".join(notes))
     for axes in panels.flat[len(features):]:
@@ -197,13 +211,17 @@ def point_in_time_pick(orders: Sequence[datetime], snapshots: DataFrame, label_t
     window, until = chosen - pd.Timedelta(days=90), label + pd.Timedelta(days=horizon_days)
     came = int(((placed > label) & (placed <= until)).sum())
     figure, axes = new_figure(
-        f"Customer {customer_id}: the label of {day(label)} gets the snapshot of {day(chosen)}; "
-        f"the {len(future)} later ones are from the future",
-        "Orders and feature snapshots of one customer (diamond: taken, crosses: from the future)")
-    answer = f"{came} order{'s' * (came != 1)}, {'not ' * bool(came)}churned"
+        tr("Customer {customer}: the label of {label} gets the snapshot of {chosen}; the {later} "
+           "later ones are from the future", customer=customer_id, label=day(label),
+           chosen=day(chosen), later=len(future)),
+        tr("Orders and feature snapshots of one customer (diamond: taken, crosses: from the "
+           "future)"))
+    answer = (mark("label window: 0 orders, churned") if came == 0 else
+              mark("label window: 1 order, not churned") if came == 1 else
+              mark("label window: {orders} orders, not churned"))
     for left, right, fill, colour, text, at, ha in (
-        (window, chosen, SKY, BLUE, "feature window", chosen, "right"),
-        (label, until, AMBER, BROWN, f"label window: {answer}", label, "left"),
+        (window, chosen, SKY, BLUE, tr("feature window"), chosen, "right"),
+        (label, until, AMBER, BROWN, tr(answer, orders=came), label, "left"),
     ):
         axes.axvspan(left, right, 0, 0.82, color=fill, alpha=0.25, linewidth=0)
         annotate(axes, f"{text}\n({day(left)}, {day(right)}]", (at, -0.5), 0, 4, ha=ha,
@@ -214,11 +232,12 @@ def point_in_time_pick(orders: Sequence[datetime], snapshots: DataFrame, label_t
     axes.plot(future, [1] * len(future), "x", color=ORANGE, ms=8, mew=2)
     axes.plot(chosen, 1, "D", color=BLUE, ms=13)
     for at, name, colour in zip(  # there may be no future snapshot
-            [chosen, *future[-1:]], ["taken", "not taken"], [BLUE, ORANGE], strict=False):
+            [chosen, *future[-1:]], [tr("taken"), tr("not taken")], [BLUE, ORANGE], strict=False):
         orders_90d, revenue_90d = frame.loc[at, ["orders_90d", "revenue_90d"]].map(number)
-        text = f"{name}: {day(at)}\norders_90d {orders_90d}\nrevenue_90d {revenue_90d} USD"
+        text = tr("{name}: {day}\norders_90d {orders}\nrevenue_90d {revenue} USD", name=name,
+                  day=day(at), orders=orders_90d, revenue=revenue_90d)
         annotate(axes, text, (at, 1.15), 6, ha="right", va="top", color=colour)
-    row_names(axes, ["orders", "feature\nsnapshots"])
+    row_names(axes, [tr("orders placed"), tr("feature\nsnapshots")])
     date_axis(axes, ylim=(1.85, -0.95), xlim=(window - 0.08 * (end - window), end))
     return figure
 
@@ -232,19 +251,23 @@ def split_timeline(splits: DataFrame, gap_days: int) -> Chart:
     require_columns(splits, "splits", "split", "first", "last", "rows", "positive_rate")
     frame = splits.assign(first=to_times(splits["first"]), last=to_times(splits["last"]))
     frame = frame.sort_values("first", ignore_index=True)
-    starts, day = frame["first"].iloc[1:], pd.Timedelta(days=1)
+    starts, a_day = frame["first"].iloc[1:], pd.Timedelta(days=1)
     gaps = [(b - a).days for a, b in zip(frame["last"], starts, strict=False)] or [0]
-    verdict = "no label window reaches into the next split" if min(gaps) >= gap_days \
-        else f"label windows OVERLAP, since {gap_days} are needed"
+    verdict = (
+        mark("Tested on {rows:,} later rows; at least {least} days between splits: no label window "
+             "reaches into the next split") if min(gaps) >= gap_days else
+        mark("Tested on {rows:,} later rows; at least {least} days between splits: label windows "
+             "OVERLAP, since {needed} are needed"))
     figure, axes = new_figure(
-        f"Tested on {frame['rows'].iloc[-1]:,} later rows; at least {min(gaps)} days between "
-        f"splits: {verdict}", "Label times of each split; rows and churn rate on the left", 3.9)
-    axes.barh(frame.index, frame["last"] - frame["first"] + day, left=frame["first"], height=0.55,
+        tr(verdict, rows=frame["rows"].iloc[-1], least=min(gaps), needed=gap_days),
+        tr("Label times of each split; rows and churn rate on the left"), 3.9)
+    axes.barh(frame.index, frame["last"] - frame["first"] + a_day, left=frame["first"], height=0.55,
               color=[BLUE, SKY, GREEN])
-    for gap, left, right in zip(gaps, frame["last"] + day, starts, strict=False):
+    for gap, left, right in zip(gaps, frame["last"] + a_day, starts, strict=False):
         axes.axvspan(left, right, facecolor=PALE, alpha=0.6, zorder=0)
-        annotate(axes, f"gap of\n{gap} days", (left, -0.42), 6, va="top", color=GREY)
-    row_names(axes, [f"{split.split}: {split.rows:,} rows\n{split.positive_rate:.1%} churn"
+        annotate(axes, tr("gap of\n{days} days", days=gap), (left, -0.42), 6, va="top", color=GREY)
+    row_names(axes, [tr("{split}: {rows:,} rows\n{rate:.1%} churn", split=split.split,
+                        rows=split.rows, rate=split.positive_rate)
                      for split in frame.itertuples()])
     date_axis(axes)
     return figure
@@ -261,22 +284,28 @@ def roc_and_pr(curves: Mapping, metrics: Mapping) -> Chart:
     x, y = series_of(curves, "pr", "recall precision")
     roc, pr, base = metrics["roc_auc"], metrics["pr_auc"], metrics["baseline"]
     figure, (left, right) = new_figure(
-        f"ROC-AUC {roc:.3f} against {base['roc_auc']:.2f} for guessing; "
-        f"PR-AUC {pr:.3f} against a base rate of {base['pr_auc']:.3f}",
-        f"{metrics['rows']:,} test rows; accuracy {metrics['accuracy']:.3f}, against "
-        f"{base['accuracy']:.3f} for always giving the same answer", 5.6, 1, 2)
+        tr("ROC-AUC {roc:.3f} against {guess:.2f} for guessing; PR-AUC {pr:.3f} against a base "
+           "rate of {base:.3f}", roc=roc, guess=base["roc_auc"], pr=pr, base=base["pr_auc"]),
+        tr("{rows:,} test rows; accuracy {accuracy:.3f}, against {same:.3f} for always giving the "
+           "same answer", rows=metrics["rows"], accuracy=metrics["accuracy"],
+           same=base["accuracy"]), 5.6, 1, 2)
     left.plot(fpr, tpr, color=BLUE)
     left.plot([0, 1], [0, 1], **BASE)
     half = len(fpr) // 2
-    annotate(left, f"model\n{roc:.3f}", (fpr[half], tpr[half]), -10, 4, ha="right", color=BLUE)
-    annotate(left, f"guessing\n{base['roc_auc']:.2f}", (0.56, 0.52), va="top", color=GREY)
-    left.set(xlabel="false alarms, as a share of those who came back",
-             ylabel="found, as a share of those who churned", xlim=(0, 1), ylim=(0, 1.01))
+    annotate(left, tr("model\n{value:.3f}", value=roc), (fpr[half], tpr[half]), -10, 4, ha="right",
+             color=BLUE)
+    annotate(left, tr("guessing\n{value:.2f}", value=base["roc_auc"]), (0.56, 0.52), va="top",
+             color=GREY)
+    left.set(xlabel=tr("false alarms, as a share of those who came back"),
+             ylabel=tr("found, as a share of those who churned"), xlim=(0, 1), ylim=(0, 1.01))
     right.plot(x, y, color=BLUE)
     right.axhline(base["pr_auc"], **BASE)
-    annotate(right, f"model {pr:.3f}", (x[len(x) // 2], y[len(x) // 2]), 8, 8, color=BLUE)
-    annotate(right, f"base rate {base['pr_auc']:.3f}", (0.02, base["pr_auc"]), 0, 5, color=GREY)
-    right.set(xlabel="recall: share of the churned that is found", xlim=(0, 1), ylabel="precision")
+    annotate(right, tr("model {value:.3f}", value=pr), (x[len(x) // 2], y[len(x) // 2]), 8, 8,
+             color=BLUE)
+    annotate(right, tr("base rate {value:.3f}", value=base["pr_auc"]), (0.02, base["pr_auc"]), 0, 5,
+             color=GREY)
+    right.set(xlabel=tr("recall: share of the churned that is found"), xlim=(0, 1),
+              ylabel=tr("precision"))
     return figure
 
 
@@ -289,22 +318,28 @@ def calibration(curves: Mapping, metrics: Mapping) -> Chart:
     predicted, observed, count = series_of(curves, "calibration", "mean_predicted observed count")
     off, base = np.average(abs(predicted - observed), weights=count), metrics["positive_rate"]
     lean = np.average(predicted - observed, weights=count)
+    leaning = (
+        mark("Predicted and observed churn differ by {off:.1f} percentage points; on average the "
+             "prediction is {lean:.1f} points too high") if lean > 0 else
+        mark("Predicted and observed churn differ by {off:.1f} percentage points; on average the "
+             "prediction is {lean:.1f} points too low"))
     figure, (upper, lower) = new_figure(
-        f"Predicted and observed churn differ by {100 * off:.1f} percentage points; on average the "
-        f"prediction is {100 * abs(lean):.1f} points too {'high' if lean > 0 else 'low'}",
-        f"Above: observed against predicted rate in {len(count)} bins. Below: test rows per bin",
+        tr(leaning, off=100 * off, lean=100 * abs(lean)),
+        tr("Above: observed against predicted rate in {bins} bins. Below: test rows per bin",
+           bins=len(count)),
         5.8, 2, 1, sharex=True, height_ratios=[3, 1])
     low = max(0.0, 1.15 * min(predicted) - 0.15)
     upper.plot([low, 1], [low, 1], **BASE)
     upper.plot(predicted, observed, "o-", color=BLUE, ms=8)
     upper.axhline(base, color=GREY, linewidth=1)
     middle = (predicted[len(count) // 2], observed[len(count) // 2])
-    annotate(upper, "model", middle, 10, -6, va="top", color=BLUE)
-    annotate(upper, "perfect", (low, low), 12, -1, va="top", color=GREY)
-    annotate(upper, f"base rate {base:.1%}", (1, base), 0, -4, va="top", ha="right", color=GREY)
-    upper.set(ylabel="observed", xlim=(low, 1), ylim=(min(low, *observed) - 0.02, 1.005))
+    annotate(upper, tr("model"), middle, 10, -6, va="top", color=BLUE)
+    annotate(upper, tr("perfect"), (low, low), 12, -1, va="top", color=GREY)
+    annotate(upper, tr("base rate {value:.1%}", value=base), (1, base), 0, -4, va="top",
+             ha="right", color=GREY)
+    upper.set(ylabel=tr("observed"), xlim=(low, 1), ylim=(min(low, *observed) - 0.02, 1.005))
     lower.bar(predicted, count, width=0.012 * (1 - low), color=SKY)
-    lower.set(ylabel="rows", xlabel="predicted churn probability")
+    lower.set(ylabel=tr("rows"), xlabel=tr("predicted churn probability"))
     ticks(upper, "y", y=5)
     ticks(lower, "x", x=8, y=2)
     return figure
@@ -315,17 +350,20 @@ def feature_importance(curves: Mapping) -> Chart:
     """The drop in ROC-AUC when a feature is shuffled. Uses importance {feature, mean, std}."""
     series = series_of(curves, "importance", "feature mean std")
     names, means, stds = (part[np.argsort(-series[1], kind="stable")] for part in series)
-    others = f" (the next: {means[1]:.3f})" if len(means) > 1 else ""
+    most = (mark("{name} matters most: shuffling it costs {drop:.3f} of ROC-AUC (the next: "
+                 "{next:.3f})") if len(means) > 1 else
+            mark("{name} matters most: shuffling it costs {drop:.3f} of ROC-AUC"))
     figure, axes = new_figure(
-        f"{names[0]} matters most: shuffling it costs {means[0]:.3f} of ROC-AUC{others}",
-        "Drop in test ROC-AUC when a feature is shuffled (whisker: 1 standard deviation); "
-        f"{sum(means <= stds)} of {len(means)} do not differ clearly from 0",
+        tr(most, name=names[0], drop=means[0], next=means[:2][-1]),
+        tr("Drop in test ROC-AUC when a feature is shuffled (whisker: 1 standard deviation); "
+           "{unclear} of {features} do not differ clearly from 0",
+           unclear=sum(means <= stds), features=len(means)),
         1.7 + 0.36 * len(means))
     axes.barh(range(len(means)), means, xerr=stds, color=BLUE, height=0.62, ecolor=INK, capsize=3)
     for row, end in enumerate(np.maximum(means + stds, 0)):
         annotate(axes, f"{round(means[row], 3) + 0:.3f}", (end, row), 8, va="center")
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_xlabel("drop in ROC-AUC (0: the model does as well without the feature)")
+    axes.set_xlabel(tr("drop in ROC-AUC (0: the model does as well without the feature)"))
     row_names(axes, names)
     return figure
 
@@ -337,11 +375,13 @@ def probability_histogram(curves: Mapping) -> Chart:
     churned, stayed = (count / require_some(sum(count), "rows of one class") for count in counts)
     cut = int(np.argmax(np.cumsum(stayed) - np.cumsum(churned))) + 1
     figure, axes = new_figure(
-        f"{stayed[:cut].sum():.0%} of those who came back are scored below {edges[cut]:.2f}, but "
-        f"only {churned[:cut].sum():.0%} of those who churned",
-        "Share of each class by predicted probability; dashed: where the two are furthest apart")
-    for share, name, colour, lines in ((churned, "churned", ORANGE, "-"),
-                                       (stayed, "came back", BLUE, "--")):
+        tr("{stayed:.0%} of those who came back are scored below {cut:.2f}, but only {churned:.0%} "
+           "of those who churned", stayed=stayed[:cut].sum(), cut=edges[cut],
+           churned=churned[:cut].sum()),
+        tr("Share of each class by predicted probability; dashed: where the two are furthest "
+           "apart"))
+    for share, name, colour, lines in ((churned, tr("churned"), ORANGE, "-"),
+                                       (stayed, tr("came back"), BLUE, "--")):
         axes.stairs(share, edges, color=colour, linewidth=2.5, linestyle=lines)
         axes.stairs(share, edges, color=colour, alpha=0.15, fill=True)
         at = edges[np.argmax(share)]
@@ -349,8 +389,9 @@ def probability_histogram(curves: Mapping) -> Chart:
         annotate(axes, name, (at, max(share)), side[1], 6, ha=side[0], color=colour)
     axes.axvline(edges[cut], **BASE)
     used = np.flatnonzero(churned + stayed)
-    axes.set(xlabel="predicted churn probability", xlim=(edges[used[0]], edges[used[-1] + 1]),
-             ylabel="share of the class", ylim=(0, 1.15 * max([*churned, *stayed])))
+    axes.set(xlabel=tr("predicted churn probability"),
+             xlim=(edges[used[0]], edges[used[-1] + 1]), ylabel=tr("share of the class"),
+             ylim=(0, 1.15 * max([*churned, *stayed])))
     ticks(axes, "y", x=8, y=4)
     return figure
 
@@ -362,9 +403,10 @@ def _beside_base_rate(probability: float, base_rate: float) -> tuple[str, str]:
     """
     points = round(round(100 * probability, 1) - round(100 * base_rate, 1), 1)
     if abs(points) <= 0.5:
-        return "at the base rate", GREY
-    return (f"{points:.1f} points above the base rate", ORANGE) if points > 0 else (
-        f"{-points:.1f} points below the base rate", BLUE)
+        return tr("at the base rate"), GREY
+    if points > 0:
+        return tr("{points:.1f} points above the base rate", points=points), ORANGE
+    return tr("{points:.1f} points below the base rate", points=-points), BLUE
 
 
 @styled
@@ -379,10 +421,14 @@ def predicted_probabilities(predictions: DataFrame, base_rate: float) -> Chart:
     colours = np.array([_beside_base_rate(value, base_rate)[1] for value in values])
     least, most = min(*values, base_rate), max(*values, base_rate)
     above, below, at = (sum(colours == colour) for colour in (ORANGE, BLUE, GREY))
+    counts = (
+        mark("{above} of {customers} customers are more likely to churn than the base rate of "
+             "{base:.1%}, {below} less likely, {at} within half a point of it") if at else
+        mark("{above} of {customers} customers are more likely to churn than the base rate of "
+             "{base:.1%}, {below} less likely"))
     figure, axes = new_figure(
-        f"{above} of {len(frame)} customers are more likely to churn than the base rate of "
-        f"{base_rate:.1%}, {below} less likely" + f", {at} within half a point of it" * bool(at),
-        "Predicted probability of no further order", 1.9 + 0.34 * len(frame))
+        tr(counts, above=above, customers=len(frame), base=base_rate, below=below, at=at),
+        tr("Predicted probability of no further order"), 1.9 + 0.34 * len(frame))
     for colour, marker in ((ORANGE, "o"), (BLUE, "s"), (GREY, "D")):
         mask = colours == colour
         axes.hlines(rows[mask], base_rate, values[mask], color=colour, linewidth=3)
@@ -392,10 +438,11 @@ def predicted_probabilities(predictions: DataFrame, base_rate: float) -> Chart:
         annotate(axes, f"{value:.1%}", (value, row), 11 if right else -11, va="center",
                  ha="left" if right else "right")
     axes.vlines(base_rate, -0.5, len(frame) - 0.5, color=GREY, linewidth=1.5)
-    annotate(axes, f"base rate {base_rate:.1%}", (base_rate, -0.6), ha="center", color=GREY)
+    annotate(axes, tr("base rate {value:.1%}", value=base_rate), (base_rate, -0.6), ha="center",
+             color=GREY)
     room = 0.12 * (most - least + 0.02)
-    axes.set(xlabel="churn probability", xlim=(least - room, most + room))
-    row_names(axes, [f"customer {customer}" for customer in frame["customer_id"]])
+    axes.set(xlabel=tr("churn probability"), xlim=(least - room, most + room))
+    row_names(axes, [tr("customer {customer}", customer=name) for name in frame["customer_id"]])
     ticks(axes, "x", x=7)
     return figure
 
@@ -410,13 +457,15 @@ def served_features(customers: Sequence[Mapping], base_rate: float, active_days:
     """
     names = require_some(list(require_some(customers, "customers")[0]["features"]), "features")
     beside = [_beside_base_rate(each["probability"], base_rate) for each in customers]
+    finding = "; ".join(
+        tr("customer {customer}: churn probability {probability:.1%}, {beside}",
+           customer=each["customer_id"], probability=each["probability"], beside=words)
+        for each, (words, _) in zip(customers, beside, strict=True))
     figure, panels = new_figure(
-        "; ".join(f"{'customer' if n else 'Customer'} {each['customer_id']}: churn probability "
-                  f"{each['probability']:.1%}, {words}"
-                  for n, (each, (words, _)) in enumerate(zip(customers, beside, strict=True))),
-        f"The {len(names)} values that the online store served. Bar: share of the customers with "
-        f"an order in the last {active_days} days who have a lower value. It says where a value "
-        "lies, not how much it moves the prediction",
+        finding[0].upper() + finding[1:],
+        tr("The {features} values that the online store served. Bar: share of the customers with "
+           "an order in the last {days} days who have a lower value. It says where a value lies, "
+           "not how much it moves the prediction", features=len(names), days=active_days),
         3.1 + 0.34 * len(names), 2, len(customers), squeeze=False,
         height_ratios=[1, 0.34 * len(names)])
     for n, (each, (words, colour)) in enumerate(zip(customers, beside, strict=True)):
@@ -424,9 +473,10 @@ def served_features(customers: Sequence[Mapping], base_rate: float, active_days:
         gauge.barh([0, 0], [1, each["probability"]], color=[PALE, colour], height=0.6)
         gauge.vlines(base_rate, -0.6, 0.6, color=INK)
         annotate(gauge, f"{each['probability']:.1%}", (0, 0.3), 0, 7, size=26, color=colour)
-        annotate(gauge, f"customer {each['customer_id']}\n{words}", (0, 0.3), 106, 8)
-        annotate(gauge, f"base rate {base_rate:.1%}", (base_rate, -0.6), 0, -2, ha="right",
-                 va="top", color=GREY)
+        annotate(gauge, tr("customer {customer}\n{beside}", customer=each["customer_id"],
+                           beside=words), (0, 0.3), 106, 8)
+        annotate(gauge, tr("base rate {value:.1%}", value=base_rate), (base_rate, -0.6), 0, -2,
+                 ha="right", va="top", color=GREY)
         gauge.set(xlim=(0, 1.22), ylim=(-1.6, 3.2))
         gauge.set_axis_off()
         for row, name in enumerate(names):
@@ -434,8 +484,8 @@ def served_features(customers: Sequence[Mapping], base_rate: float, active_days:
                       height=0.55)
             annotate(axes, number(each["features"][name]), (100, row), 8, va="center_baseline")
         axes.vlines(50, -0.5, len(names) - 0.5, **BASE)
-        annotate(axes, "median", (50, -0.6), ha="center", color=GREY)
-        axes.set(xlim=(0, 122), xlabel="percentile", xticks=[0, 25, 50, 75, 100])
+        annotate(axes, tr("median"), (50, -0.6), ha="center", color=GREY)
+        axes.set(xlim=(0, 122), xlabel=tr("percentile"), xticks=[0, 25, 50, 75, 100])
         row_names(axes, names if n == 0 else [""] * len(names))
     return figure
 
@@ -448,14 +498,17 @@ def checks_overview(checks: DataFrame) -> Chart:
     sql/05_sanity_checks.sql returns it.
     """
     require_columns(checks, "checks", "check", "value", "low", "high", "status")
-    kind = checks["check"].str.replace(r"_at_\d{4}-\d\d-\d\d$", ", each snapshot", regex=True)
+    kind = checks["check"].str.replace(
+        r"_at_\d{4}-\d\d-\d\d$", ", " + tr("each snapshot"), regex=True)
     frame = checks.assign(kind=kind, rank=checks["status"].map(list(STATUS).index))
     frame = frame.sort_values(["rank", "kind"], kind="stable")
     bad = [*frame["check"][frame["status"] != "pass"]]
+    finding = (mark("{bad} of {checks} checks do not pass: {names}") if bad else
+               mark("All {checks} checks pass"))
     figure, axes = new_figure(
-        f"{len(bad)} of {len(frame)} checks do not pass: {', '.join(bad[:3])}"
-        + ", ..." * (len(bad) > 3) if bad else f"All {len(frame)} checks pass",
-        "Value in its allowed band (grey bar, brackets); pass: dot, warning: triangle, fail: X",
+        tr(finding, bad=len(bad), checks=len(frame),
+           names=", ".join([*bad[:3], *["..."] * (len(bad) > 3)])),
+        tr("Value in its allowed band (grey bar, brackets); pass: dot, warning: triangle, fail: X"),
         1.25 + 0.29 * kind.nunique())
     names = []
     for row, (name, group) in enumerate(frame.groupby("kind", sort=False)):
@@ -466,46 +519,53 @@ def checks_overview(checks: DataFrame) -> Chart:
             colour, marker = STATUS[check.status]
             place = np.clip((check.value - low + edge) / (high - low + 2 * edge), -0.09, 1.09)
             axes.plot(place, row, marker, color=colour, ms=10, mec="white")
-        ends = [number(group["value"].min()), number(group["value"].max())]
-        more = "" if exact else f" to {number(high)}" if high < 1e9 else " or more"
-        annotate(axes, " to ".join(dict.fromkeys(ends)), (1.18, row), va="center_baseline")
-        annotate(axes, f"({number(low)}{more})", (1.72, row), va="center_baseline", color=GREY)
+        least, most = number(group["value"].min()), number(group["value"].max())
+        annotate(axes, _range(least, most), (1.18, row), va="center_baseline")
+        allowed = (_range(number(low), number(high)) if high < 1e9 else
+                   tr("{low} or more", low=number(low)))
+        annotate(axes, f"({allowed})", (1.72, row), va="center_baseline", color=GREY)
         names.append(name + f" ({len(group)})" * (len(group) > 1))
     axes.set(xticks=[], xlim=(-0.15, 2.1), frame_on=False)
     row_names(axes, names)
     return figure
 
 
+def _range(low: str, high: str) -> str:
+    return low if low == high else tr("{low} to {high}", low=low, high=high)
+
+
 BOXES = {  # fill: (x and y of the middle in inches, text) of each
-    PALE: [(0.82, 2.95, "the shop's\norders")],
+    PALE: [(0.82, 2.95, mark("the shop's\norders"))],
     "white": [
         (2.72, 4.4, "labels_\ncustomer_churn"), (2.72, 1.5, "features_\ncustomer"),
         (4.15, 2.95, "train_dataset"), (5.88, 4.4, "data_load"), (6.98, 4.4, "train"),
         (7.86, 4.4, "eval")],
-    "#CFE4F2": [(9.05, 4.4, "Model\nRegistry"), (10.33, 4.4, "Endpoint")],
+    "#CFE4F2": [(9.05, 4.4, mark("Model\nRegistry")), (10.33, 4.4, mark("Endpoint"))],
     "#CDEBE1": [
-        (5.95, 1.5, "Feature\nGroup"), (7.28, 1.5, "Feature\nView"), (8.92, 1.5, "Online\nStore")],
+        (5.95, 1.5, mark("Feature\nGroup")), (7.28, 1.5, mark("Feature\nView")),
+        (8.92, 1.5, mark("Online\nStore"))],
     "#FBE3C8": [
-        (7.2, 2.95, "customer_id"), (8.92, 2.95, "fetch"), (10.33, 2.95, "predict"),
-        (10.33, 1.5, "churn\nprobability")]}
+        (7.2, 2.95, "customer_id"), (8.92, 2.95, mark("fetch")), (10.33, 2.95, mark("predict")),
+        (10.33, 1.5, mark("churn\nprobability"))]}
 AREAS = [  # left, bottom, width, height, name of a frame around some boxes
-    (1.66, 0.9, 3.34, 4.25, "BigQuery"), (5.24, 3.85, 3.15, 1.3, "components: an image each"),
-    (5.24, 0.9, 4.36, 1.35, "Feature Store")]
+    (1.66, 0.9, 3.34, 4.25, "BigQuery"), (5.24, 3.85, 3.15, 1.3, mark("components: an image each")),
+    (5.24, 0.9, 4.36, 1.35, mark("Feature Store"))]
 ARROWS = """orders-labels orders-features labels-train_dataset features-train_dataset
     train_dataset-data_load data_load-train train-eval eval-Registry Registry-Endpoint
     features-Group Group-View View-Store customer_id-fetch Store-fetch fetch-predict
     Endpoint-predict predict-probability""".split()
 WORDS = [  # x, y, text beside an arrow
-    (1.25, 3.75, "SQL"), (2.6, 2.95, "point-in-time\njoin"), (8.1, 1.66, "sync"),
-    (8.28, 2.43, "newest row"), (9.85, 3.66, "the model")]
+    (1.25, 3.75, "SQL"), (2.6, 2.95, mark("point-in-time\njoin")), (8.1, 1.66, mark("sync")),
+    (8.28, 2.43, mark("newest row")), (9.85, 3.66, mark("the model"))]
 
 
 @styled
 def architecture() -> Chart:
     """The parts of the demo and what flows between them."""
     figure, axes = new_figure(
-        "One table of features feeds both the training and the prediction",
-        "Top: from history to a model. Bottom: the same table, served. Middle: one request", 5.6)
+        tr("One table of features feeds both the training and the prediction"),
+        tr("Top: from history to a model. Bottom: the same table, served. Middle: one request"),
+        5.6)
     figure.set_layout_engine("none")
     axes.set(xlim=(0, 11), ylim=(0.7, 5.35), position=(0, 0, 1, 4.65 / 5.6))
     axes.set_axis_off()
@@ -513,25 +573,28 @@ def architecture() -> Chart:
     for left, bottom, width, height, name in AREAS:
         area = FancyBboxPatch((left, bottom), width, height, corners, ec=PALE, fc="#F7F7F7")
         axes.add_patch(area)
-        axes.text(left + 0.12, bottom + height - 0.08, name, color=GREY, va="top")
+        axes.text(left + 0.12, bottom + height - 0.08, tr(name), color=GREY, va="top")
     for fill, x, y, text in ((fill, *box) for fill, group in BOXES.items() for box in group):
-        width = 0.26 + 0.09 * max(map(len, text.split("\n")))
+        shown = tr(text)
+        width = 0.26 + 0.09 * max(map(letters, shown.split("\n")))
         box = FancyBboxPatch((x - width / 2, y - 0.32), width, 0.64, corners, fc=fill, ec=GREY)
         axes.add_patch(box)
-        axes.text(x, y, text, ha="center", va="center")
+        axes.text(x, y, shown, ha="center", va="center")
         boxes |= {word.strip("_"): ((x, y), box) for word in text.split("\n")}
     for (a, box_a), (b, box_b) in ((boxes[w] for w in arrow.split("-")) for arrow in ARROWS):
         axes.annotate("", b, a, arrowprops={
             "arrowstyle": "-|>", "fc": INK, "mutation_scale": 15, "patchA": box_a, "patchB": box_b})
     for x, y, text in WORDS:
-        axes.text(x, y, text, color=BLUE, ha="center", va="center")
+        axes.text(x, y, tr(text), color=BLUE, ha="center", va="center")
     return figure
 
 
 # State of a step, by the service's name -> fill, symbol and word.
 STATES = {
-    "SUCCEEDED": ("#D8ECE5", "\u2713 succeeded"), "SKIPPED": ("#D6E9F5", "\u21ba from cache"),
-    "NOT_TRIGGERED": ("#F7F7F7", "\u2013 not triggered"), "FAILED": ("#F8DDC9", "\u2717 failed")}
+    "SUCCEEDED": ("#D8ECE5", mark("\u2713 succeeded")),
+    "SKIPPED": ("#D6E9F5", mark("\u21ba from cache")),
+    "NOT_TRIGGERED": ("#F7F7F7", mark("\u2013 not triggered")),
+    "FAILED": ("#F8DDC9", mark("\u2717 failed"))}
 
 
 @styled
@@ -543,9 +606,10 @@ def pipeline_graph(states: Mapping[str, str]) -> Chart:
     steps = list(require_some(states, "steps"))
     passed = states[steps[-1]] in ("SUCCEEDED", "SKIPPED")
     figure, axes = new_figure(
-        "The model passed the gate" if passed else "The model did not pass: nothing is registered",
-        "Steps of the pipeline job, each in its own container image; the last runs only if eval "
-        "passes the model", 2.4)
+        tr("The model passed the gate") if passed else
+        tr("The model did not pass: nothing is registered"),
+        tr("Steps of the pipeline job, each in its own container image; the last runs only if eval "
+           "passes the model"), 2.4)
     figure.set_layout_engine("none")
     axes.set(xlim=(0, 11), ylim=(0, 1.6), position=(0, 0, 1, 1.6 / 2.4))
     axes.set_axis_off()
@@ -556,9 +620,9 @@ def pipeline_graph(states: Mapping[str, str]) -> Chart:
         corners = "round,pad=0,rounding_size=0.08"
         axes.add_patch(FancyBboxPatch((x - 0.85, 0.4), 1.7, 0.9, corners, fc=fill, ec=GREY))
         axes.text(x, 1.0, step, ha="center", va="center", weight="bold")
-        axes.text(x, 0.66, word, ha="center", va="center", color=GREY)
+        axes.text(x, 0.66, tr(word), ha="center", va="center", color=GREY)
         if i:
             axes.annotate("", (x - 0.87, 0.85), (x - gap + 0.87, 0.85), arrowprops={
                 "arrowstyle": "-|>", "fc": INK, "mutation_scale": 15})
-    axes.text(0.5 + gap * (len(steps) - 1), 1.05, "gate", color=BLUE, ha="center")
+    axes.text(0.5 + gap * (len(steps) - 1), 1.05, tr("gate"), color=BLUE, ha="center")
     return figure

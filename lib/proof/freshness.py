@@ -10,6 +10,7 @@ import pandas as pd
 
 from lib import feature_store, lookups, predict
 from lib.cloud import Cloud
+from lib.language import mark
 from lib.predict import Prediction
 from lib.proof import parity, planted
 from lib.stages import Outcome
@@ -69,7 +70,7 @@ def check(cloud: Cloud) -> Outcome:
         planted.remove(cloud, NAME)
     ages = pd.concat({"before the sync": old_ages, "after the sync": new_ages})
     measured = Freshness(
-        {"before the sync": stale, "after the sync": fresh},
+        {mark("before the sync"): stale, mark("after the sync"): fresh},
         ages.reset_index(0, names="").reset_index(drop=True), _changes(before, after),
         before_and_after(before, after), figures(copy, stale, fresh, before, after))
     return Outcome("done", figures={

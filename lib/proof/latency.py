@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from lib import lookups, warehouse
+from lib.charts import proof as charts
 from lib.cloud import Cloud
+from lib.language import mark
 from lib.predict import Predictor
 from lib.stages import Outcome
 
-KINDS = ("fetch", "predict", "both")
+KINDS = (mark("fetch"), mark("predict"), mark("both"))
 
 
 def measure(
@@ -94,10 +96,11 @@ def compare(predictor: Predictor, customers: list[str]) -> Outcome:
 
 def series(timings: Mapping) -> dict[str, list[float]]:
     """The samples of `compare` by name, in the order of the charts."""
-    named = {f"{kind}, 1 caller": timings["alone"][kind] for kind in KINDS}
-    named |= {f"{kind}, {timings['callers']} callers": timings["together"][kind]
-              for kind in KINDS}
-    return named | {"features by SQL, 1 caller": timings["sql"]}
+    named = {charts.call_name(kind, callers): samples[kind]
+             for callers, samples in ((1, timings["alone"]),
+                                      (timings["callers"], timings["together"]))
+             for kind in KINDS}
+    return named | {charts.call_name(mark("features by SQL"), 1): timings["sql"]}
 
 
 def figures(

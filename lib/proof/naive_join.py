@@ -9,6 +9,7 @@ import pandas as pd
 from lib import lookups, warehouse
 from lib.cloud import Cloud
 from lib.config import ENTITY
+from lib.language import day, tr
 
 TIME, NAIVE = "label_timestamp", " naive"  # NAIVE: after a column's name, its naive value
 
@@ -68,8 +69,8 @@ def timeline(cloud: Cloud, pairs: pd.DataFrame) -> dict:
                  & (pairs["orders_90d"] == 1)
                  & (pairs["orders_lifetime naive"] == pairs["orders_lifetime"] + 1)]
     if both.empty:
-        return {"lacks": f"a customer with one order in the 90 days before {newest:%Y-%m-%d} and "
-                "one in the label window after it; more users would have one"}
+        return {"lacks": tr("a customer with one order in the 90 days before {day} and one in the "
+                            "label window after it; more users would have one", day=day(newest))}
     row = both.sort_values(["orders_lifetime", "customer_id"]).iloc[0]
     keys = ["feature_timestamp", *settings.feature_names]
     orders = lookups.customer_rows(cloud, "raw_orders", row["customer_id"])["ordered_at"]

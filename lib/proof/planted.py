@@ -16,6 +16,7 @@ from google.cloud import aiplatform_v1 as vertex
 
 from lib import feature_store, lookups, waiting, warehouse
 from lib.cloud import Cloud
+from lib.language import mark
 from lib.proof import parity
 from lib.stages import Outcome
 
@@ -56,8 +57,8 @@ def never_synced(copied: Cloud) -> None:
 
 
 FAULTS = {
-    "no dense": without_dense, "60 days as 90d": another_window,
-    "midnight in Seoul": local_midnight, "never synced": never_synced,
+    mark("no dense"): without_dense, mark("60 days as 90d"): another_window,
+    mark("midnight in Seoul"): local_midnight, mark("never synced"): never_synced,
 }
 
 
@@ -87,7 +88,7 @@ def check(cloud: Cloud, healthy: pd.DataFrame) -> Outcome:
     """
     if not cloud.settings.target_settings.planted_faults:
         return left_out(cloud, "planted_faults")
-    found = {"healthy": healthy}
+    found = {mark("healthy"): healthy}
     for name, fault in FAULTS.items():
         print(f"  planted fault: {name}", flush=True)
         found[name] = plant(cloud, fault)

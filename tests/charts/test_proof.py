@@ -51,9 +51,9 @@ CASES = {
     "parity_healthy": (
         lambda: charts.parity_grid(HEALTHY), "All 6 values are equal online and offline"),
     "parity_panels": (
-        lambda: charts.parity_grid({"before": BROKEN, "after": HEALTHY}),
-        "Before: 4 of 6 values, of 3 customers, are not what training would see; after: 6 "
-        "values are equal online and offline"),
+        lambda: charts.parity_grid({"before the sync": BROKEN, "after the sync": HEALTHY}),
+        "Before the sync: 4 of 6 values, of 3 customers, are not what training would see; after "
+        "the sync: 6 values are equal online and offline"),
     "faults_caught": (
         lambda: charts.faults_caught({"healthy": HEALTHY, "no dense": BROKEN}),
         "The parity check catches 1 of 1 planted faults, and names the columns; the healthy "
@@ -62,7 +62,9 @@ CASES = {
         lambda: charts.prediction_change({"1": (0.9, 0.7), "2": (0.8, 0.85)}),
         "Customer 1: 90.0% on old features, 70.0% after the sync"),
     "latency_percentiles": (
-        lambda: charts.latency_percentiles({"fetch": [2.0, 2.0], "by SQL": [40.0, 40.0]}),
+        lambda: charts.latency_percentiles({
+            charts.call_name("fetch", 1): [2.0, 2.0],
+            charts.call_name("features by SQL", 1): [40.0, 40.0]}),
         "Fetching features takes 2 ms; computing the same ones by SQL 40 ms: 20 times as long"),
     "latency_histograms": (
         lambda: charts.latency_histograms(SAMPLES, SAMPLES, 8),
