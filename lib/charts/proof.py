@@ -105,26 +105,28 @@ def future_let_in(found: Mapping) -> Chart:
     days = require_some(found["days"], "days of future")
     honest, steps = found["kept"][0], range(len(days))
     figure, axes = new_figure(
-        f"With {days[-1]} days of future in the features the test promises "
-        f"{found['promised'][-1]:,.0f} orders of 1,000 customers, and production would see "
-        f"{found['kept'][-1]:,.0f}; without any, both are {honest:,.0f}",
-        "Orders of 1,000 contacted customers. Each step: the same model, trained on the features "
-        "as they are so many days after the label's time (the steps are not to scale)", 4.2)
+        tr("With {days} days of future in the features the test promises {promised:,.0f} orders of "
+           "1,000 customers, and production would see {kept:,.0f}; without any, both are "
+           "{honest:,.0f}", days=days[-1], promised=found["promised"][-1], kept=found["kept"][-1],
+           honest=honest),
+        tr("Orders of 1,000 contacted customers. Each step: the same model, trained on the "
+           "features as they are so many days after the label's time (the steps are not to "
+           "scale)"), 4.2)
     low, high = (pick(*found["promised"], *found["kept"]) for pick in (min, max))
     for name, label, colour, marker, up in (
-            ("promised", "promised\nby its test", ORANGE, "o", 11),
-            ("kept", "seen in\nproduction", INK, "X", -22)):
+            ("promised", tr("promised\nby its test"), ORANGE, "o", 11),
+            ("kept", tr("seen in\nproduction"), INK, "X", -22)):
         axes.plot(steps, found[name], marker + "-", color=colour, ms=11, mec="white")
         for step, value in list(zip(steps, found[name], strict=True))[1:]:
             annotate(axes, f"{value:,.0f}", (step, value), 0, up, ha="center", color=colour)
         annotate(axes, label, (steps[-1], found[name][-1]), 30, va="center", color=colour)
     axes.hlines(honest, 0, steps[-1], **{**BASE, "color": BLUE})
     axes.plot(0, honest, "s", color=BLUE, ms=12)
-    annotate(axes, f"point in time:\n{honest:,.0f}", (0, honest), -14, ha="right", va="center",
-             color=BLUE)
+    annotate(axes, tr("point in time:\n{honest:,.0f}", honest=honest), (0, honest), -14,
+             ha="right", va="center", color=BLUE)
     room = 0.15 * (high - low + 1)
     axes.set(xlim=(-0.75, len(days) - 0.35), ylim=(low - 1.5 * room, high + room),
-             xlabel="days of future that the features have seen")
+             xlabel=tr("days of future that the features have seen"))
     axes.set_xticks(steps, days)
     ticks(axes, y=5)
     return figure
