@@ -212,7 +212,11 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     except PapermillExecutionError as error:
         raise NotebookFailed(_cell_error(error, notebook.stem)) from None
-    except DeadKernelError:
+    except RuntimeError as error:
+        # nbclient's of a kernel at work; jupyter_client's of one that was still starting has no
+        # class of its own.
+        if not (isinstance(error, DeadKernelError) or str(error).startswith("Kernel died")):
+            raise
         raise errors.StageError(
             notebook.stem, "running the notebook",
             "its Python (the kernel) has ended: something has killed it, or memory ran out",

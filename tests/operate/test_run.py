@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import filelock
 import nbformat
 import pytest
+from jupyter_client.asynchronous import AsyncKernelClient
 
 from lib import cloud, config, localcloud, stages
 from lib.config import ROOT
@@ -435,6 +436,25 @@ def test_a_notebook_whose_process_dies_ends_the_run_with_its_name(fake_notebooks
     assert run.main([]) == 1
     check_failed(tmp_path, capfd.readouterr().out, "cause:     its Python (the kernel) has ended",
                  "command:   ./run_all.sh --target local --env dev --from 02")
+
+
+def test_a_notebook_whose_process_dies_while_it_starts_ends_the_run_with_its_name(
+        fake_notebooks, monkeypatch, tmp_path, capfd):
+    wait = AsyncKernelClient.wait_for_ready
+
+    async def killed(self, *arguments, **options):
+        (kernel,) = multiprocessing.active_children()
+        kernel.kill()
+        return await wait(self, *arguments, **options)
+
+    monkeypatch.setattr(AsyncKernelClient, "wait_for_ready", killed)
+    fake_notebooks(("02_features", WORK))
+    assert run.main([]) == 1
+    out = capfd.readouterr().out
+    for part in ("stage:     02_features", "cause:     its Python (the kernel) has ended",
+                 "command:   ./run_all.sh --target local --env dev --from 02"):
+        assert part in out
+    assert "Traceback" not in out
 
 
 @pytest.fixture
