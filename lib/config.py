@@ -94,6 +94,7 @@ class Target(Block):
     billed: bool
     planted_faults: bool
     freshness: bool
+    served_log: bool
 
 
 class TheLook(Block):
@@ -134,6 +135,7 @@ class Tables(Block):
     labels: BigQueryId
     train: BigQueryId
     train_naive: BigQueryId
+    served: BigQueryId
 
 
 class Snapshots(Block):

@@ -13,10 +13,10 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from lib import cli, endpoint, feature_store
+from lib import cli, endpoint, feature_store, served_log
 from lib.cloud import Cloud, connect
 from lib.config import Settings
 from lib.stages import Outcome
@@ -29,7 +29,8 @@ NOT_SERVED, NOT_DEPLOYED = 3, 4
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer. fetch_ms and predict_ms are wall-clock times of the two calls."""
+    """One answer. fetch_ms and predict_ms are wall-clock times of the two calls, log_ms that of
+    the line in the log."""
 
     customer_id: str
     churn_probability: float
@@ -37,6 +38,7 @@ class Prediction:
     feature_timestamp: datetime | None
     fetch_ms: float
     predict_ms: float
+    log_ms: float = 0.0
 
 
 class Predictor:
@@ -50,19 +52,29 @@ class Predictor:
         """The churn probability of one customer, from what the online store serves.
 
         The features are sent by name. Only the first step of the trained pipeline puts them in
-        order, and it is the same object in training and in serving.
+        order, and it is the same object in training and in serving. What was served is logged
+        (lib/served_log.py), unless targets.<target>.served_log is false.
 
         Raises:
             lib.feature_store.EntityNotServed: nothing is served for this customer.
         """
+        settings, asked_at, probability = self.cloud.settings, datetime.now(UTC), None
         began = time.perf_counter()
-        features, taken_at = feature_store.fetch(self.cloud, customer_id)
+        try:
+            features, taken_at = feature_store.fetch(self.cloud, customer_id)
+        except feature_store.EntityNotServed:
+            served_log.append(settings, asked_at, customer_id)
+            raise
         fetched = time.perf_counter()
-        (probability,) = endpoint.predict(self.cloud, self.endpoint, [features])
-        predicted = time.perf_counter()
+        try:
+            (probability,) = endpoint.predict(self.cloud, self.endpoint, [features])
+        finally:
+            predicted = time.perf_counter()
+            served_log.append(settings, asked_at, customer_id, features, taken_at, probability)
+            logged = time.perf_counter()
         return Prediction(
             str(customer_id), probability, features, taken_at,
-            1000 * (fetched - began), 1000 * (predicted - fetched))
+            *(1000 * span for span in (fetched - began, predicted - fetched, logged - predicted)))
 
 
 def open_predictor(cloud: Cloud) -> Outcome:

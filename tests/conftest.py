@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 _STATE = tempfile.TemporaryDirectory(prefix="localcloud-test-", ignore_cleanup_errors=True)
 os.environ["LOCALCLOUD_STATE"] = _STATE.name  # before anything imports lib.localcloud
+_RUNS = tempfile.TemporaryDirectory(prefix="runs-test-", ignore_cleanup_errors=True)
+os.environ["CHURN_DEMO_RUNS"] = _RUNS.name  # before anything imports lib.config
 
 from lib.localcloud.loopback import no_proxy  # noqa: E402
 

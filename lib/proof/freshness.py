@@ -5,6 +5,7 @@ at the end: the healthy data do not change.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pandas as pd
 
@@ -12,7 +13,8 @@ from lib import feature_store, lookups, predict
 from lib.cloud import Cloud
 from lib.language import mark
 from lib.predict import Prediction
-from lib.proof import parity, planted
+from lib.proof import parity, planted, served
+from lib.proof.served import Served
 from lib.stages import Outcome
 
 NAME = "freshness"  # ending of the copy's names
@@ -40,19 +42,23 @@ class Freshness:
     ages: `parity.ages` of both.
     changes: customer_id -> (probability before, after).
     moved_most: the customer whose probability moved most, see `before_and_after`.
-    figures: for summary.json.
+    served: "before" and "after" -> what was served to these predictions, compared afterwards by
+    the log; None without a log.
+    figures: for summary.json; with "logged", the parts before and after as of `served.figures`.
     """
 
     compared: dict[str, pd.DataFrame] | None = None
     ages: pd.DataFrame | None = None
     changes: dict[str, tuple[float, float]] | None = None
     moved_most: pd.DataFrame | None = None
+    served: dict[str, Served] | None = None
     figures: dict | None = None
 
 
-def check(cloud: Cloud) -> Outcome:
+def check(cloud: Cloud, cut: float) -> Outcome:
     """Let a day of orders arrive in a copy; compare and predict before its sync and after it.
 
+    cut: of `served.threshold`, for the decisions that the old values change.
     Left out if targets.<target>.freshness is false: it takes minutes on Google Cloud.
 
     Returns:
@@ -63,16 +69,22 @@ def check(cloud: Cloud) -> Outcome:
     try:
         copy = prepare(cloud)
         new_day(copy)
+        began = datetime.now(UTC)
         stale, old_ages, before = _measure(copy)
         feature_store.sync(copy.cloud, force=True)
+        synced = datetime.now(UTC)
         fresh, new_ages, after = _measure(copy)
+        logged = served.check(predict.Predictor(copy.cloud), began, cut).value
     finally:
         planted.remove(cloud, NAME)
+    parts = logged and {"before": logged.until(synced), "after": logged.since(synced)}
+    counted = figures(copy, stale, fresh, before, after) | {"logged": parts and {
+        name: served.figures(part) for name, part in parts.items()}}
     ages = pd.concat({"before the sync": old_ages, "after the sync": new_ages})
     measured = Freshness(
         {mark("before the sync"): stale, mark("after the sync"): fresh},
         ages.reset_index(0, names="").reset_index(drop=True), _changes(before, after),
-        before_and_after(before, after), figures(copy, stale, fresh, before, after))
+        before_and_after(before, after), parts, counted)
     return Outcome("done", figures={
         "customers": len(copy.customers), "with a new order": len(copy.buyers),
         "mismatches before the sync": measured.figures["mismatches_before"],

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
@@ -36,20 +37,41 @@ def compare(
 
     Returns:
         customer_id; feature; online and offline (values, None for NULL); outcome (equal,
-        different, null_online, null_offline, missing: nothing served); diff (absolute
-        difference, NaN unless both are numbers); served_at and offline_at (the snapshots).
+        different, null_online, null_offline, missing: nothing served, or no offline row); diff
+        (absolute difference, NaN unless both are numbers); served_at and offline_at (the
+        snapshots).
     """
     if offline is None:
         offline = lookups.newest_rows(cloud, customers)
     served, stored = fetch_all(cloud, customers), offline.to_dict("index")
-    names, tolerance = cloud.settings.feature_names, cloud.settings.checks.parity_tolerance
-    stamp, rows = TIMESTAMP, []
-    for customer in customers:
-        online, served_at = served[customer] or ({}, None)
-        for name in names:
-            pair = _value(online.get(name)), _value(stored[customer][name])
-            rows.append((customer, name, *pair, *judge(*pair, bool(online), tolerance),
-                         served_at, stored[customer][stamp]))
+    return compare_pairs(cloud.settings, [
+        Pair(customer, *(served[customer] or ({}, None)), stored[customer],
+             stored[customer][TIMESTAMP]) for customer in customers])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """What was served for a customer, and the offline row: feature -> value, empty for nothing.
+
+    served_at and offline_at: their snapshots.
+    """
+
+    customer_id: str
+    online: Mapping[str, object]
+    served_at: datetime | None
+    offline: Mapping[str, object]
+    offline_at: datetime | None
+
+
+def compare_pairs(settings: Settings, pairs: list[Pair]) -> pd.DataFrame:
+    """The table of `compare`: for each pair one row per feature, in the order of config.yaml."""
+    rows, tolerance = [], settings.checks.parity_tolerance
+    for pair in pairs:
+        both = bool(pair.online) and bool(pair.offline)
+        for name in settings.feature_names:
+            values = _value(pair.online.get(name)), _value(pair.offline.get(name))
+            rows.append((pair.customer_id, name, *values, *judge(*values, both, tolerance),
+                         pair.served_at, pair.offline_at))
     compared = pd.DataFrame(rows, columns=COLUMNS)
     return compared.astype({"served_at": "datetime64[us, UTC]",
                             "offline_at": "datetime64[us, UTC]"})
@@ -82,11 +104,12 @@ def _value(value: object) -> object:
 
 
 def judge(
-    online: object, offline: object, served: bool, tolerance: float
+    online: object, offline: object, both: bool, tolerance: float
 ) -> tuple[str, float]:
-    """(outcome, absolute difference) of one pair of values; None is NULL."""
+    """(outcome, absolute difference) of one pair of values; None is NULL. both: a row was served,
+    and there is an offline one."""
     nothing = float("nan")
-    if not served:
+    if not both:
         return "missing", nothing
     if online is None or offline is None:
         same = online is None and offline is None

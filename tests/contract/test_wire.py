@@ -154,9 +154,18 @@ def _labels(body: object) -> bool:
 @pytest.fixture
 def queries(recorded):
     """configuration of every job of the run that is a query, in order."""
-    return [r["body"]["configuration"] for r in recorded["a run"]
-            if r["method"] == "bigquery.jobs.insert" and r["body"]
-            and "query" in r["body"].get("configuration", {})]
+    return [each for each in _jobs(recorded) if "query" in each]
+
+
+@pytest.fixture
+def loads(recorded):
+    """configuration.load of every job of the run that loads a file."""
+    return [each["load"] for each in _jobs(recorded) if "load" in each]
+
+
+def _jobs(recorded):
+    return [r["body"].get("configuration", {}) for r in recorded["a run"]
+            if r["method"] == "bigquery.jobs.insert" and r["body"]]
 
 
 def test_every_query_that_runs_has_a_cap_on_its_bytes(queries):
@@ -166,9 +175,13 @@ def test_every_query_that_runs_has_a_cap_on_its_bytes(queries):
     assert estimates and not any("maximumBytesBilled" in q for q in estimates)
 
 
-def test_google_analyzes_every_statement_that_was_sent(queries, google):
+def test_google_analyzes_every_statement_that_was_sent(queries, loads, google):
     name = "bigquery-public-data.thelook_ecommerce"
     tables = {f"{name}.{table}": dict(columns) for table, columns in thelook.SCHEMAS.items()}
+    for load in loads:
+        table = ".".join(load["destinationTable"][part] for part in (
+            "projectId", "datasetId", "tableId"))
+        tables[table] = {field["name"]: field["type"] for field in load["schema"]["fields"]}
     for query in [q["query"] for q in queries]:
         found = google.analyze(query["query"], tables, declared(query))
         if found.table:

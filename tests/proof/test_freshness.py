@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from google.api_core.exceptions import NotFound
 
-from lib import feature_store, lookups, warehouse
+from lib import feature_store, lookups, predict, warehouse
 from lib.proof import freshness, parity, planted
 from tests.proof.conftest import switched_off
 
@@ -14,6 +14,18 @@ TABLES = ("raw_orders", "raw_order_items", "features")
 def counts(cloud):
     return {key: (cloud.bigquery.get_table(cloud.settings.table(key)).num_rows,
                   warehouse.built_at(cloud, key)) for key in TABLES}
+
+
+def keys(compared):
+    return {(row.customer_id, row.feature, row.online, row.offline)
+            for row in compared.fillna(-1).itertuples()}
+
+
+def found_probabilities(cloud):
+    """The lowest and the highest churn probability among some active customers."""
+    answers = predict.many(predict.Predictor(cloud), lookups.served_customers(cloud, 20)).value
+    found = [answer.churn_probability for answer in answers]
+    return min(found), max(found)
 
 
 def test_red_before_the_sync_and_green_after(deployed):
@@ -85,7 +97,8 @@ def test_a_new_day_is_the_same_each_time_and_each_buyer_orders_the_same_again(de
 
 
 def test_check_measures_both_sides_of_the_sync_unless_config_leaves_it_out(deployed):
-    outcome = freshness.check(deployed)
+    cut = sum(found_probabilities(deployed)) / 2  # between the lowest and the highest
+    outcome = freshness.check(deployed, cut)
     found = outcome.value
     wrong = {name: len(parity.differences(frame)) for name, frame in found.compared.items()}
     assert wrong["before the sync"] > 0 == wrong["after the sync"]
@@ -98,6 +111,16 @@ def test_check_measures_both_sides_of_the_sync_unless_config_leaves_it_out(deplo
         deployed.bigquery.get_dataset(
             planted.beside(deployed, freshness.NAME).settings.dataset)
 
-    outcome = freshness.check(switched_off(deployed, "freshness"))
+    before, after = (found.served[name] for name in ("before", "after"))
+    assert len(before.at) == len(after.at) == len(found.changes)
+    assert parity.figures(after.compared)["mismatches"] == 0
+    stale = parity.differences(found.compared["before the sync"])
+    stale = stale[stale["customer_id"].isin(found.changes)]
+    assert len(stale) and keys(stale) == keys(parity.differences(before.compared))
+    assert before.decided == [
+        (old <= cut, new <= cut) for old, new in found.changes.values()]
+    assert after.decided == [(new <= cut, new <= cut) for _, new in found.changes.values()]
+
+    outcome = freshness.check(switched_off(deployed, "freshness"), cut)
     assert outcome.value == freshness.Freshness()
     assert outcome.figures == {"left out by": "targets.local.freshness: false"}

@@ -20,12 +20,12 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from lib import cloud as clouds
-from lib import config, lookups, source, warehouse
+from lib import config, lookups, served_log, source, warehouse
 from lib.config import ENTITY, ROOT, TIMESTAMP
 from lib.errors import Needed
 from lib.localcloud import thelook
 from lib.operate import preflight
-from lib.proof import freshness, latency, parity, planted, remedies
+from lib.proof import freshness, latency, parity, planted, remedies, served
 from lib.stages import Outcome
 from tests.sql.googlesql import GoogleSql, SqlError, Statement, Tables, declared
 
@@ -115,6 +115,7 @@ def send_everything(cloud):
     lookups.base_rate(cloud)
     lookups.silent_customer(cloud)
     latency.by_sql(cloud, ["7"], 1)
+    served.logged_rows(cloud, datetime(2026, 3, 10, tzinfo=UTC))
     parity.ages(cloud, empty(parity.COLUMNS))
     for fault in planted.FAULTS.values():
         planted.plant(cloud, fault)
@@ -129,7 +130,7 @@ def gcp():
 @pytest.fixture(scope="module")
 def analyzed(google, gcp):
     """The Analyzer, after everything was sent, for the public theLook on Google."""
-    analyzer = Analyzer(google, {
+    analyzer = Analyzer(google, {gcp.table("served"): served_log.SCHEMA} | {
         f"{gcp.source_dataset}.{name}": dict(columns) for name, columns in thelook.SCHEMAS.items()})
 
     def remove(cloud, name):
