@@ -12,10 +12,11 @@ from babel.messages.pofile import read_po
 from lib import config, language, prose, remarks, show, stages
 from lib.config import ROOT
 
-KEYWORDS = {"tr": None, "mark": None, "_": None, "gettext": None}
+KEYWORDS = {"tr": None, "mark": None}
 METHODS = [("lib/report/**.j2", "jinja2.ext:babel_extract"), ("lib/**.py", "python")]
 OPTIONS = {"jinja2.ext:babel_extract": {"trimmed": "true", "silent": "false"}}
 HANGUL = re.compile("[가-힣]")
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
 def sentences():
@@ -32,6 +33,12 @@ def sentences():
                     found.setdefault(sentence, f"{path.relative_to(ROOT)}:{line}")
     for feature in config.load(target="local").features:
         found |= {feature.description: "config.yaml", feature.unit: "config.yaml"}
+    for step in config.load(target="local").plan:
+        found |= {step.name: "config.yaml: plan", step.basis: "config.yaml: plan"}
+    for notebook in NOTEBOOKS:  # the names of steps, which the list of resources shows
+        code = notebook.read_text(encoding="utf-8")
+        found |= dict.fromkeys(re.findall(r'run.step\(\\"([^"\\]+)', code), notebook.stem)
+    found = {text: where for text, where in found.items() if not text.startswith("sql/")}
     found |= dict.fromkeys([*remarks.THELOOK.values(), *remarks.OTHER.values()], "remarks.py")
     return found
 
@@ -117,9 +124,6 @@ def test_a_notebook_is_executed_with_the_prose_of_the_language(tmp_path):
     assert [cell.source for cell in nbformat.read(copy, 4).cells] == [
         "# 데이터\n\n두 번째 문단", "1 + 1", "Not translated"]
     assert nbformat.read(path, 4).cells[1].execution_count == 3
-
-
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

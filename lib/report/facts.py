@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lib import cloud, config, stages
+from lib import cloud, config, language, stages
 from lib.config import Settings
+from lib.language import mark, tr
 
 # Of runs before summary.json named its source, which could only be theLook or a copy of it.
 THELOOK = {"title": "theLook eCommerce", "is_thelook": True}
@@ -26,10 +27,10 @@ def read(folder: Path) -> dict:
     if run is None:
         raise NoRun(f"no summary.json in {folder}; ./run_all.sh makes a run")
     settings, leak = settings_of(run), run["leakage"]
-    return {"run": run, "local": run["target"] == "local", "where": where(run),
-            "source": source(run), "features": _features(run), "future": future(leak),
-            **decision(settings),
-            "fidelity": cloud.fidelity() if run["target"] == "local" else "",
+    return {"run": run, "language": language.current(), "local": run["target"] == "local",
+            "where": where(run), "source": source(run), "features": _features(run),
+            "future": future(leak), **decision(settings),
+            "fidelity": fidelity() if run["target"] == "local" else "",
             **started(run["started_at"]), **findings(run), "horizon": _horizon(run["labels"]),
             "resources": _resources(run),
             "longest": max([stage["seconds"] for stage in run["stages"]], default=0) or 1,
@@ -72,7 +73,17 @@ def where(run: Mapping) -> str:
         return "Google Cloud"
     sources = [stage["figures"].get("source", {}) for stage in run["stages"]]
     generated = any(figures.get("as") == "read where it is" for figures in sources)
-    return "local stand-in" + "; theLook generated from a seed" * generated
+    return (tr("local stand-in; theLook generated from a seed") if generated else
+            tr("local stand-in"))
+
+
+def fidelity() -> str:
+    """How the rules of the local cloud are known."""
+    names = "rules", "recorded", "documented", "package", "unverified", "divergences"
+    counts = re.findall(r"\d+", cloud.fidelity())
+    return tr("{rules} rules: {recorded} recorded, {documented} documented, {package} from the "
+              "package, {unverified} unverified; {divergences} known divergences",
+              **dict(zip(names, counts, strict=True)))
 
 
 def settings_of(run: Mapping) -> Settings | None:
@@ -127,11 +138,12 @@ def decision(settings: Settings | None) -> dict:
     asked = settings.decision if settings else None
     day, cap = (asked.decide_by, asked.budget_cap_usd) if asked else (None, None)
     points = {
-        "Pilot": asked and asked.pilot,
-        "Budget cap": None if cap is None else f"${number(cap)} for the whole pilot",
-        "Data": asked and asked.data,
-        "Team": asked and asked.team,
-        "Decide by": day and f"{day.day} {day:%b %Y}"}
+        mark("Pilot"): asked and asked.pilot,
+        mark("Budget cap"): None if cap is None else tr(
+            "${cap} for the whole pilot", cap=number(cap)),
+        mark("Data"): asked and asked.data,
+        mark("Team"): asked and asked.team,
+        mark("Decide by"): day and language.day(day)}
     return {"decision": points, "undecided": sum(value is None for value in points.values())}
 
 
@@ -178,10 +190,11 @@ def costs(run: Mapping, settings: Settings | None) -> dict:
 
 
 def started(text: str) -> dict[str, str]:
-    """The start of a run in UTC, in English and in Korean."""
+    """The start of a run in UTC, in the chosen language and in Korean."""
     moment = datetime.fromisoformat(text).astimezone(UTC)
-    return {"started": f"{moment.day} {moment:%b %Y, %H:%M} UTC",
-            "started_ko": f"{moment.year}년 {moment.month}월 {moment.day}일 {moment:%H:%M}(UTC)"}
+    korean = f"{moment.year}년 {moment.month}월 {moment.day}일 {moment:%H:%M}(UTC)"
+    english = f"{moment.day} {moment:%b %Y, %H:%M} UTC"
+    return {"started": korean if language.current() == "ko" else english, "started_ko": korean}
 
 
 def number(value: float, digits: int | None = None) -> str:

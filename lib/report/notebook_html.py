@@ -7,13 +7,16 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 
 import nbformat
 from bs4 import BeautifulSoup
 from markupsafe import Markup
 from nbconvert.filters import Highlight2HTML, ansi2html, markdown2html_mistune
 
+from lib import prose, stages
 from lib.config import ROOT
+from lib.language import current, tr
 
 PARAMETERS = {"parameters", "injected-parameters"}  # tags of papermill's cells
 ACTIVE = ("script", "style", "iframe", "object", "embed", "link", "meta", "base", "form")
@@ -46,11 +49,17 @@ class Book:
 
 
 def read_books(folder: Path) -> list[Book]:
-    """The executed notebooks of a run, in order; one that cannot be read is left out."""
-    books = []
+    """The executed notebooks of a run, in order; one that cannot be read is left out.
+
+    In another language than the run's their prose is that of the project's notebooks today.
+    """
+    books, language = [], current()
+    same = (stages.read_summary(folder) or {}).get("language", "en") == language
     for path in sorted(folder.glob("0*_*.ipynb")):
         try:
-            books.append(read_book(path))
+            source = ROOT / "notebooks" / path.name
+            translated = {} if same or not source.exists() else prose.read(source, language)
+            books.append(read_book(path, translated))
         except (OSError, ValueError, nbformat.ValidationError) as error:
             print(f"{path.name} is left out of the report: {error}", file=sys.stderr)
     keys = {book.key for book in books}
@@ -58,8 +67,11 @@ def read_books(folder: Path) -> list[Book]:
                                  for cell in book.cells]) for book in books]
 
 
-def read_book(path: Path) -> Book:
-    """One executed notebook, without papermill's parameters."""
+def read_book(path: Path, translated: Mapping[str, str] = MappingProxyType({})) -> Book:
+    """One executed notebook, without papermill's parameters.
+
+    translated: cell id -> the Markdown to show instead of the cell's own.
+    """
     key, title, heading = path.stem, path.stem, ""
     cells: list[CellView] = []
     sections: list[tuple[str, str]] = []
@@ -74,8 +86,8 @@ def read_book(path: Path) -> Book:
             chart = any("image/png" in output.get("data", {}) for output in cell.outputs)
             cells.append(CellView(html, code, heading, slide, tags, chart))
             continue
-        prose = _markdown(cell.source, key, 2)
-        first = prose.find(HEADING)
+        shown = _markdown(translated.get(cell.id, cell.source), key, 2)
+        first = shown.find(HEADING)
         if first:
             heading = first.get_text(" ", strip=True)
             if first.name == "h3":  # level 1 in the notebook: the page shows it as the title
@@ -83,7 +95,7 @@ def read_book(path: Path) -> Book:
                 first.decompose()
             elif first.name == "h4":
                 sections.append((first["id"], heading))
-        cells.append(CellView(Markup(prose), Markup(""), heading, slide, tags, False))
+        cells.append(CellView(Markup(shown), Markup(""), heading, slide, tags, False))
     return Book(key, title, cells, sections)
 
 
@@ -184,7 +196,8 @@ def _result(output: Mapping, heading: str) -> Markup:
     if "image/png" in data:
         return picture(data["image/png"], _chart_title(text) or heading)
     if "application/vnd.jupyter.widget-view+json" in data:
-        return Markup('<p class="aside">This control works only in JupyterLab.</p>')
+        return Markup('<p class="aside">{}</p>').format(
+            tr("This control works only in JupyterLab."))
     if "text/html" in data:
         return Markup('<div class="table">{}</div>').format(Markup(_clean(data["text/html"])))
     if "text/markdown" in data:

@@ -25,6 +25,7 @@ from lib.charts.style import (
     ticks,
 )
 from lib.config import PlannedStep
+from lib.language import mark, tr
 
 LIMIT = 20  # our target: minutes that the demo may take on Google
 LONGEST = 12  # measured steps that are drawn
@@ -126,13 +127,17 @@ def total(bars: Sequence[Bar]) -> float:
 def finding(steps: Sequence[PlannedStep]) -> str:
     """The plan in a sentence: both totals, and whether the first is over the target."""
     early, late = minutes(schedule(steps)), minutes(schedule(steps, early=False))
-    over = f": over our target of {LIMIT}" if early > LIMIT else ""
-    return f"Planned: {early} min on Google, {late} without the early start{over}"
+    sentence = (
+        mark("Planned: {early} min on Google, {late} without the early start: over our target of "
+             "{limit}") if early > LIMIT else
+        mark("Planned: {early} min on Google, {late} without the early start"))
+    return tr(sentence, early=early, late=late, limit=LIMIT)
 
 
 def rerun_finding(steps: Sequence[PlannedStep]) -> str:
     """The plan of a run that reuses every resource, in a sentence."""
-    return f"Once every resource exists, a run is planned at {minutes(schedule(rerun(steps)))} min"
+    return tr("Once every resource exists, a run is planned at {minutes} min",
+              minutes=minutes(schedule(rerun(steps))))
 
 
 def minutes(bars: Sequence[Bar]) -> int:
@@ -185,9 +190,12 @@ def chart(steps: Sequence[PlannedStep], summary: Mapping | None = None) -> Chart
     bars = schedule(require_some(steps, "planned steps"))
     longest = _longest(measured(summary or {}))
     heights = [0.27 * len(bars) + 0.5] + [0.27 * len(longest) + 0.6] * bool(longest)
-    untimed = "" if timed(steps) else "; no minute of it was timed on Google"
+    subtitle = (
+        mark("A plan, in minutes. Dashed: our target of {limit} minutes") if timed(steps) else
+        mark("A plan, in minutes; no minute of it was timed on Google. Dashed: our target of "
+             "{limit} minutes"))
     figure, grid = new_figure(
-        finding(steps), f"A plan, in minutes{untimed}. Dashed: our target of {LIMIT} minutes",
+        finding(steps), tr(subtitle, limit=LIMIT),
         sum(heights) + 1.9, len(heights), 1, squeeze=False, height_ratios=heights)
     _draw_plan(grid[0, 0], bars)
     if longest:
@@ -212,14 +220,15 @@ def _draw_plan(axes: Axes, bars: Sequence[Bar]) -> None:
             if bar.start == ends[name]:
                 axes.vlines(bar.start, row_of[name], row - 0.36, color=BLUE, linewidth=1.2)
     axes.axvline(LIMIT, zorder=0, **{**BASE, "color": INK})
-    axes.set(xlim=(0, 1.06 * max(*ends.values(), LIMIT)), xlabel="minutes since the run began")
+    axes.set(xlim=(0, 1.06 * max(*ends.values(), LIMIT)), xlabel=tr("minutes since the run began"))
     row_names(axes, [_row(bar.step.stage, bar.step.name, bar.step.background) for bar in rows])
     ticks(axes, x=10)
 
 
 def _row(stage: str, name: str, background: bool) -> str:
     """01 sql/01_prepare_bq for the step sql/01_prepare_bq.sql of 01_data."""
-    return f"{stage[:2]} {name.removesuffix('.sql')}{', in the background' * background}"
+    step = f"{stage[:2]} {tr(name).removesuffix('.sql')}"
+    return tr("{step}, in the background", step=step) if background else step
 
 
 def _longest(steps: Sequence[Timed]) -> list[Timed]:
@@ -241,29 +250,32 @@ def _longest(steps: Sequence[Timed]) -> list[Timed]:
 
 def _draw_measured(axes: Axes, steps: Sequence[Timed], target: str) -> None:
     """What this run measured, in seconds."""
-    where = "on the stand-in, not on Google" if target == "local" else "on Google Cloud"
     starts = [step.started or 0 for step in steps]
     ends = [start + step.seconds for start, step in zip(starts, steps, strict=True)]
     axes.barh(range(len(steps)), [step.seconds for step in steps], left=starts, height=0.72,
               color=INK)
     for row, (step, end) in enumerate(zip(steps, ends, strict=True)):
         # A background step is only checked when it is needed: its time is an upper bound.
-        annotate(axes, f"{step.seconds:,.1f}{' at most' * step.background}", (end, row), 6,
-                 va="center_baseline")
+        most = mark("{seconds:,.1f} at most") if step.background else "{seconds:,.1f}"
+        annotate(axes, tr(most, seconds=step.seconds), (end, row), 6, va="center_baseline")
     row_names(axes, [_row(step.stage, step.name, step.background) for step in steps])
-    axes.set_title(f"Measured in this run, {where}", weight="bold", loc="left", color=INK)
-    since = " since the run began" * (steps[0].started is not None)
-    background = any(step.background for step in steps)
-    bound = "\nat most: its end is only seen once a notebook waits for it" * background
-    axes.set(xlim=(0, 1.2 * max(ends) or 1),
-             xlabel=f"seconds{since}; the {len(steps)} longest steps{bound}")
+    title = (mark("Measured in this run, on the stand-in, not on Google") if target == "local" else
+             mark("Measured in this run, on Google Cloud"))
+    axes.set_title(tr(title), weight="bold", loc="left", color=INK)
+    unit = (mark("seconds; the {steps} longest steps") if steps[0].started is None else
+            mark("seconds since the run began; the {steps} longest steps"))
+    label = tr(unit, steps=len(steps))
+    if any(step.background for step in steps):
+        label += "\n" + tr("at most: its end is only seen once a notebook waits for it")
+    axes.set(xlim=(0, 1.2 * max(ends) or 1), xlabel=label)
     ticks(axes, x=8)
 
 
 def _legend(bars: Sequence[Bar]) -> list[Patch]:
-    solid = " or ".join(dict.fromkeys(
-        bar.step.basis for bar in bars if bar.step.basis != "assumed"))
-    return [Patch(color=BLUE, label="decides the end"),
-            Patch(color=SLACK, label="does not decide it"),
-            Patch(facecolor=GREY, edgecolor="white", hatch=HATCH, linewidth=0, label="assumed"),
+    solid = ", ".join(dict.fromkeys(
+        tr(bar.step.basis) for bar in bars if bar.step.basis != "assumed"))
+    return [Patch(color=BLUE, label=tr("decides the end")),
+            Patch(color=SLACK, label=tr("does not decide it")),
+            Patch(facecolor=GREY, edgecolor="white", hatch=HATCH, linewidth=0,
+                  label=tr("assumed")),
             *[Patch(color=GREY, label=solid)] * bool(solid)]

@@ -1,6 +1,6 @@
 """Make the pages of a finished run: report.html, slides.html and 요약.md, each one file.
 
-    python -m lib.report [report|slides] [--run runs/latest] [--compare]
+    python -m lib.report [report|slides] [--run runs/latest] [--compare] [--lang ko]
 
 The pages load nothing: pictures are inlined, and a content security policy makes the browser
 refuse everything else. A run of only some stages gives a page that says what was not measured.
@@ -20,8 +20,9 @@ import jinja2
 from bs4 import BeautifulSoup
 from markupsafe import Markup
 
-from lib import stages
+from lib import language, stages
 from lib.charts import proof, walk
+from lib.language import tr
 from lib.report import facts, plan
 from lib.report.notebook_html import (
     Book,
@@ -40,33 +41,36 @@ DECK = "deck"  # the tag of a cell that goes into the slides
 LONGEST = 13  # rows of a table that fit on a slide, with its head
 
 
-def build(folder: Path | str, compare: bool = False) -> Path:
+def build(folder: Path | str, compare: bool = False, lang: str | None = None) -> Path:
     """Write report.html and 요약.md into a run's folder; the path of report.html.
 
     compare: with what the newest run on other data promised and kept, side by side.
+    lang: of the page, here and below; None: that of the run. 요약.md is always Korean.
 
     Raises:
         lib.report.facts.NoRun: there is no summary.json in the folder, or nothing to compare.
     """
     folder = Path(folder)
+    use_language(folder, lang)
     known = facts.read(folder)
     summary = template("summary.ko.md.j2").render(known, short=False)
     (folder / "요약.md").write_text(summary, encoding="utf-8")
     page = template("report.html.j2").render(
-        known, books=read_books(folder), architecture=architecture(), plan=planned(known["run"]),
+        known, books=read_books(folder), architecture=_architecture(), plan=planned(known["run"]),
         compared=facts.side_by_side(folder) if compare else [],
         summary_ko=markdown(summary, "ko", 1))
     (folder / "report.html").write_text(page, encoding="utf-8")
     return folder / "report.html"
 
 
-def slides(folder: Path | str) -> Path:
+def slides(folder: Path | str, lang: str | None = None) -> Path:
     """Write slides.html, at most MOST_SLIDES, into a run's folder; its path.
 
     Raises:
         lib.report.facts.NoRun: there is no summary.json in the folder.
     """
     folder = Path(folder)
+    use_language(folder, lang)
     known = facts.read(folder)
     summary = template("summary.ko.md.j2").render(known, short=True)
     script = template("slides.js").render()
@@ -77,6 +81,12 @@ def slides(folder: Path | str) -> Path:
         slides=deck(read_books(folder), MOST_SLIDES - OWN_SLIDES))
     (folder / "slides.html").write_text(page, encoding="utf-8")
     return folder / "slides.html"
+
+
+def use_language(folder: Path, lang: str | None) -> None:
+    """Choose the language of the pages: `lang`, or that of the run."""
+    run = stages.read_summary(folder) or {}  # without one, facts.read says so
+    language.use(lang or run.get("language", "en"))
 
 
 def core_charts(known: Mapping) -> dict[str, Markup]:
@@ -131,8 +141,8 @@ def deck(books: list[Book], most: int) -> list[dict]:
             if not cell.code:
                 prose.append(_without_heading(cell.html))
                 continue
-            notes = Markup("").join(prose) or Markup("<p>{}: see report.html.</p>").format(
-                cell.heading)
+            notes = Markup("").join(prose) or Markup("<p>{}</p>").format(
+                tr("{heading}: see report.html.", heading=cell.heading))
             found += [{"book": book.title, "heading": cell.heading, "shown": shown, "notes": notes}
                       for shown in _on_slides(cell.html)]
             prose = []
@@ -156,10 +166,15 @@ def _on_slides(html: Markup) -> list[Markup]:
     return [Markup(table) for table in tables]
 
 
-@functools.cache
-def architecture() -> Markup:
+def _architecture() -> Markup:
     """The picture of what is built."""
     return chart_picture(walk.architecture())
+
+
+def _tr(sentence: str, /, **values: object) -> Markup:
+    """language.tr for a template: a sentence may have tags, its values are escaped."""
+    found = Markup(tr(sentence))
+    return found.format(**values) if values else found
 
 
 @functools.cache
@@ -170,6 +185,7 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True, autoescape=lambda name: ".html" in name,
         undefined=jinja2.StrictUndefined)
     environment.filters["number"] = facts.number
+    environment.globals |= {"tr": _tr}
     return environment.get_template(name)
 
 
@@ -183,10 +199,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compare", action="store_true",
                         help="report: beside it what the newest run on other data promised and "
                              "kept")
+    parser.add_argument("--lang", choices=language.LANGUAGES,
+                        help="language of the page; default: that of the run. In another one than "
+                             "the run's, the charts and tables of its notebooks stay as they were "
+                             "drawn")
     options = parser.parse_args(arguments)
     try:
-        page = (build(options.run, options.compare) if options.what == "report"
-                else slides(options.run))
+        page = (build(options.run, options.compare, options.lang) if options.what == "report"
+                else slides(options.run, options.lang))
     except facts.NoRun as error:
         print(hide_paths(str(error)), file=sys.stderr)
         return 1
