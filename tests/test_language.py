@@ -34,9 +34,11 @@ def sentences():
     for feature in config.load(target="local").features:
         found |= {feature.description: "config.yaml", feature.unit: "config.yaml"}
     for step in config.load(target="local").plan:
-        found |= {step.name: "config.yaml: plan", step.basis: "config.yaml: plan"}
+        shown = step.name, step.basis, step.stage.replace("_", " ")
+        found |= dict.fromkeys(shown, "config.yaml: plan")
     for notebook in NOTEBOOKS:  # the names of steps, which the list of resources shows
         code = notebook.read_text(encoding="utf-8")
+        found[notebook.stem.replace("_", " ")] = notebook.name
         found |= dict.fromkeys(re.findall(r'run.step\(\\"([^"\\]+)', code), notebook.stem)
     found = {text: where for text, where in found.items() if not text.startswith("sql/")}
     found |= dict.fromkeys([*remarks.THELOOK.values(), *remarks.OTHER.values()], "remarks.py")
