@@ -168,6 +168,9 @@ class Checks(Block):
     freshness_customers: Annotated[int, Field(ge=5, le=1000)]
     leakage_groups: Annotated[int, between(2, 50)]
     future_days: Annotated[list[Days], Field(min_length=1, max_length=12)]
+    ladder_rows: Annotated[int, between(1_000, 10_000_000)]
+    late_percent: Annotated[int, between(1, 100)]
+    late_days: Days
     latency_callers: Annotated[int, Field(ge=2, le=64)]
     latency_sql_requests: Annotated[int, between(1, 1000)]
 

@@ -4,6 +4,8 @@
 -- today and labels built tomorrow would not match.
 -- Why `customer_id` is a STRING: the feature store's entity id is one.
 -- Why `status` is not copied: its final value is only known later, so no feature may use it.
+-- `known_at` is when an order had arrived in this table: features use only what was known by
+-- their time. theLook has no such column. If your orders arrive late, put yours here, in both tables.
 -- Left out, and counted by checks/source.sql: orders of unknown users or before the sign-up,
 -- items of such orders or of none, items with a negative price. theLook has none.
 
@@ -26,6 +28,7 @@ select
     cast(orders.user_id as string) as customer_id,
     orders.order_id,
     orders.created_at as ordered_at,
+    orders.created_at as known_at,
 from `{{ source }}.orders` as orders
 inner join `{{ source }}.users` as users
     on orders.user_id = users.id
@@ -45,6 +48,7 @@ select
     order_items.product_id,
     order_items.sale_price,
     orders.created_at as ordered_at,
+    orders.created_at as known_at,
     order_items.returned_at,
 from `{{ source }}.order_items` as order_items
 inner join `{{ source }}.orders` as orders

@@ -1,10 +1,10 @@
 -- features_customer: what was known about each customer at each snapshot.
 --
--- grain: one row per snapshot T (feature_timestamp) and customer with an order up to T.
--- Every window is (T - W, T]: nothing after T is read, and a return counts only if
--- `returned_at <= T`. A customer who stops ordering still gets a row at each snapshot, with
--- zeros, and NULL where a ratio has no denominator; otherwise the online store would go on
--- serving the last week with an order.
+-- grain: one row per snapshot T (feature_timestamp) and customer with an order known at T.
+-- Every window is (T - W, T]: nothing after T is read, an order counts only if `known_at <= T`
+-- (it may arrive later than it was placed), and a return only if `returned_at <= T`. A customer
+-- who stops ordering still gets a row at each snapshot, with zeros, and NULL where a ratio has no
+-- denominator; otherwise the online store would go on serving the last week with an order.
 -- Built are the snapshots from snapshots_from to snapshots_until: all of them in a run, those
 -- that newer orders made due in a refresh (lib/refresh.py).
 create or replace table `{{ tables.features }}`
@@ -52,19 +52,22 @@ spine as (
         and snapshot_date >= date(@snapshots_from)
 ),
 
--- An order is the customer's newest one from its own time until that of the next order, so
--- each (customer, T) joins exactly one row.
+-- What is known of a customer changes when an order arrives, and stays until the next one
+-- arrives, so each (customer, T) joins exactly one row.
 order_history as (
     select
         customer_id,
-        ordered_at,
+        known_at,
         row_number() over (customer_orders) as orders_lifetime,
+        max(ordered_at) over (
+            customer_orders rows between unbounded preceding and current row
+        ) as last_ordered_at,
         coalesce(
-            lead(ordered_at) over (customer_orders),
+            lead(known_at) over (customer_orders),
             timestamp '9999-12-31'
-        ) as next_ordered_at,
+        ) as next_known_at,
     from orders
-    window customer_orders as (partition by customer_id order by ordered_at, order_id)
+    window customer_orders as (partition by customer_id order by known_at, order_id)
 ),
 
 customers_at_snapshot as (
@@ -72,11 +75,11 @@ customers_at_snapshot as (
         order_history.customer_id,
         spine.feature_timestamp,
         order_history.orders_lifetime,
-        order_history.ordered_at as last_ordered_at,
+        order_history.last_ordered_at,
     from order_history
     inner join spine
-        on spine.feature_timestamp >= order_history.ordered_at
-        and spine.feature_timestamp < order_history.next_ordered_at
+        on spine.feature_timestamp >= order_history.known_at
+        and spine.feature_timestamp < order_history.next_known_at
 ),
 
 orders_in_window as (
@@ -91,6 +94,7 @@ orders_in_window as (
     inner join spine
         on orders.ordered_at > timestamp_sub(spine.feature_timestamp, interval 90 day)
         and orders.ordered_at <= spine.feature_timestamp
+        and orders.known_at <= spine.feature_timestamp
     group by orders.customer_id, spine.feature_timestamp
 ),
 
@@ -114,6 +118,7 @@ items_in_window as (
     inner join spine
         on order_items.ordered_at > timestamp_sub(spine.feature_timestamp, interval 90 day)
         and order_items.ordered_at <= spine.feature_timestamp
+        and order_items.known_at <= spine.feature_timestamp
     left join products
         on order_items.product_id = products.product_id
     group by order_items.customer_id, spine.feature_timestamp

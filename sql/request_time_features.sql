@@ -7,7 +7,10 @@
 with orders as (
     select *
     from `{{ tables.raw_orders }}`
-    where customer_id = @customer_id and ordered_at <= @feature_timestamp
+    where
+        customer_id = @customer_id
+        and ordered_at <= @feature_timestamp
+        and known_at <= @feature_timestamp
 ),
 
 order_items as (
@@ -20,6 +23,7 @@ order_items as (
     where
         items.customer_id = @customer_id
         and items.ordered_at <= @feature_timestamp
+        and items.known_at <= @feature_timestamp
         and items.ordered_at > timestamp_sub(@feature_timestamp, interval 90 day)
 ),
 

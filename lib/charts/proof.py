@@ -3,6 +3,7 @@
 Where a check was left out of the run (None), a chart is a plain sentence instead.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -129,6 +130,51 @@ def future_let_in(found: Mapping) -> Chart:
              xlabel=tr("days of future that the features have seen"))
     axes.set_xticks(steps, days)
     ticks(axes, y=5)
+    return figure
+
+
+@styled
+def leak_ladder(value: Mapping | None, titles: Mapping[str, str]) -> Chart | Shown:
+    """What each kind of leak promises and production sees: orders of 1,000 customers.
+
+    value: of lib.proof.ladder.measure. titles: the leaks by name, in the order to draw them.
+    """
+    if value is None:
+        return _left_out()
+    leaks = {name: require_some(value["leaks"][name]["orders"], f"orders of {name}")
+             for name in require_some(titles, "leaks")}
+    lost = {name: orders["promised - kept"] for name, orders in leaks.items()}
+    real = sum(found["low"] > 0 for found in lost.values())
+    figure, (left, right) = new_figure(
+        tr("{real} of {count} leaks promise orders that production will not see", real=real,
+           count=len(leaks)),
+        tr("Orders of 1,000 contacted customers, each leak alone. On the right: how many of the "
+           "promised ones production does not see; line: 95% interval (grey: not above zero)"),
+        1.9 + 0.62 * len(leaks), 1, 2, sharey=True, width_ratios=[1.25, 1])
+    for row, (name, orders) in enumerate(leaks.items()):
+        left.hlines(row, *(orders[key]["value"] for key in ("promised", "kept")), color=ORANGE,
+                    alpha=0.4)
+        for key, _, colour, marker in MODELS[:3]:
+            left.plot(orders[key]["value"], row, marker, color=colour, ms=11, mec="white")
+        colour = ORANGE if lost[name]["low"] > 0 else GREY
+        right.hlines(row, lost[name]["low"], lost[name]["high"], color=colour, linewidth=4)
+        right.plot(lost[name]["value"], row, "|", color=colour, ms=16, mew=3)
+        annotate(right, f"{lost[name]['value']:+,.0f}", (lost[name]["high"], row), 12,
+                 va="center", color=colour)
+    right.axvline(0, **BASE)
+    row_names(left, [textwrap.fill(tr(title), 28) for title in titles.values()])
+    low, high = min(f["low"] for f in lost.values()), max(f["high"] for f in lost.values())
+    room = high - low
+    right.set(xlim=(low - 0.08 * room, high + 0.25 * room), xlabel=tr("promised - in production"))
+    left.set(xlabel=tr("orders of 1,000 contacted customers"))
+    for axes in (left, right):
+        ticks(axes, x=6)
+    figure.legend(
+        handles=[Line2D([], [], color=colour, marker=marker, linestyle="", ms=10, mec="white",
+                        label=text) for (*_, colour, marker), text in zip(MODELS[:3], (
+                            tr("promised by its own test"), tr("the same model in production"),
+                            tr("point-in-time model")), strict=True)],
+        loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

@@ -7,6 +7,7 @@ Label rows, split and model are those of the training; only the join differs.
 import importlib.util
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -109,24 +110,31 @@ def money(orders: dict[str, dict[str, float]], campaign: Campaign) -> dict:
 
 def _compare(cloud: Cloud, trained: Training) -> dict:
     """The value of `measure`, without money."""
-    settings, label = cloud.settings, cloud.settings.label.column
-    count = settings.checks.leakage_groups
     splits = split(cloud, read_pairs(cloud))
     honest = pickle.loads(storage.Blob.from_uri(
         f"{trained.model_uri}/model.pkl", client=cloud.storage).download_as_bytes())
     full = _figures(cloud, splits, honest=honest)
-    groups = []
+    groups = [_figures(cloud, parts, trees=GROUP_TREES) for parts in divide(cloud, splits)]
+    test = splits["test"]
+    return {**intervals.summarise(full, groups), "groups": len(groups), "rows": len(test),
+            "customers": test[ENTITY].nunique()}
+
+
+def divide(cloud: Cloud, splits: dict[str, pd.DataFrame]) -> Iterator[dict[str, pd.DataFrame]]:
+    """The splits of each of checks.leakage_groups groups of the customers.
+
+    Raises:
+        Needed: a group has label rows of one class only.
+    """
+    settings, count = cloud.settings, cloud.settings.checks.leakage_groups
     for group in range(count):
         parts = {name: rows[intervals.assign(rows[ENTITY], count) == group]
                  for name, rows in splits.items()}
-        if any(parts[name][label].nunique() < 2 for name in ("train", "test")):
+        if any(parts[name][settings.label.column].nunique() < 2 for name in ("train", "test")):
             raise Needed(f"one of {count} groups of the customers has label rows of one class only",
                          "a lower checks.leakage_groups, or more customers",
                          f"edit config.yaml, then {settings.rerun_command('05')}")
-        groups.append(_figures(cloud, parts, trees=GROUP_TREES))
-    test = splits["test"]
-    return {**intervals.summarise(full, groups), "groups": count, "rows": len(test),
-            "customers": test[ENTITY].nunique()}
+        yield parts
 
 
 def _figures(cloud: Cloud, splits: dict[str, pd.DataFrame], honest=None,

@@ -156,15 +156,14 @@ def copy(cloud: Cloud, name: str, customers: list[str]) -> Cloud:
     return copied
 
 
-def build_features(copied: Cloud, mistake: tuple[str, str] | None = None) -> None:
-    """Run sql/02_build_features.sql in the copy, with a mistake if one is given.
+def build_features(copied: Cloud, *mistakes: tuple[str, str]) -> None:
+    """Run sql/02_build_features.sql in the copy, with mistakes: (words of it, wrong words).
 
     Raises:
-        ValueError: the file no longer holds the words that the mistake replaces.
+        ValueError: the file no longer holds the words that a mistake replaces.
     """
     (statement,) = warehouse.render("02_build_features", copied.settings)
-    if mistake:
-        right, wrong = mistake
+    for right, wrong in mistakes:
         if right not in statement:
             raise ValueError(f"sql/02_build_features.sql does not say {right!r}")
         statement = statement.replace(right, wrong)

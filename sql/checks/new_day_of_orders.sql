@@ -4,7 +4,7 @@
 -- newest, starts the next day, so that 02_build_features.sql makes a snapshot of this day.
 
 -- grain: one row per new order
-insert into `{{ tables.raw_orders }}` (customer_id, order_id, ordered_at)
+insert into `{{ tables.raw_orders }}` (customer_id, order_id, ordered_at, known_at)
 with newest as (
     select
         max(ordered_at) as ordered_at,
@@ -24,28 +24,44 @@ buyers as (
         count(*) over () as count_buyers,
     from `{{ tables.raw_users }}`
     where customer_id in unnest(@customers)
+),
+
+new_orders as (
+    select
+        buyers.customer_id,
+        newest.order_id + buyers.place as order_id,
+        timestamp_add(newest.ordered_at, interval cast(floor(
+            newest.seconds_left * buyers.place / (buyers.count_buyers + 1)
+        ) as int64) second) as ordered_at,
+    from buyers
+    cross join newest
+    union all
+    select
+        buyers.customer_id,
+        newest.order_id + buyers.count_buyers + 1 as order_id,
+        timestamp_add(newest.ordered_at, interval 24 hour) as ordered_at,
+    from buyers
+    cross join newest
+    where buyers.place = 1
 )
 
 select
-    buyers.customer_id,
-    newest.order_id + buyers.place as order_id,
-    timestamp_add(newest.ordered_at, interval cast(floor(
-        newest.seconds_left * buyers.place / (buyers.count_buyers + 1)
-    ) as int64) second) as ordered_at,
-from buyers
-cross join newest
-union all
-select
-    buyers.customer_id,
-    newest.order_id + buyers.count_buyers + 1 as order_id,
-    timestamp_add(newest.ordered_at, interval 24 hour) as ordered_at,
-from buyers
-cross join newest
-where buyers.place = 1;
+    customer_id,
+    order_id,
+    ordered_at,
+    ordered_at as known_at,
+from new_orders;
 
 -- grain: one row per item of a new order
 insert into `{{ tables.raw_order_items }}` (
-    customer_id, order_id, order_item_id, product_id, sale_price, ordered_at, returned_at
+    customer_id,
+    order_id,
+    order_item_id,
+    product_id,
+    sale_price,
+    ordered_at,
+    known_at,
+    returned_at
 )
 with newest as (
     select
@@ -78,6 +94,7 @@ select
     last_items.product_id,
     last_items.sale_price,
     new_orders.ordered_at,
+    new_orders.known_at,
     cast(null as timestamp) as returned_at,
 from new_orders
 inner join last_items

@@ -14,6 +14,10 @@ LEAKAGE = {"rows": 900, "customers": 300, "groups": 8, **{
     for kind, values in {
         "orders": {"promised": 404, "kept": 171, "honest": 299, "chance": 123},
         "roc_auc": {"promised": 0.78, "kept": 0.62, "honest": 0.73}}.items()}}
+LOST = {"value": 233, "low": 210, "high": 256}
+LADDER = {"leaks": {
+    "latest": {"orders": {**LEAKAGE["orders"], "promised - kept": LOST}},
+    "split": {"orders": {**LEAKAGE["orders"], "promised - kept": {**LOST, "low": -20}}}}}
 COLUMNS = pd.DataFrame({
     "feature": ["orders_lifetime", "tenure_days"], "differs": [0.3, 1.0],
     "honest_roc_auc": [0.51, 0.70], "naive_roc_auc": [0.79, 0.71], "gain": [0.28, 0.01]})
@@ -41,6 +45,9 @@ CASES = {
             {"days": [0, 7, 60], "promised": [299, 340, 1000], "kept": [299, 229, 148]}),
         "With 60 days of future in the features the test promises 1,000 orders of 1,000 "
         "customers, and production would see 148; without any, both are 299"),
+    "leak_ladder": (
+        lambda: charts.leak_ladder(LADDER, {"latest": "latest features", "split": "random split"}),
+        "1 of 2 leaks promise orders that production will not see"),
     "leaking_columns": (
         lambda: charts.leaking_columns(COLUMNS),
         "1 of 2 columns leak; alone, orders_lifetime scores 0.79 with the future and 0.51 "
@@ -86,7 +93,8 @@ def test_text_lies_inside_the_figure_is_large_enough_and_does_not_overlap(name):
 
 
 @pytest.mark.parametrize("draw", [
-    charts.parity_grid, charts.faults_caught, charts.prediction_change])
+    charts.parity_grid, charts.faults_caught, charts.prediction_change,
+    lambda nothing: charts.leak_ladder(nothing, {})])
 def test_what_was_left_out_of_a_run_is_a_sentence(draw):
     assert "left out" in repr(draw(None))
 

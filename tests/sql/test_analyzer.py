@@ -25,13 +25,14 @@ from lib.config import ENTITY, ROOT, TIMESTAMP
 from lib.errors import Needed
 from lib.localcloud import thelook
 from lib.operate import preflight
-from lib.proof import freshness, latency, parity, planted, remedies, served
+from lib.proof import freshness, ladder, latency, parity, planted, remedies, served
 from lib.stages import Outcome
 from tests.sql.googlesql import GoogleSql, SqlError, Statement, Tables, declared
 
 GCP = {"targets": {"gcp": {"project": "some-project-1"}}}
+AT = datetime(2026, 3, 10, tzinfo=UTC)
 MADE_UP = {"STRING": ["7"], "INT64": [1], "FLOAT64": [1.0],
-           "TIMESTAMP": pa.array([datetime(2026, 3, 10, tzinfo=UTC)], pa.timestamp("us", "UTC"))}
+           "TIMESTAMP": pa.array([AT], pa.timestamp("us", "UTC"))}
 SQL = re.compile(
     r"\bselect\b.+\bfrom\b|\bwith\b.+\bselect\b|\binsert\s+into\b|\bdelete\s+from\b"
     r"|\bupdate\s+\S+\s+set\b|\bmerge\s+(into\b|`)"
@@ -120,6 +121,7 @@ def send_everything(cloud):
     for fault in planted.FAULTS.values():
         planted.plant(cloud, fault)
     freshness.new_day(freshness.prepare(cloud))
+    ladder.compute(cloud, ["7"], AT)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,8 @@ def analyzed(google, gcp):
         patch.setattr(warehouse, "render", render)
         patch.setattr(warehouse, "create_dataset", lambda cloud: None)
         patch.setattr(planted, "remove", remove)
+        patch.setattr(warehouse, "read_table", lambda *_: pd.DataFrame(
+            {ENTITY: ["7"], TIMESTAMP: [AT], **dict.fromkeys(gcp.feature_names, [1.0])}))
         patch.setattr(planted, "serve", lambda cloud: Outcome("done", figures={"rows": 0}))
         patch.setattr(parity, "compare", lambda *_: empty(parity.COLUMNS))
         send_everything(clouds.Cloud(gcp, AnonymousCredentials(), "https://vertex.invalid"))

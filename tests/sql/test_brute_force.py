@@ -12,7 +12,7 @@ import pytest
 
 from lib import config, warehouse
 from lib.errors import Needed
-from lib.proof import sanity
+from lib.proof import planted, sanity
 from tests.sql.hard_cases import DAY, MIDNIGHT, OVERRIDES, build, make_source, short
 
 
@@ -21,13 +21,17 @@ def snapshots(last: datetime, days: int) -> list[datetime]:
     return [last - n * DAY for n in range(0, days + 1, 7)]
 
 
-def oracle_features(source: dict, at: datetime) -> dict[str, dict]:
-    """What features_customer must hold at snapshot `at`, by customer_id."""
+def oracle_features(source: dict, at: datetime, known_at: dict | None = None) -> dict[str, dict]:
+    """What features_customer must hold at snapshot `at`, by customer_id.
+
+    known_at: order_id -> when it arrived; if not given, orders arrive at once.
+    """
     category = {p["id"]: p["category"] for p in source["products"]}
     rows = {}
     for user in source["users"]:
         known = [o for o in source["orders"]
-                 if o["user_id"] == user["id"] and user["created_at"] <= o["created_at"] <= at]
+                 if o["user_id"] == user["id"] and user["created_at"] <= o["created_at"] <= at
+                 and (known_at is None or known_at[o["order_id"]] <= at)]
         if not known:
             continue
         recent = [o for o in known if o["created_at"] > at - 90 * DAY]
@@ -77,10 +81,14 @@ def built(cloud, source, tmp_path_factory):
 
 
 def test_features_equal_the_brute_force(source, built, settings):
+    check_features(built["features"], source, settings)
+
+
+def check_features(features, source, settings, known_at=None):
     expected = {(customer, at): row for at in snapshots(MIDNIGHT, 42 + 60 + 7)
-                for customer, row in oracle_features(source, at).items()}
+                for customer, row in oracle_features(source, at, known_at).items()}
     found = {(r["customer_id"], r["feature_timestamp"].to_pydatetime()): r
-             for r in built["features"].to_dict("records")}
+             for r in features.to_dict("records")}
     assert set(found) == set(expected)
     for key, row in expected.items():
         for name in settings.feature_names:
@@ -90,6 +98,28 @@ def test_features_equal_the_brute_force(source, built, settings):
     counts = [n for n in settings.feature_names if "revenue" not in n and "avg" not in n]
     assert all(found[k][n] == r[n] for k, r in expected.items() for n in counts
                if r[n] is not None)
+
+
+def test_an_order_counts_from_when_it_is_known(cloud, source, settings, tmp_path):
+    there, _ = build(cloud, source, tmp_path, 60)
+    planted.run_sql(there, "checks/plant_late_orders", late_percent=50, late_days=40)
+    planted.build_features(there)
+    orders, features = (warehouse.read_table(there, key) for key in ("raw_orders", "features"))
+    late = dict(zip(orders["order_id"], orders["known_at"], strict=True))
+    known = {o["order_id"]: late.get(o["order_id"], o["created_at"]) for o in source["orders"]}
+    check_features(features, source, settings, known)
+    # The same by request_time_features.sql, for customers with an order on the way.
+    (statement,) = warehouse.render("request_time_features", there.settings)
+    away = orders[(orders["ordered_at"] <= MIDNIGHT) & (orders["known_at"] > MIDNIGHT)]
+    stored = features[features["feature_timestamp"] == MIDNIGHT].set_index("customer_id")
+    customers = [customer for customer in away["customer_id"] if customer in stored.index]
+    assert customers
+    for customer in customers:
+        row = warehouse.query(
+            there, statement, customer_id=customer, feature_timestamp=MIDNIGHT).iloc[0]
+        same = row[settings.feature_names].isna() | (
+            row[settings.feature_names] == stored.loc[customer, settings.feature_names])
+        assert same.all(), customer
 
 
 @pytest.mark.parametrize("horizon", [60, 90])
