@@ -482,13 +482,15 @@ def read_table(cloud: Cloud, key: str, columns: list[str] | None = None) -> pd.D
     return frame if columns is None else frame[columns]
 
 
-def query(cloud: Cloud, sql: str, **values: object) -> pd.DataFrame:
-    """A small query result, by REST.
+def query(cloud: Cloud, sql: str, large: bool = False, **values: object) -> pd.DataFrame:
+    """A query result: a small one by REST, a large one through the Storage Read API.
 
     values: query parameters (str, int, float, datetime, list of str).
     """
     rows = cloud.bigquery.query(sql, job_config=_capped(cloud, sql, values)).result()
-    return rows.to_arrow(create_bqstorage_client=False).to_pandas()
+    reader = {"bqstorage_client": cloud.bigquery_read} if large else {
+        "create_bqstorage_client": False}
+    return rows.to_arrow(**reader).to_pandas()
 
 
 def run_checks(cloud: Cloud) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from lib.config import ENTITY, ROOT, TIMESTAMP
 from lib.errors import Needed
 from lib.localcloud import thelook
 from lib.operate import preflight
-from lib.proof import freshness, ladder, latency, parity, planted, remedies, served
+from lib.proof import freshness, future, ladder, latency, parity, planted, remedies, served
 from lib.stages import Outcome
 from tests.sql.googlesql import GoogleSql, SqlError, Statement, Tables, declared
 
@@ -70,7 +70,7 @@ class Analyzer:
             self.made[found.table] = found
             self.tables[found.table] = found.columns
         row = pa.table({name: MADE_UP[kind] for name, kind in found.columns.items()})
-        result = SimpleNamespace(to_arrow=lambda create_bqstorage_client: row)
+        result = SimpleNamespace(to_arrow=lambda **_: row)
         return SimpleNamespace(total_bytes_processed=0, result=lambda: result)
 
     def get_table(self, name):
@@ -122,6 +122,7 @@ def send_everything(cloud):
         planted.plant(cloud, fault)
     freshness.new_day(freshness.prepare(cloud))
     ladder.compute(cloud, ["7"], AT)
+    future.features_after(cloud, 30)
 
 
 @pytest.fixture(scope="module")
