@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from lib import cloud, config, language, stages
 from lib.config import Settings
-from lib.language import mark, tr
+from lib.language import day, mark, tr
 
 # Of runs before summary.json named its source, which could only be theLook or a copy of it.
 THELOOK = {"title": "theLook eCommerce", "is_thelook": True}
@@ -120,30 +120,70 @@ def leakage(found: Mapping | None) -> dict | None:
 
 
 def future(found: Mapping | None) -> dict | None:
-    """What lib.proof.future.measure found, as steps {"days", "promised", "kept"}, and one of them:
-    shown, the one that a sentence names, of 30 days or the next ones."""
+    """What lib.proof.future.measure found, for the pages: steps, each with its figures and the
+    sentences beside the slider; shown, the step that a title names (30 days, or the next ones);
+    honest, the orders of 0 days; and customer with its timeline, or None."""
     found = _complete((found or {}).get("future"), "days", "promised", "kept")
     if not found:
         return None
-    keys = ("days", "promised", "kept")
-    steps = [dict(zip(keys, step, strict=True))
-             for step in zip(*(found[key] for key in keys), strict=True)]
-    shown = next((step for step in steps if step["days"] >= 30), steps[-1])
-    return {**found, "steps": steps, "honest": steps[0]["kept"], "shown": shown}
+    customer = found.get("customer")
+    steps = [_step(*step, customer) for step in zip(
+        found["days"], found["promised"], found["kept"],
+        customer["rows"] if customer else [None] * len(found["days"]), strict=True)]
+    return {**found, "steps": steps, "honest": steps[0]["kept"], "customer": customer,
+            "most": max(*found["promised"], *found["kept"]),
+            "shown": next((step for step in steps if step["days"] >= 30), steps[-1]),
+            **(_timeline(customer) if customer else {})}
+
+
+def _step(days: int, promised: int, kept: int, row: Mapping | None, customer) -> dict:
+    """One step of the slider: its figures, and what is said of them."""
+    said = tr("With {days} days of future let in, the test promises {promised:,} orders of 1,000 "
+              "customers; production would see {kept:,}.",
+              days=days, promised=promised, kept=kept) if days else tr(
+        "Without any future, the test promises {kept:,} orders of 1,000 customers, and production "
+        "sees as many.", kept=kept)
+    step = {"days": days, "promised": promised, "kept": kept, "said": said,
+            "name": tr("{days} days", days=days)}
+    if not row:
+        return step
+    said = tr("The features now say: the newest order was {age} days ago. They have counted the "
+              "order that the label asks about.", age=row["days_since_last_order"])
+    if row["orders_lifetime"] == customer["rows"][0]["orders_lifetime"]:
+        said = tr("The features now say: the newest order was {age} days ago. They do not know of "
+                  "the order that the label asks about.", age=row["days_since_last_order"])
+    return step | row | {"x": _place(days, customer), "counted": said}
+
+
+BEFORE, WIDE = 90, 560  # days before the label's time, and units of the timeline's width
+
+
+def _place(after: float, customer: Mapping) -> float:
+    """Where a time, in days after the label's, is on the timeline."""
+    return round(WIDE * (after + BEFORE) / (BEFORE + customer["horizon_days"]), 1)
+
+
+def _timeline(customer: Mapping) -> dict:
+    """What the drawing of one customer needs; x: place of a day."""
+    horizon = customer["horizon_days"]
+    orders = [after for after in customer["orders"] if -BEFORE <= after <= horizon]
+    return {"before": BEFORE, "x": lambda after: _place(after, customer), "orders": orders,
+            "asked": next(after for after in orders if after > 0),
+            "label_date": day(date.fromisoformat(customer["label_date"]))}
 
 
 def decision(settings: Settings | None) -> dict:
     """What the last core slide asks for: name -> text, None where it is to be filled in; and the
     number of these."""
     asked = settings.decision if settings else None
-    day, cap = (asked.decide_by, asked.budget_cap_usd) if asked else (None, None)
+    until, cap = (asked.decide_by, asked.budget_cap_usd) if asked else (None, None)
     points = {
         mark("Pilot"): asked and asked.pilot,
         mark("Budget cap"): None if cap is None else tr(
             "${cap} for the whole pilot", cap=number(cap)),
         mark("Data"): asked and asked.data,
         mark("Team"): asked and asked.team,
-        mark("Decide by"): day and language.day(day)}
+        mark("Decide by"): until and day(until)}
     return {"decision": points, "undecided": sum(value is None for value in points.values())}
 
 

@@ -56,7 +56,8 @@ def build(folder: Path | str, compare: bool = False, lang: str | None = None) ->
     summary = template("summary.ko.md.j2").render(known, short=False)
     (folder / "요약.md").write_text(summary, encoding="utf-8")
     page = template("report.html.j2").render(
-        known, books=read_books(folder), architecture=_architecture(), plan=planned(known["run"]),
+        known, **_script("report.js"), books=read_books(folder), architecture=_architecture(),
+        plan=planned(known["run"]),
         compared=facts.side_by_side(folder) if compare else [],
         summary_ko=markdown(summary, "ko", 1))
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -73,10 +74,8 @@ def slides(folder: Path | str, lang: str | None = None) -> Path:
     use_language(folder, lang)
     known = facts.read(folder)
     summary = template("summary.ko.md.j2").render(known, short=True)
-    script = template("slides.js").render()
     page = template("slides.html.j2").render(
-        known, script=Markup(script), charts=core_charts(known),
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        known, **_script("slides.js"), charts=core_charts(known),
         summary_ko=markdown(summary, "ko", 0),
         slides=deck(read_books(folder), MOST_SLIDES - OWN_SLIDES))
     (folder / "slides.html").write_text(page, encoding="utf-8")
@@ -87,6 +86,13 @@ def use_language(folder: Path, lang: str | None) -> None:
     """Choose the language of the pages: `lang`, or that of the run."""
     run = stages.read_summary(folder) or {}  # without one, facts.read says so
     language.use(lang or run.get("language", "en"))
+
+
+def _script(name: str) -> dict[str, str]:
+    """A script of this folder, and the digest by which the page's policy lets it run."""
+    text = template(name).render()
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"script": Markup(text), "digest": digest}
 
 
 def core_charts(known: Mapping) -> dict[str, Markup]:

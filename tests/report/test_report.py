@@ -49,8 +49,13 @@ FULL = {
         "usd": {"promised": 11160, "kept": -1840, "honest": 6960},
         "campaign": {"contacted_share": 0.1, "usd_per_contact": 5, "usd_per_order": 40},
         "groups": 8, "rows": 2000, "customers": 500,
-        "future": {"days": [0, 7, 30, 60], "promised": [299, 340, 635, 1000],
-                   "kept": [299, 229, 159, 148]}},
+        "future": {
+            "days": [0, 7, 30, 60], "promised": [299, 340, 635, 1000],
+            "kept": [299, 229, 159, 148], "customer": {
+                "customer_id": "77", "label_date": "2026-05-04", "horizon_days": 60,
+                "orders": [-200.5, -19.0, 21.5], "rows": [
+                    {"orders_lifetime": 2 + (n > 1), "days_since_last_order": 16 + n}
+                    for n in range(4)]}}},
     "parity": {"customers": 200, "features": 11, "mismatches": 0, "max_abs_diff": 0.0,
                "faults_caught": {"no dense": 12, "60 days as 90d": 3, "never synced": 0}},
     "freshness": {"customers": 12, "served": 550, "mismatches_before": 57, "mismatches_after": 0,
@@ -186,6 +191,31 @@ def test_the_first_screen_has_one_number_for_each_finding(full):
     assert "57 → 0" in cards[2] and "95.6% before, 71.2% after" in cards[2]
     assert "17 ms" in cards[3] and "288 times as long as a fetch" in cards[3]
     assert "one machine" in cards[3]
+
+
+def test_the_days_of_future_are_a_slider_and_without_scripts_a_table(full):
+    (box,) = soup(full / "report.html").select(".explore")
+    steps = json.loads(box["data-steps"])
+    slider = box.select_one("input[type=range]")
+    assert (slider["min"], slider["max"]) == ("0", str(len(steps) - 1))
+    assert box.find("label", attrs={"for": slider["id"]}).get_text()
+    assert box.find("output", attrs={"for": slider["id"]}).get_text() == "0 days"
+    rows = [[cell.get_text() for cell in row.select("th, td")] for row in box.select("tr")][1:]
+    assert rows == [["0", "299", "299"], ["7", "340", "229"], ["30", "635", "159"],
+                    ["60", "1,000", "148"]]
+    assert "promises 635 orders of 1,000 customers; production would see 159" in steps[2]["said"]
+    assert "They do not know of the order" in steps[1]["counted"]
+    assert "18 days ago. They have counted the order" in steps[2]["counted"]
+    assert len(box.select("circle")) == 2  # the order of 200 days before is not drawn
+    assert "4\N{NO-BREAK SPACE}May\N{NO-BREAK SPACE}2026" in box.get_text()
+
+
+@pytest.mark.parametrize("future", [None, {**FULL["leakage"]["future"], "customer": None}])
+def test_a_run_without_the_days_of_future_or_without_a_customer_has_a_report(tmp_path, future):
+    run = {**FULL, "leakage": {**FULL["leakage"], "future": future}}
+    (tmp_path / "summary.json").write_text(json.dumps(run))
+    read = soup(report.build(tmp_path))
+    assert len(read.select(".explore")) == bool(future) and not read.select(".explore svg")
 
 
 def test_run_facts_stages_and_resources_are_told_once(full):
@@ -385,7 +415,8 @@ def test_the_last_core_slide_asks_for_what_config_names(tmp_path, monkeypatch):
     title, text, _ = core(tmp_path)[-1]
     assert title == "We ask you to decide 5 points; 2 of them are still to be filled in"
     assert "Pilot 8 weeks, one country Budget cap $12,000 for the whole pilot" in text
-    assert "Decide by 31\xa0Mar\xa02027" in text and text.count("to be filled in") == 3
+    assert "Decide by 31 Mar 2027" in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert text.count("to be filled in") == 3
 
 
 def test_a_run_without_figures_has_the_core_slides_too(tmp_path):
@@ -485,6 +516,7 @@ def browse(page, profile):
 def test_a_browser_without_network_shows_both_and_complains_of_nothing(full, tmp_path):
     shown, said = browse(full / "report.html", tmp_path)
     assert len(shown.select(".finding")) == 4 and shown.find("img") and said == []
+    assert "299 orders" in shown.select_one("[data-said]").get_text()  # by the page's script
     shown, said = browse(full / "slides.html", tmp_path)
     slides = shown.select(".slide")  # numbered by the page's script, which the policy lets run
     place = slides[-1].select_one(".frame")["data-place"]
