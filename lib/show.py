@@ -55,7 +55,8 @@ def number(value: float) -> str:
 
 def table(rows: pd.DataFrame | list[dict] | None, caption: str = "", digits: int | None = None,
           index: bool = False, columns: list[str] | None = None) -> Shown:
-    """A frame, or a list of dicts, as a plain table with NULL for missing values.
+    """A frame, or a list of dicts, as a plain table with NULL for missing values. Texts that the
+    catalog knows are translated, the names of columns are not.
 
     digits: decimals of a column that is not whole numbers; None: as many as each value needs.
     index: whether the row names are shown. columns: the ones to show; None: all.
@@ -87,7 +88,7 @@ def _cells(values: pd.Series, digits: int | None) -> list[str]:
             return f"{value:%Y-%m-%d}" if value == value.normalize() else f"{value:%Y-%m-%d %H:%M}"
         if isinstance(value, numbers.Number):
             return f"{value:,.{digits}f}" if fixed else number(value)
-        return str(value)
+        return tr(str(value))
 
     return [cell(value) for value in values]
 

@@ -104,6 +104,15 @@ def test_a_stage_is_shown_in_the_language_of_its_settings(tmp_path):
         language.use("en")
 
 
+def test_a_table_shows_known_texts_in_korean_and_its_columns_as_they_are(korean):
+    features = [each.model_dump() for each in config.load(target="local").features]
+    shown = show.table([*features, {"name": "mine", "unit": "boxes", "description": "My own"}],
+                       columns=["name", "unit", "description"])
+    first, *rows, own = shown.text.splitlines()
+    assert first.split() == ["name", "unit", "description"] and own.split("  ")[-1] == "My own"
+    assert len(rows) == len(features) and all(HANGUL.search(row) for row in rows)
+
+
 def test_another_language_is_refused():
     with pytest.raises(config.ConfigError, match="language = 'fr': Input should be 'en' or 'ko'"):
         config.load(overrides={"language": "fr"})

@@ -19,6 +19,7 @@ from lib import warehouse
 from lib.cloud import Cloud
 from lib.config import ENTITY, Campaign, Settings
 from lib.errors import Needed
+from lib.language import mark, tr
 from lib.proof import intervals
 from lib.proof.naive_join import NAIVE, TIME, read_pairs
 from lib.stages import Outcome
@@ -29,15 +30,16 @@ TABLES = ("train", "train_naive")
 CORES = 2  # default of the train component; the model is the same with any number
 GROUP_TREES = 25  # of a forest within a group; with 100 the intervals are the same
 CODE = [Path(__file__), Path(intervals.__file__), *sorted(inputs.COMPONENTS.glob("*/src/*.py"))]
-MODELS = {"promised": "naive join, its own test", "honest": "point-in-time join",
-          "kept": "naive join, in production"}
-MEANINGS = {"promised": "what the naive notebook promises",
-            "honest": "promised by its test, and seen in production",
-            "kept": "what production would see of the naive model",
-            "chance": "customers chosen at random"}
-ROWS = {**MODELS, "chance": "chance", "promised - kept": "promised - kept in production",
-        "promised - honest": "promised - point-in-time",
-        "honest - kept": "point-in-time - naive in production"}
+MODELS = {"promised": mark("naive join, its own test"), "honest": mark("point-in-time join"),
+          "kept": mark("naive join, in production")}
+MEANINGS = {"promised": mark("what the naive notebook promises"),
+            "honest": mark("promised by its test, and seen in production"),
+            "kept": mark("what production would see of the naive model"),
+            "chance": mark("customers chosen at random")}
+ROWS = {**MODELS, "chance": mark("chance"),
+        "promised - kept": mark("promised - kept in production"),
+        "promised - honest": mark("promised - point-in-time"),
+        "honest - kept": mark("point-in-time - naive in production")}
 
 
 def check_honest(cloud: Cloud, metrics: dict) -> Outcome:
@@ -222,13 +224,16 @@ def table(value: dict) -> pd.DataFrame:
 
 def interval(found: dict[str, float], digits: str, sign: bool) -> str:
     """A value with its interval, such as "171 (154 to 188)"."""
-    return (f"{found['value']:{'+' * sign}{digits}} "
-            f"({found['low']:{digits}} to {found['high']:{digits}})")
+    low, high = (f"{found[end]:{digits}}" for end in ("low", "high"))
+    between = tr("{low} to {high}", low=low, high=high)
+    return f"{found['value']:{'+' * sign}{digits}} ({between})"
 
 
 def verdict(orders: dict[str, float], area: dict[str, float]) -> str:
     """What the intervals of a difference allow to say."""
-    words = [f"{kind} " + ("higher" if found["low"] > 0 else "lower" if found["high"] < 0
-                           else "not decided")
-             for kind, found in (("orders", orders), ("ROC-AUC", area))]
-    return ", ".join(words)
+    names = (
+        (orders, mark("orders higher"), mark("orders lower"), mark("orders not decided")),
+        (area, mark("ROC-AUC higher"), mark("ROC-AUC lower"), mark("ROC-AUC not decided")))
+    words = [higher if found["low"] > 0 else lower if found["high"] < 0 else neither
+             for found, higher, lower, neither in names]
+    return ", ".join(map(tr, words))
