@@ -172,6 +172,11 @@ class Cloud:
         return self._client("PipelineServiceClient")
 
     @cached_property
+    def schedules(self) -> aiplatform_v1.ScheduleServiceClient:
+        """The schedule of the weekly refresh."""
+        return self._client("ScheduleServiceClient")
+
+    @cached_property
     def custom_jobs(self) -> aiplatform_v1.JobServiceClient:
         """Custom jobs: list, cancel, delete."""
         return self._client("JobServiceClient")
@@ -239,7 +244,7 @@ class Cloud:
             hook(response)
 
         for client in (self.registry, self.online_admin, self.online, self.models, self.endpoints,
-                       self.predictions, self.pipeline_jobs):
+                       self.predictions, self.pipeline_jobs, self.schedules):
             client.transport._session.hooks["response"].insert(0, before_ours)
         for client in (self.bigquery, self.storage):
             client._http.hooks["response"].append(before_ours)

@@ -216,6 +216,7 @@ class OnlineStore(Block):
 
 class FeatureView(Block):
     sync_cron: Annotated[str, AfterValidator(config_rules.check_cron)]
+    refresh_cron: Annotated[str, AfterValidator(config_rules.check_cron)]
     dense: bool
     service_agent: Literal["project", "view"]
 

@@ -359,23 +359,28 @@ def grant_reader(cloud: Cloud, email: str) -> None:
         cloud.bigquery.update_dataset(dataset, ["access_entries"])
 
 
-def source_changes(cloud: Cloud) -> dict:
-    """The row of sql/refresh/changes.sql, column -> value; None for NULL. Times are UTC."""
-    settings = cloud.settings
+def refresh_statements(settings: Settings) -> tuple[str, str]:
+    """What a refresh runs: sql/refresh/changes.sql over what sql/01 would copy, and
+    sql/refresh/replace_snapshots.sql over sql/02."""
     selects = {key: select_in(statement) for key, statement in zip(
         BUILDS["01_prepare_bq"][0], render("01_prepare_bq", settings), strict=True)}
-    (statement,) = render("refresh/changes", settings, selects=selects)
-    (row,) = query(cloud, statement).to_dict("records")
+    (build_all,) = render("02_build_features", settings)
+    (changes,) = render("refresh/changes", settings, selects=selects)
+    (replacing,) = render("refresh/replace_snapshots", settings, built=select_in(build_all))
+    return changes, replacing
+
+
+def source_changes(cloud: Cloud) -> dict:
+    """The row of sql/refresh/changes.sql, column -> value; None for NULL. Times are UTC."""
+    (row,) = query(cloud, refresh_statements(cloud.settings)[0]).to_dict("records")
     return {name: None if pd.isna(value) else value for name, value in row.items()}
 
 
 def replace_snapshots(cloud: Cloud, first: datetime, last: datetime) -> int:
     """Compute the snapshots from `first` to `last` by sql/02 and put them into features_customer,
     in one MERGE; snapshots older than the history go. Returns the bytes of its estimate."""
-    (build_all,) = render("02_build_features", cloud.settings)
-    (statement,) = render(
-        "refresh/replace_snapshots", cloud.settings, built=select_in(build_all))
-    return _run(cloud, statement, "the due snapshots", snapshots_from=first, snapshots_until=last)
+    return _run(cloud, refresh_statements(cloud.settings)[1], "the due snapshots",
+                snapshots_from=first, snapshots_until=last)
 
 
 def set_labels(cloud: Cloud, key: str, **labels: str) -> None:

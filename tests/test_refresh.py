@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 from datetime import timedelta
 
 import pandas as pd
@@ -9,6 +10,8 @@ import pytest
 
 from lib import config, lookups, refresh, warehouse
 from lib.errors import Needed
+from lib.operate import schedule, teardown
+from tests.conftest import SMALL
 from tests.sql import hard_cases
 from tests.sql.hard_cases import DAY, LAST, MIDNIGHT
 
@@ -249,3 +252,65 @@ def test_features_of_another_definition_or_none_are_refused(shop, source):
     shop.bigquery.delete_table(shop.settings.table("features"))
     with pytest.raises(Needed, match="not built yet"):
         refresh.snapshots(shop)
+
+
+# -- on a schedule --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scheduled(shop):
+    """The shop, whose orders are in a BigQuery dataset."""
+    settings = shop.settings.model_copy(update={"source": shop.settings.source_dataset})
+    return dataclasses.replace(shop, settings=settings)
+
+
+def test_the_pipeline_step_equals_a_rebuild_does_nothing_twice_and_refuses(
+        shop, scheduled, source):
+    load(shop, late(source))
+    schedule.run(scheduled)
+    found = tables(shop)
+    builds = {key: warehouse.built_at(shop, key) for key in KEYS}
+    schedule.run(scheduled)
+    assert builds == {key: warehouse.built_at(shop, key) for key in KEYS}
+    assert warehouse.build(shop, "02_build_features").status == "reused"
+    assert refresh.snapshots(shop).status == "reused"
+    load(shop, renumbered(late(source)))
+    with pytest.raises(Needed, match="gone or others now: the source was replaced"):
+        schedule.run(scheduled)
+    assert builds == {key: warehouse.built_at(shop, key) for key in KEYS}
+    load(shop, late(source))
+    assert_equal(found, rebuilt(shop))
+
+
+def test_the_pipeline_step_completes_what_a_killed_refresh_left(
+        shop, scheduled, source, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(warehouse, "replace_snapshots", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(shop, late(source))
+    schedule.run(scheduled)
+    assert_equal(tables(shop), rebuilt(shop))
+
+
+def test_a_schedule_is_made_anew_listed_paused_and_torn_down(cloud, capsys, monkeypatch):
+    monkeypatch.setenv(config.SETTINGS_VARIABLE, json.dumps(SMALL))
+    first = schedule.create(cloud)
+    second = schedule.create(cloud)
+    assert [found.name for found in schedule.find(cloud)] == [second.name] != [first.name]
+    assert second.cron == cloud.settings.feature_view.refresh_cron
+    arguments = ["--target", "local", "--env", "dev"]
+    for action, state in (("pause", "paused"), ("resume", "active"), ("show", "active")):
+        assert schedule.main([action, *arguments]) == 0
+        assert capsys.readouterr().out == f"{second.name}: {second.cron}, {state}\n"
+    listed = [found for found in teardown.find(cloud).ours if found.kind == "schedule"]
+    assert [(found.name, found.note) for found in listed] == [
+        (second.name, f"{second.cron}, active")]
+    assert teardown.remove(cloud, teardown.Found(listed, [], [])) == {}
+    assert schedule.find(cloud) == []
+    assert schedule.main(["show", *arguments]) == 0
+    assert "lib.operate.schedule --target local --env dev create" in capsys.readouterr().out
+
+
+def test_a_folder_cannot_be_refreshed_on_a_schedule(shop):
+    with pytest.raises(Needed, match="a scheduled step cannot read"):
+        schedule.plan(shop.settings)

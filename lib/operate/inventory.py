@@ -19,7 +19,7 @@ from google.protobuf import field_mask_pb2
 from lib import feature_store, waiting
 from lib.cloud import Cloud
 from lib.config import Settings
-from lib.operate import service_account
+from lib.operate import schedule, service_account
 from lib.proof import freshness, planted
 from lib.training import inputs, jobs
 
@@ -197,8 +197,18 @@ def _groups(cloud: Cloud) -> Iterator[Resource]:
 # -- jobs -----------------------------------------------------------------------------------------
 
 
+def _schedules(cloud: Cloud) -> Iterator[Resource]:
+    """A schedule has no labels: those of the job that it creates say whose it is."""
+    for found in schedule.find(cloud):
+        state = waiting.state_name(found.state).lower()
+        labels = found.create_pipeline_job_request.pipeline_job.labels
+        yield Resource("schedule", found.name, found.create_time, f"{found.cron}, {state}",
+                       not_ours=_not_ours(labels, cloud.settings))
+
+
 def _pipeline_jobs(cloud: Cloud) -> Iterator[Resource]:
-    names = [jobs.display_name(cloud.settings)]
+    names = [jobs.display_name(cloud.settings),
+             jobs.display_name(cloud.settings, schedule.STEP)]
     request = _named(cloud, names) | {"read_mask": JOB_FIELDS}
     found = cloud.pipeline_jobs.list_pipeline_jobs(request=request)
     return _jobs(cloud, "pipeline job", found, names)
@@ -295,6 +305,8 @@ def _service_accounts(cloud: Cloud) -> Iterator[Resource]:
 
 # In the order of deletion.
 KINDS: dict[str, Kind] = {
+    "schedule": Kind(
+        _schedules, lambda cloud, name: cloud.schedules.delete_schedule(name=name)),
     "deployed model": Kind(_deployed_models, _undeploy),
     "endpoint": Kind(_endpoints, lambda cloud, name: cloud.endpoints.delete_endpoint(name=name)),
     "model": Kind(_models, lambda cloud, name: cloud.models.delete_model(name=name)),

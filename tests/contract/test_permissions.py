@@ -75,6 +75,7 @@ METHODS = {
     "vertex.ListModelEvaluations": "aiplatform.modelEvaluations.list",
     "vertex.ListModelVersions": "aiplatform.models.list",
     "vertex.ListModels": "aiplatform.models.list",
+    "vertex.ListSchedules": "aiplatform.schedules.list",
     "vertex.ListPipelineJobs": "aiplatform.pipelineJobs.list",
     "vertex.Predict": "aiplatform.endpoints.predict",
     "vertex.SyncFeatureView": "aiplatform.featureViews.sync",
@@ -93,6 +94,8 @@ BESIDE = {
     "a view that is not as configured": "aiplatform.featureViews.update",
     "service_agent: view": "bigquery.datasets.update",
     "runner: custom_job": "aiplatform.customJobs.create aiplatform.customJobs.get",
+    "the schedule of the weekly refresh": "aiplatform.schedules.create aiplatform.schedules.get "
+        "aiplatform.schedules.update aiplatform.schedules.delete",
     "teardown of jobs, also of those that go on": "aiplatform.pipelineJobs.cancel "
         "aiplatform.customJobs.cancel aiplatform.customJobs.delete",
 }

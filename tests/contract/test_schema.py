@@ -1,10 +1,14 @@
 """schema.problems: right requests of each API pass, and each planted mistake is found and named."""
 
 import copy
+import dataclasses
+import json
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from google.cloud import aiplatform_v1, bigquery
 
+from lib.operate import schedule
 from tests.contract import schema
 
 GAPIC = [("$alt", "json;enum-encoding=int")]
@@ -411,3 +415,23 @@ def test_the_request_is_left_as_it_was():
     before = copy.deepcopy(request)
     schema.problems(*request)
     assert request == before
+
+
+def test_google_would_take_the_requests_of_the_schedule(cloud):
+    """A whole run makes none, so that requests.txt has only the list of the teardown."""
+    here, sent = dataclasses.replace(cloud), []
+    here.watch(lambda response: sent.append(response.request))
+    name = schedule.create(here).name
+    here.schedules.pause_schedule(name=name)
+    here.schedules.resume_schedule(name=name)
+    schedule.delete(here, name)
+    assert schedule.find(here) == []
+    methods = set()
+    for request in [one for one in sent if "/schedules" in one.url]:
+        url = urlsplit(request.url)
+        body = json.loads(request.body) if request.body else None
+        methods.add(schema.name(request.method, url.path, "vertex"))
+        assert schema.problems(
+            request.method, url.path, parse_qsl(url.query), body, "vertex") == [], request.url
+    assert {method.rsplit(".", 1)[1] for method in methods} == {
+        "create", "pause", "resume", "delete", "list"}

@@ -21,7 +21,8 @@ from lib.localcloud.vertex import app
 from tests.support.serving import serve
 
 PROJECT = "p1"
-VERTEX = {"every", "registry", "online", "sync", "models", "endpoints", "pipelines", "jobs"}
+VERTEX = {"every", "registry", "online", "sync", "models", "endpoints", "pipelines", "jobs",
+          "schedules"}
 _numbers = itertools.count()
 
 # A model server that follows Vertex AI's contract for custom containers, in stdlib Python.

@@ -29,14 +29,15 @@ from lib.localcloud.vertex.programs.runner import Runner
 from lib.localcloud.vertex.programs.servers import Servers
 from lib.localcloud.vertex.registry import methods as registry
 from lib.localcloud.vertex.registry.tables import BigQuery
+from lib.localcloud.vertex.schedules import methods as schedules
 
 SERVICES = (
     "feature_registry_service", "feature_online_store_admin_service",
     "feature_online_store_service", "model_service", "endpoint_service", "prediction_service",
-    "pipeline_service", "job_service")
+    "pipeline_service", "job_service", "schedule_service")
 METHODS = {
     **registry.METHODS, **online.METHODS, **models.METHODS, **endpoints.METHODS,
-    **jobs.METHODS, **pipelines.METHODS,
+    **jobs.METHODS, **pipelines.METHODS, **schedules.METHODS,
     "GetOperation": lambda vertex, request: vertex.state.operation(request.name),
 }
 # Slow, or only reading: they do not hold the writer's lock.

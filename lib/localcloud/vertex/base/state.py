@@ -29,6 +29,7 @@ KINDS = {
     "evaluations": types.ModelEvaluation,
     "endpoints": types.Endpoint,
     "pipelineJobs": types.PipelineJob,
+    "schedules": types.Schedule,
     "customJobs": types.CustomJob,
 }
 

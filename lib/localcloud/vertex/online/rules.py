@@ -97,19 +97,19 @@ def _check_groups(vertex: Vertex, view: Message) -> None:
             "A dense feature group needs a view with a scheduled sync (cron).")
 
 
-def check_cron(line: str) -> None:
+def check_cron(line: str, field: str = "sync_config.cron") -> None:
     """Raise INVALID_ARGUMENT unless it is `[TZ=zone|CRON_TZ=zone] m h dom mon dow`."""
     fields = line.split()
     if fields and "=" in fields[0]:
         variable, _, zone = fields.pop(0).partition("=")
         if variable not in ("TZ", "CRON_TZ") or zone not in zoneinfo.available_timezones():
             raise invalid(
-                "online.cron", f"sync_config.cron: {variable}={zone} is no IANA time zone prefix.")
+                "online.cron", f"{field}: {variable}={zone} is no IANA time zone prefix.")
     if len(fields) != len(CRON_RANGES):
-        raise invalid("online.cron", f"sync_config.cron: {line!r} must have five fields.")
-    for field, bounds, names in zip(fields, CRON_RANGES, CRON_NAMES, strict=True):
-        if not all(_is_cron_item(item, *bounds, names) for item in field.split(",")):
-            raise invalid("online.cron", f"sync_config.cron: {field!r} in {line!r} is not valid.")
+        raise invalid("online.cron", f"{field}: {line!r} must have five fields.")
+    for part, bounds, names in zip(fields, CRON_RANGES, CRON_NAMES, strict=True):
+        if not all(_is_cron_item(item, *bounds, names) for item in part.split(",")):
+            raise invalid("online.cron", f"{field}: {part!r} in {line!r} is not valid.")
 
 
 def _is_cron_item(item: str, low: int, high: int, names: dict[str, int]) -> bool:

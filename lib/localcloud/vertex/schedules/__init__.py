@@ -1,0 +1,1 @@
+"""ScheduleService: schedules of pipeline jobs."""
