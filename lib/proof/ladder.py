@@ -143,10 +143,10 @@ def _measure(cloud: Cloud) -> dict:
     leaks = {name: intervals.summarise(full[name], [group[name] for group in groups])
              for name in full}
     naive = warehouse.read_table(cloud, "train_naive", [TIMESTAMP, TIME])
+    random, by_time = at_random(splits, settings.train.seed), (splits["train"], splits["test"])
     found = {"latest": _found(check_times(naive), check_times(train), len(train)),
-             "split": _found(*(check_windows(*parts, settings.label.horizon_days) for parts in (
-                 at_random(splits, settings.train.seed), (splits["train"], splits["test"]))),
-                 len(splits["test"]))}
+             "split": _found(*(check_windows(*parts, settings.label.horizon_days)
+                               for parts in (random, by_time)), len(random[1]))}
     found |= {name: _found_by_cut(cut, name) for name in LEAKS if LEAKS[name].mistakes}
     return {"one_in": one_in, "rows": len(splits["test"]),
             "customers": splits["test"][ENTITY].nunique(),
