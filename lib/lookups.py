@@ -6,7 +6,7 @@ import pandas as pd
 
 from lib import warehouse
 from lib.cloud import Cloud
-from lib.config import ENTITY, TIMESTAMP, Settings
+from lib.config import ENTITY, Settings
 
 FEWEST = 30  # customers whose distribution is worth a picture
 
@@ -100,12 +100,22 @@ def instance(cloud: Cloud, row: pd.Series) -> dict[str, float | None]:
     return {k: None if pd.isna(v) else float(v) for k, v in values.items()}
 
 
-def example_label(train: pd.DataFrame, label_column: str) -> pd.Series:
-    """A row of train_dataset for the picture of the join: two recent orders, and one to come."""
-    good = train[(train["orders_90d"] == 2) & (train[label_column] == 0)]
-    rows = good if len(good) else train[train[TIMESTAMP].notna()]
-    middle = rows["label_timestamp"].quantile(0.5, interpolation="nearest")
-    return rows[rows["label_timestamp"] == middle].sort_values(ENTITY).iloc[0]
+def orders_per_day(cloud: Cloud) -> pd.DataFrame:
+    """order_date and orders, a count; a row per day with an order, oldest first."""
+    return _query(cloud, "orders_per_day")
+
+
+def labels_per_snapshot(cloud: Cloud) -> pd.DataFrame:
+    """label_timestamp; rows and churned, counts of labels; positive_rate. A row per label date,
+    oldest first."""
+    found = _query(cloud, "labels_per_snapshot").rename(columns={"row_count": "rows"})
+    return found.assign(positive_rate=found["churned"] / found["rows"])
+
+
+def example_label(cloud: Cloud) -> pd.Series:
+    """customer_id, label_timestamp and feature_timestamp of a row of train_dataset for the picture
+    of the join: of a customer with two recent orders, and one to come. The same one each time."""
+    return _query(cloud, "example_label").iloc[0]
 
 
 def _query(cloud: Cloud, file: str, **values: object) -> pd.DataFrame:
