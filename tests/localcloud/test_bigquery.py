@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlglot
 from bqemulator.jobs.executor import JOB_RESULTS
 from bqemulator.streaming.read_session import get_session
 from google.api_core import exceptions as errors
@@ -321,3 +322,10 @@ def test_a_failed_query_is_an_error_for_every_method(bq, sql):
     for run in (bq.query_and_wait, lambda sql: bq.query(sql).result()):
         with pytest.raises(errors.BadRequest):
             run(sql)
+
+
+def test_a_statement_that_was_parsed_before_has_a_tree_of_its_own():
+    first, second = (sqlglot.parse_one(SERIES, read="bigquery") for _ in range(2))
+    assert first == second
+    first.set("expressions", [])
+    assert sqlglot.parse_one(SERIES, read="bigquery") == second != first
