@@ -29,7 +29,7 @@ FEATURES = ("ANALYTIC_FUNCTIONS", "QUALIFY", "CREATE_TABLE_PARTITION_BY",
 STATEMENTS = ("QUERY_STMT", "CREATE_TABLE_AS_SELECT_STMT", "INSERT_STMT", "MERGE_STMT")
 # BigQuery's name of a type -> ZetaSQL's.
 TYPES = {"INT64": "INT64", "FLOAT64": "DOUBLE", "STRING": "STRING", "TIMESTAMP": "TIMESTAMP",
-         "GEOGRAPHY": "GEOGRAPHY"}
+         "DATE": "DATE", "GEOGRAPHY": "GEOGRAPHY"}
 NAMES = {type_pb2.TypeKind.Value(f"TYPE_{kind}"): name for name, kind in TYPES.items()}
 FIELDS = {"INT64": "int64_value", "FLOAT64": "double_value", "STRING": "string_value"}
 UNITS = {3: "DAY", 2: "MONTH"}  # zetasql/public/functions/datetime.proto: DateTimestampPart

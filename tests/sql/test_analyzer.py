@@ -31,7 +31,7 @@ from tests.sql.googlesql import GoogleSql, SqlError, Statement, Tables, declared
 
 GCP = {"targets": {"gcp": {"project": "some-project-1"}}}
 AT = datetime(2026, 3, 10, tzinfo=UTC)
-MADE_UP = {"STRING": ["7"], "INT64": [1], "FLOAT64": [1.0],
+MADE_UP = {"STRING": ["7"], "INT64": [1], "FLOAT64": [1.0], "DATE": [AT.date()],
            "TIMESTAMP": pa.array([AT], pa.timestamp("us", "UTC"))}
 SQL = re.compile(
     r"\bselect\b.+\bfrom\b|\bwith\b.+\bselect\b|\binsert\s+into\b|\bdelete\s+from\b"
