@@ -6,6 +6,7 @@ it. Only packages are shared: each kernel imports `lib` itself, and has the envi
 folder that the run gives it.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -19,9 +20,10 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
-# What the notebooks import, the slow ones first. A name that does not exist is skipped.
+# What the notebooks import, the slow ones first. A name that does not exist is skipped. Of `lib`
+# only its __init__: it makes the imports quicker.
 PACKAGES = [
-    "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure", "matplotlib.ticker",
+    "lib", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure", "matplotlib.ticker",
     "matplotlib_inline.backend_inline", "pandas", "google.cloud.bigquery",
     "google.cloud.bigquery_storage_v1", "google.cloud.aiplatform_v1", "google.cloud.storage",
     "pydantic", "yaml", "requests", "tenacity", "ipywidgets", "sklearn.ensemble",
@@ -79,6 +81,7 @@ class _Forked(LocalProvisioner):
 def _become_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
     """What the forked process does until the kernel is shut down."""
     os.setsid()  # Ctrl-C in the terminal must not reach it
+    gc.freeze()  # a search for garbage would copy the memory that it shares
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
