@@ -8,6 +8,7 @@ import json
 import numbers
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from urllib.parse import urlsplit
 
@@ -113,6 +114,14 @@ def _html(columns: list[list[str]], sides: list[str], caption: str) -> str:
     rows = "\n".join(row(cells, "td") for cells in body)
     return (f"<table>\n{above}<thead>\n{row(head, 'th')}\n</thead>\n"
             f"<tbody>\n{rows}\n</tbody>\n</table>")
+
+
+def customer(customer_id: str, snapshot: datetime | None = None) -> str:
+    """The caption of a table with the values of one customer, of one snapshot if it is given."""
+    if snapshot is None:
+        return tr("customer {customer}", customer=customer_id)
+    return tr("customer {customer}, snapshot of {day}", customer=customer_id,
+              day=f"{snapshot:%Y-%m-%d}")
 
 
 # -- SQL -------------------------------------------------------------------------------------

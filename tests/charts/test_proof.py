@@ -46,7 +46,8 @@ CASES = {
         "With 60 days of future in the features the test promises 1,000 orders of 1,000 "
         "customers, and production would see 148; without any, both are 299"),
     "leak_ladder": (
-        lambda: charts.leak_ladder(LADDER, {"latest": "latest features", "split": "random split"}),
+        lambda: charts.leak_ladder(LADDER, {
+            "latest": "latest features, whatever the label's time", "split": "random split"}),
         "1 of 2 leaks promise orders that production will not see"),
     "leaking_columns": (
         lambda: charts.leaking_columns(COLUMNS),
