@@ -47,8 +47,7 @@ class Tables:
 
     def run(self, statement: str) -> None:
         """As a run does it: by Google's client, and the emulator behind it."""
-        self.cloud.bigquery.query(
-            statement, job_config=warehouse.job_config(self.cloud, statement)).result()
+        warehouse.query(self.cloud, statement)
 
     def digest(self, relation: str, columns: dict[str, str]) -> tuple:
         """Number of rows, and a sum of hashes that does not depend on their order."""

@@ -54,8 +54,9 @@ def test_what_was_left_out_is_a_sentence():
 
 EXCERPTS = [  # as the notebooks show them, and words that each must hold
     ("02_build_features", ["orders_in_window"], ["interval 90 day", "group by"]),
-    ("04_build_train", ["newest_snapshot"], ["max(feature_timestamp) over", "unbounded preceding"]),
-    ("04_build_train", ["from"], ["inner join picks", "left join features"]),
+    ("04_build_train", ["newest_snapshot"], ["last_value(snapshot_at ignore nulls) over",
+                                              "unbounded preceding"]),
+    ("04_build_train", ["from"], ["from newest_snapshot", "left join features"]),
     ("04_build_train_naive", ["latest", "from"], ["qualify row_number()", "left join latest"]),
 ]
 

@@ -28,7 +28,7 @@ from lib.training import inputs
 
 NAME = "ladder"  # ending of the copy's names
 KEYS = [ENTITY, TIMESTAMP]
-KNOWN = "order_items.returned_at <= spine.feature_timestamp"
+KNOWN = "items.returned_at <= spine.feature_timestamp"
 # What a cut takes out of the raw tables: the statements of sql/checks/cut_at.sql that do it.
 CUTS = {"changed later": slice(0, 1), "arrived later": slice(1, 3),
         "happened later": slice(3, None)}
@@ -61,7 +61,7 @@ LEAKS = {
         mark("final status: returned, also if later"), "L2", "changed later",
         mark("{leak} of {of} customers have other features without what was changed later; {sound} "
              "by the sound SQL"),
-        ((KNOWN, "order_items.returned_at is not null"),), ("return_rate_90d",)),
+        ((KNOWN, "items.returned_at is not null"),), ("return_rate_90d",)),
     "window": Leak(
         mark("windows of orders that end a week later"), "L2", "happened later",
         mark("{leak} of {of} customers have other features without what happened later; {sound} by "

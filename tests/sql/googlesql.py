@@ -25,7 +25,7 @@ from zetasql.wasi._pb2.zetasql.resolved_ast import resolved_node_kind_pb2 as kin
 
 # What the project's SQL uses beyond the core of the language, and no more.
 FEATURES = ("ANALYTIC_FUNCTIONS", "QUALIFY", "CREATE_TABLE_PARTITION_BY",
-            "CREATE_TABLE_CLUSTER_BY", "WITH_ON_SUBQUERY")
+            "CREATE_TABLE_CLUSTER_BY", "WITH_ON_SUBQUERY", "NULL_HANDLING_MODIFIER_IN_ANALYTIC")
 STATEMENTS = ("QUERY_STMT", "CREATE_TABLE_AS_SELECT_STMT", "INSERT_STMT", "MERGE_STMT")
 # BigQuery's name of a type -> ZetaSQL's.
 TYPES = {"INT64": "INT64", "FLOAT64": "DOUBLE", "STRING": "STRING", "TIMESTAMP": "TIMESTAMP",
