@@ -423,37 +423,3 @@ def call_name(kind: str, callers: int) -> str:
     if callers == 1:
         return tr("{kind}, 1 caller", kind=tr(kind))
     return tr("{kind}, {callers} callers", kind=tr(kind), callers=callers)
-
-
-@styled
-def latency_histograms(alone: Mapping, together: Mapping, callers: int) -> Chart:
-    """Times of fetch, predict and both: above one caller, below concurrent callers.
-
-    alone, together: name of the call -> milliseconds of each.
-    """
-    panels = [(1, alone), (callers, together)]
-    for _, samples in panels:
-        for name, ms in require_some(samples, "samples of latency").items():
-            require_some(ms, f"times of {name}")
-    one, many = (np.percentile(samples["both"], 50) for _, samples in panels)
-    figure, grid = new_figure(
-        tr("A prediction takes {one} ms for one caller, and {many} ms with {callers} concurrent "
-           "callers", one=number(one), many=number(many), callers=callers),
-        tr("Calls by duration: fetch, predict, and both together; lines: p50, p95, p99"),
-        6.6, 2, len(alone), squeeze=False)
-    for line, (count, samples) in zip(grid, panels, strict=True):
-        for axes, (name, ms) in zip(line, samples.items(), strict=True):
-            ms = np.asarray(ms, float)
-            marks = np.percentile(ms, [50, 95, 99])
-            end = 1.5 * marks[2]
-            top = max(axes.hist(ms, np.linspace(0, end, 41), color=SKY if count == 1 else BLUE)[0])
-            for value, rank, share in zip(marks, (50, 95, 99), (1.55, 1.35, 1.15), strict=True):
-                axes.vlines(value, 0, share * top, color=INK, linewidth=1.2)
-                annotate(axes, f"p{rank} {number(value)}", (value, share * top), 5, va="top")
-            axes.set_title(call_name(name, count), weight="bold", loc="left")
-            axes.set(xlim=(0, end), ylim=(0, 1.6 * top))
-            ticks(axes, x=4, y=4)
-        line[0].set_ylabel(tr("calls"))
-    for axes in grid[-1]:
-        axes.set_xlabel(tr("milliseconds"))
-    return figure

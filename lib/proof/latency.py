@@ -96,36 +96,6 @@ def compare(predictor: Predictor, customers: list[str]) -> Outcome:
         "by SQL": checks.latency_sql_requests}, timings)
 
 
-def cost_of_log(predictor: Predictor, customers: list[str]) -> Outcome:
-    """Time predict.latency_requests predictions with the log of what is served, and as many
-    without, in turns: one caller, wall-clock time of the whole call.
-
-    Returns:
-        Outcome whose value is {"with the log" | "without it" | "of the log's line": [ms]}.
-    """
-    cloud, times = predictor.cloud, {"with the log": [], "without it": []}
-    callers = {name: Predictor(_with_log(cloud, name == "with the log")) for name in times}
-    lines = []
-    for number in range(-1, cloud.settings.predict.latency_requests):
-        for name in [*times][::1 if number % 2 else -1]:
-            began = time.perf_counter()
-            answer = callers[name].predict(customers[number % len(customers)])
-            times[name].append(1000 * (time.perf_counter() - began))
-            if name == "with the log":
-                lines.append(answer.log_ms)
-    times["of the log's line"] = lines
-    times = {name: ms[1:] for name, ms in times.items()}  # the first opens the connection
-    return Outcome("done", figures={
-        f"p50 {name}": f"{np.median(ms):.2f} ms" for name, ms in times.items()}, value=times)
-
-
-def _with_log(cloud: Cloud, on: bool) -> Cloud:
-    settings = cloud.settings
-    target = settings.target_settings.model_copy(update={"served_log": on})
-    return dataclasses.replace(cloud, settings=settings.model_copy(
-        update={"targets": {**settings.targets, settings.target: target}}))
-
-
 def series(timings: Mapping) -> dict[str, list[float]]:
     """The samples of `compare` by name, in the order of the charts."""
     named = {charts.call_name(kind, callers): samples[kind]

@@ -33,7 +33,6 @@ BROKEN = pd.DataFrame({
     "customer_id": ["1", "1", "2", "2", "3", "3"], "feature": ["a", "b"] * 3,
     "outcome": OUTCOMES})
 HEALTHY = BROKEN.assign(outcome="equal")
-SAMPLES = {"fetch": [1.0, 2.0, 3.0], "predict": [9.0, 10.0, 20.0], "both": [10.0, 12.0, 23.0]}
 
 CASES = {
     "leakage_promise": (
@@ -74,9 +73,6 @@ CASES = {
             charts.call_name("fetch", 1): [2.0, 2.0],
             charts.call_name("features by SQL", 1): [40.0, 40.0]}),
         "Fetching features takes 2 ms; computing the same ones by SQL 40 ms: 20 times as long"),
-    "latency_histograms": (
-        lambda: charts.latency_histograms(SAMPLES, SAMPLES, 8),
-        "A prediction takes 12 ms for one caller, and 12 ms with 8 concurrent callers"),
 }
 
 
@@ -107,7 +103,6 @@ def test_what_was_left_out_of_a_run_is_a_sentence(draw):
     lambda: charts.parity_grid(HEALTHY[:0]), lambda: charts.parity_grid({}),
     lambda: charts.faults_caught({}), lambda: charts.prediction_change({}),
     lambda: charts.latency_percentiles({}), lambda: charts.latency_percentiles({"fetch": []}),
-    lambda: charts.latency_histograms({"fetch": []}, SAMPLES, 8),
 ])
 def test_nothing_to_draw_is_refused(draw):
     with pytest.raises(ValueError, match="nothing to draw"):

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lib import lookups, predict, served_log, warehouse
+from lib import lookups, predict, warehouse
 from lib.proof import latency
 
 KEYS = {"fetch_p50", "fetch_p99", "predict_p50", "predict_p99"}
@@ -55,20 +55,6 @@ def test_compare_measures_what_config_says(deployed):
     assert set(latency.figures(timings["alone"], timings["together"], timings["sql"])) == KEYS | {
         "both_p50", "both_p99", "both_concurrent_p50", "both_concurrent_p99",
         "sql_features_p50", "sql_features_p99"}
-
-
-def test_the_cost_of_the_log_is_the_same_requests_with_it_and_without(
-        deployed, tmp_path, monkeypatch):
-    monkeypatch.setattr(served_log, "RUNS", tmp_path)
-    customers = lookups.served_customers(deployed, 3)
-    times = latency.cost_of_log(predict.Predictor(deployed), customers).value
-    requests = deployed.settings.predict.latency_requests
-    assert {name: len(ms) for name, ms in times.items()} == {
-        "with the log": requests, "without it": requests, "of the log's line": requests}
-    assert all(0 < line < whole for line, whole in zip(
-        times["of the log's line"], times["with the log"], strict=True))
-    rows, _ = served_log.read(served_log.path(deployed.settings))
-    assert len(rows) == requests + 1  # and the first one, which is not counted
 
 
 def test_percentiles_are_those_of_the_samples():
