@@ -4,6 +4,7 @@ A resource that does not exist is not in the picture. Arrows between tables are 
 any other arrow is drawn only if one live resource names the other.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from google.api_core.exceptions import NotFound
@@ -61,7 +62,7 @@ def _read_tables(cloud: Cloud, found: Lineage) -> None:
     raw = warehouse.BUILDS["02_build_features"][1]
     sources = {key: warehouse.find_table(cloud, key) for key in raw}
     if all(sources.values()):
-        facts = tuple(f"{t.table_id}: {t.num_rows:,}" for t in sources.values())
+        facts = tuple(f"{t.num_rows:,} {t.table_id.removeprefix('raw_')}" for t in sources.values())
         found.nodes["sources"] = LineageNode("sources", cloud.settings.names.dataset, facts)
     for kind, build in (("features", "02_build_features"), ("labels", "03_build_labels_churn"),
                         ("train", "04_build_train")):
@@ -94,7 +95,7 @@ def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
         view = cloud.online_admin.get_feature_view(name=feature_store.view_name(cloud))
     except NotFound:
         return
-    found.nodes["view"] = LineageNode("view", short(view.name), (view.sync_config.cron,))
+    found.nodes["view"] = LineageNode("view", short(view.name), (tr("synced by a schedule"),))
     found.edges.append(("view", "store", ""))
     served = [g.feature_group_id for g in view.feature_registry_source.feature_groups]
     if cloud.settings.names.feature_group in served:
@@ -157,8 +158,8 @@ BOXES = {  # kind: (column, row from the bottom, title, fill)
     "store": (4, 0, mark("Online Store"), "#CDEBE1"),
     "endpoint": (4, 1, mark("Endpoint"), "#CFE4F2"),
 }
-WIDE, HIGH, GAP, RISE = 1.92, 1.26, 0.31, 2.0  # inches: a box, and the space between boxes
-LARGEST = 10.5  # font size in points
+WIDE, HIGH, GAP, RISE = 1.92, 1.5, 0.31, 2.2  # inches: a box, and the space between boxes
+LARGEST = 11  # font size in points
 
 
 @style.styled
@@ -168,9 +169,9 @@ def lineage(found: Lineage) -> style.Chart:
         raise ValueError("nothing to draw: no resource exists")
     figure, axes = style.new_figure(
         finding(found), tr("Read from the live resources in {place}. Top: how the model is made. "
-                           "Bottom: how the values it gets are made", place=found.place), 5.1)
+                           "Bottom: how the values it gets are made", place=found.place), 5.5)
     figure.set_layout_engine("none")
-    axes.set(xlim=(0, 11), ylim=(-0.95, RISE + 0.75), position=(0.005, 0, 0.99, 3.95 / 5.1))
+    axes.set(xlim=(0, 11), ylim=(-0.85, RISE + 0.8), position=(0.005, 0, 0.99, 4.35 / 5.5))
     axes.set_axis_off()
     boxes = {kind: _box(axes, node) for kind, node in found.nodes.items()}
     for start, end, label in found.edges:
@@ -203,13 +204,25 @@ def _box(axes: Axes, node: LineageNode) -> FancyBboxPatch:
     box = FancyBboxPatch((x - WIDE / 2, y - HIGH / 2), WIDE, HIGH,
                          "round,pad=0,rounding_size=0.08", fc=fill, ec=style.GREY)
     axes.add_patch(box)
-    facts = min([_size(fact, 0.59) for fact in node.facts] or [LARGEST])
-    lines = [(tr(title), LARGEST, "normal"), (node.name, _size(node.name, 0.67), "bold"),
-             *((fact, facts, "normal") for fact in node.facts)]
+    names, facts = _lines(node.name, 0.67), [
+        line for fact in node.facts for line in _lines(fact, 0.59)]
+    lines = [(tr(title), LARGEST, "normal"),
+             *((name, _size(name, 0.67), "bold") for name in names),
+             *((fact, _size(fact, 0.59), "normal") for fact in facts)]
     for row, (text, size, weight) in enumerate(lines):
         axes.text(x, y + (len(lines) / 2 - row - 0.5) * 0.225, text, size=size, weight=weight,
                   ha="center", va="center")
     return box
+
+
+def _lines(text: str, width: float) -> list[str]:
+    """The text, broken where its box ends: at a space, else after "_"; `width` as in `_size`."""
+    most = int(72 * (WIDE - 0.14) / (width * LARGEST))
+    ends = list(re.finditer(" ", text[:most])) or list(re.finditer("_", text[:most]))
+    if style.letters(text) <= most or not ends:
+        return [text]
+    end = ends[-1].end()
+    return [text[:end].rstrip(), *_lines(text[end:], width)]
 
 
 def _size(text: str, width: float) -> float:

@@ -18,11 +18,11 @@ from lib.charts.style import (
     BASE,
     BLUE,
     BROWN,
-    GREEN,
     GREY,
     INK,
     ORANGE,
     PALE,
+    PURPLE,
     SKY,
     Chart,
     annotate,
@@ -47,7 +47,7 @@ SIGNS = {
                   mark("different value")),
     "null_offline": (BROWN, "^", [(-0.45, 0.4), (0.45, 0.4), (0, -0.4)],
                      mark("a value instead of NULL")),
-    "null_online": (GREEN, "v", [(-0.45, -0.4), (0.45, -0.4), (0, 0.4)],
+    "null_online": (PURPLE, "v", [(-0.45, -0.4), (0.45, -0.4), (0, 0.4)],
                     mark("NULL instead of a value")),
     "missing": (INK, "|", [(-0.15, -0.45), (0.15, -0.45), (0.15, 0.45), (-0.15, 0.45)],
                 mark("nothing served")),
@@ -338,7 +338,7 @@ def faults_caught(tables: Mapping[str, DataFrame] | None) -> Chart | Shown:
         for row, feature in enumerate(features):
             count = int(counts.get(feature, 0))
             axes.barh(row, 0.94, left=column - 0.47, height=0.86, linewidth=0,
-                      color=ORANGE if count else PALE, alpha=0.25 + 0.75 * count / customers)
+                      color=ORANGE if count else PALE, alpha=0.2 + 0.6 * count / customers)
             annotate(axes, f"{count:,}", (column, row), va="center_baseline", ha="center",
                      color=INK if count else GREY)
         annotate(axes, tr("{name}\n{bad:,} of {customers:,}", name=tr(name),
@@ -411,7 +411,7 @@ def latency_percentiles(series: Mapping[str, Sequence[float]]) -> Chart:
         annotate(axes, number(nearly), (nearly, row), 10, va="center_baseline", color=colour)
     axes.set_xscale("log")
     low, high = min(m[0] for m in marks.values()), max(m[2] for m in marks.values())
-    axes.set(xlabel=tr("milliseconds"), xlim=(low / 2.2, high * 2.2))
+    axes.set(xlabel=tr("milliseconds, log scale"), xlim=(low / 2.2, high * 2.2))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     row_names(axes, list(marks))

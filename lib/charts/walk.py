@@ -4,6 +4,7 @@ Each function takes plain frames, dicts and dates and returns a `Chart`. Empty i
 ValueError.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
@@ -42,6 +43,9 @@ from lib.charts.style import (
 from lib.language import mark, tr
 from lib.show import number
 
+# Groups of the sanity checks, and what the names in each have in common.
+CHECKED = {mark("The labels"): r"^positive_rate|^label_(?!.*join)|^customers_per|_label",
+           mark("The join"): r"join|future|oldest_feature", mark("The features"): ""}
 STATUS = {"fail": (ORANGE, "X"), "warn": (AMBER, "^"), "pass": (BLUE, "o")}  # worst first
 
 
@@ -63,8 +67,11 @@ def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days
            last=day(last), days=label_horizon_days),
         tr("Orders per day since {first}, and {snapshots} snapshots; the data start on {start}",
            first=day(shown.index[0]), snapshots=len(known), start=day(orders.index[0])))
-    top = shown.max()
-    axes.fill_between(shown.index, shown, step="mid", color=BLUE, alpha=0.75, linewidth=0)
+    # theLook's last week has several times the usual orders. It is cut, so that it does not press
+    # the year before it flat; the note beside it says how high it goes.
+    top = min(shown.max(), 1.6 * max(shown.iloc[:-8]))
+    axes.fill_between(shown.index, shown.clip(upper=1.05 * top), step="mid", color=BLUE,
+                      alpha=0.75, linewidth=0)
     axes.axvspan(last, last + horizon, color=AMBER, alpha=0.22, linewidth=0)
     axes.plot(known, [-0.045 * top] * len(known), "|", color=INK, ms=11, mew=1.4)
     annotate(axes, tr("snapshots"), (min(known), -0.045 * top), -8, ha="right", va="center")
@@ -76,9 +83,10 @@ def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days
     if burst > 1.5 * usual:
         axes.hlines(usual, *orders.index[[-98, -8]], **{**BASE, "color": INK})
         text = tr("The last 7 full days: {burst:,.0f} orders a day, {times:.1f} times the\n"
-                  "usual {usual:,.0f} (dashed: median of the 90 days before)",
-                  burst=burst, times=burst / usual, usual=usual)
-        axes.annotate(text, (orders.index[-4], 0.42 * top), (0.05, 0.55),
+                  "usual {usual:,.0f} (dashed: median of the 90 days before).\n"
+                  "The most, {most:,.0f}, is beyond the axis",
+                  burst=burst, times=burst / usual, usual=usual, most=shown.max())
+        axes.annotate(text, (orders.index[-4], 0.72 * top), (0.05, 0.6),
                       textcoords="axes fraction", arrowprops={"arrowstyle": "->", "ec": GREY})
     date_axis(axes, ylim=(-0.09 * top, 1.12 * top), ylabel=tr("orders per day"))
     ticks(axes, y=5)
@@ -163,12 +171,14 @@ def feature_distributions(sample: DataFrame, features: Sequence[Mapping]) -> Cha
     for axes, values, feature in zip(panels.flat, columns, features, strict=False):
         unit = feature["unit"]
         _distribution(axes, values, unit)
-        notes = [tr(unit), tr("median {value}", value=number(values.median()))]
+        log = axes.get_xscale() == "log"
+        notes = [tr("{unit}, log scale", unit=tr(unit)) if log else tr(unit),
+                 tr("median {value}", value=number(values.median()))]
         notes += [f"NULL {values.isna().mean():.0%}"] * int(values.isna().any())
         if unit == "USD" and 0 in set(values):
             notes.append(tr("zero {share:.0%}", share=(values == 0).mean()))
         axes.set_title(feature["name"], weight="bold", loc="left", x=-0.2)
-        axes.set_xlabel(", ".join(notes))
+        axes.set_xlabel("\n".join([notes[0], ", ".join(notes[1:])]))
     for axes in panels.flat[len(features):]:
         axes.set_axis_off()
     return figure
@@ -323,25 +333,24 @@ def calibration(curves: Mapping, metrics: Mapping) -> Chart:
              "prediction is {lean:.1f} points too high") if lean > 0 else
         mark("Predicted and observed churn differ by {off:.1f} percentage points; on average the "
              "prediction is {lean:.1f} points too low"))
-    figure, (upper, lower) = new_figure(
+    figure, (left, right) = new_figure(
         tr(leaning, off=100 * off, lean=100 * abs(lean)),
-        tr("Above: observed against predicted rate in {bins} bins. Below: test rows per bin",
-           bins=len(count)),
-        5.8, 2, 1, sharex=True, height_ratios=[3, 1])
-    low = max(0.0, 1.15 * min(predicted) - 0.15)
-    upper.plot([low, 1], [low, 1], **BASE)
-    upper.plot(predicted, observed, "o-", color=BLUE, ms=8)
-    upper.axhline(base, color=GREY, linewidth=1)
+        tr("Left: observed against predicted rate in {bins} bins, on equal axes. Right: test rows "
+           "per bin", bins=len(count)), 5.2, 1, 2)
+    low = max(0.0, min(*predicted, *observed) - 0.03)
+    left.plot([low, 1], [low, 1], **BASE)
+    left.plot(predicted, observed, "o-", color=BLUE, ms=8)
+    left.axhline(base, color=GREY, linewidth=1)
     middle = (predicted[len(count) // 2], observed[len(count) // 2])
-    annotate(upper, tr("model"), middle, 10, -6, va="top", color=BLUE)
-    annotate(upper, tr("perfect"), (low, low), 12, -1, va="top", color=GREY)
-    annotate(upper, tr("base rate {value:.1%}", value=base), (1, base), 0, -4, va="top",
-             ha="right", color=GREY)
-    upper.set(ylabel=tr("observed"), xlim=(low, 1), ylim=(min(low, *observed) - 0.02, 1.005))
-    lower.bar(predicted, count, width=0.012 * (1 - low), color=SKY)
-    lower.set(ylabel=tr("rows"), xlabel=tr("predicted churn probability"))
-    ticks(upper, "y", y=5)
-    ticks(lower, "x", x=8, y=2)
+    annotate(left, tr("model"), middle, 10, -6, va="top", color=BLUE)
+    annotate(left, tr("perfect"), (low, low), 18, 4, color=GREY)
+    annotate(left, tr("base rate {value:.1%}", value=base), (low, base), 6, 4, color=GREY)
+    left.set(xlabel=tr("predicted churn probability"), ylabel=tr("observed"), xlim=(low, 1.01),
+             ylim=(low, 1.01), aspect="equal")
+    right.bar(predicted, count, width=0.012 * (1 - low), color=SKY)
+    right.set(ylabel=tr("rows"), xlabel=tr("predicted churn probability"), xlim=(low, 1.01))
+    ticks(left, "xy", x=5, y=5)
+    ticks(right, "x", x=5, y=5)
     return figure
 
 
@@ -466,8 +475,8 @@ def served_features(customers: Sequence[Mapping], base_rate: float, active_days:
         tr("The {features} values that the online store served. Bar: share of the customers with "
            "an order in the last {days} days who have a lower value. It says where a value lies, "
            "not how much it moves the prediction", features=len(names), days=active_days),
-        3.1 + 0.34 * len(names), 2, len(customers), squeeze=False,
-        height_ratios=[1, 0.34 * len(names)])
+        2.6 + 0.3 * len(names), 2, len(customers), squeeze=False,
+        height_ratios=[1, 0.3 * len(names)])
     for n, (each, (words, colour)) in enumerate(zip(customers, beside, strict=True)):
         gauge, axes = panels[:, n]
         gauge.barh([0, 0], [1, each["probability"]], color=[PALE, colour], height=0.6)
@@ -500,8 +509,13 @@ def checks_overview(checks: DataFrame) -> Chart:
     require_columns(checks, "checks", "check", "value", "low", "high", "status")
     kind = checks["check"].str.replace(
         r"_at_\d{4}-\d\d-\d\d$", ", " + tr("each snapshot"), regex=True)
-    frame = checks.assign(kind=kind, rank=checks["status"].map(list(STATUS).index))
-    frame = frame.sort_values(["rank", "kind"], kind="stable")
+    frame = checks.assign(kind=kind, rank=checks["status"].map(list(STATUS).index), group=[
+        next(name for name, part in CHECKED.items() if re.search(part, check))
+        for check in checks["check"]])
+    worst = frame.groupby("group")["rank"].min()
+    groups = sorted(worst.index, key=lambda name: (worst[name], list(CHECKED).index(name)))
+    frame["place"] = frame["group"].map(groups.index)
+    frame = frame.sort_values(["place", "rank", "kind"], kind="stable")
     bad = [*frame["check"][frame["status"] != "pass"]]
     finding = (mark("{bad} of {checks} checks do not pass: {names}") if bad else
                mark("All {checks} checks pass"))
@@ -509,9 +523,12 @@ def checks_overview(checks: DataFrame) -> Chart:
         tr(finding, bad=len(bad), checks=len(frame),
            names=", ".join([*bad[:3], *["..."] * (len(bad) > 3)])),
         tr("Value in its allowed band (grey bar, brackets); pass: dot, warning: triangle, fail: X"),
-        1.25 + 0.29 * kind.nunique())
+        1.25 + 0.29 * (kind.nunique() + len(groups)))
     names = []
-    for row, (name, group) in enumerate(frame.groupby("kind", sort=False)):
+    for name, group in frame.groupby("kind", sort=False):
+        if (heading := group["group"].iloc[0]) in groups:
+            names.append(tr(groups.pop(groups.index(heading))))
+        row = len(names)
         low, high = group["low"].iloc[0], group["high"].iloc[0]
         exact, edge = low == high, 1e-9 * (low == high)
         axes.barh(row, 0.06 if exact else 1, left=0.47 * exact, color=PALE, height=0.5)
@@ -527,6 +544,9 @@ def checks_overview(checks: DataFrame) -> Chart:
         names.append(name + f" ({len(group)})" * (len(group) > 1))
     axes.set(xticks=[], xlim=(-0.15, 2.1), frame_on=False)
     row_names(axes, names)
+    for label in axes.get_yticklabels():
+        if label.get_text() in map(tr, CHECKED):
+            label.set_weight("bold")
     return figure
 
 

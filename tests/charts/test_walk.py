@@ -156,6 +156,18 @@ def test_text_lies_inside_the_figure_is_large_enough_and_does_not_overlap(name):
     check_texts(drawn(name)[0])
 
 
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_log_axis_says_so_and_coloured_text_can_be_read(name):
+    chart, _ = drawn(name)
+    for axes in chart.axes:
+        assert axes.get_xscale() == "linear" or "log scale" in axes.get_xlabel()
+    for text in chart.findobj(matplotlib.text.Text):
+        red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
+                            for c in matplotlib.colors.to_rgb(text.get_color()))
+        contrast = 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)  # WCAG, on white
+        assert contrast >= 4.5, text.get_text()
+
+
 @pytest.mark.parametrize("name", ["orders_over_time", "labels_per_snapshot", "served_features"])
 def test_a_figure_shown_twice_is_the_same(name):
     chart, first = drawn(name)
@@ -211,6 +223,11 @@ def test_orders_say_until_when_churn_is_known_and_what_the_last_week_is():
     usual, burst = daily[-98:-8].median(), daily[-8:-1].mean()
     assert f"{burst:,.0f} orders a day, {burst / usual:.1f} times the usual {usual:,.0f}" in text
     assert "(4 May 2026, 3 Jul 2026]" in text
+
+
+def test_the_jump_of_the_last_week_does_not_set_the_axis():
+    high, daily = drawn("orders_over_time")[0].axes[0].get_ylim()[1], daily_orders()["orders"]
+    assert max(daily[:-8]) < high < 2 * max(daily[:-8]) < max(daily)
 
 
 def test_orders_without_a_jump_speak_of_none():
@@ -305,6 +322,11 @@ def test_calibration_weighs_bins_by_rows():
     assert f"differ by {100 * off:.1f}" in text and f"{100 * lean:.1f} points too high" in text
 
 
+def test_calibration_has_equal_axes():
+    axes = drawn("calibration")[0].axes[0]
+    assert axes.get_xlim() == axes.get_ylim() and axes.get_aspect() == 1
+
+
 def test_importance_is_sorted_and_counts_the_features_that_do_nothing():
     chart = drawn("feature_importance")[0]
     assert finding(chart).startswith("tenure_days") and "0.214" in finding(chart)
@@ -369,10 +391,12 @@ def test_checks_name_what_fails_first_and_mark_it_by_more_than_colour():
     frame.loc[53, ["value", "status"]] = [None, "fail"]
     chart = charts.checks_overview(frame)
     chart._repr_png_()
-    assert finding(chart) == ("3 of 57 checks do not pass: feature_rows, join_coverage, "
+    assert finding(chart) == ("3 of 57 checks do not pass: join_coverage, feature_rows, "
                               f"positive_rate_at_{LABELS[3]}")
     labels = [t.get_text() for t in chart.axes[0].get_yticklabels()]
-    assert labels[:3] == ["feature_rows", "join_coverage", "positive_rate, each snapshot (53)"]
+    assert labels[:5] == ["The join", "join_coverage", "The features", "feature_rows",
+                          "days_of_history"]
+    assert labels[5:7] == ["The labels", "positive_rate, each snapshot (53)"]
     markers = [(line.get_marker(), line.get_xdata()[0]) for line in chart.axes[0].lines]
     assert sorted(m for m, _ in markers if m != "o") == ["X", "X", "^"]
     assert all((m == "o") == (0 <= x <= 1) for m, x in markers)
