@@ -86,7 +86,7 @@ def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days
                   "usual {usual:,.0f} (dashed: median of the 90 days before).\n"
                   "The most, {most:,.0f}, is beyond the axis",
                   burst=burst, times=burst / usual, usual=usual, most=shown.max())
-        axes.annotate(text, (orders.index[-4], 0.72 * top), (0.05, 0.6),
+        axes.annotate(text, (orders.index[-4], 0.7 * top), (0.05, 0.56),
                       textcoords="axes fraction", arrowprops={"arrowstyle": "->", "ec": GREY})
     date_axis(axes, ylim=(-0.09 * top, 1.12 * top), ylabel=tr("orders per day"))
     ticks(axes, y=5)

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lib.charts import walk as charts
+from lib.charts.style import DARK_ORANGE
 from tests.charts.conftest import check_texts, finding, plain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -361,12 +362,12 @@ def test_predictions_are_counted_against_the_base_rate():
 
 
 @pytest.mark.parametrize("probability, text, colour", [
-    (0.9312, "6.0 points above the base rate", charts.ORANGE),
+    (0.9312, "6.0 points above the base rate", DARK_ORANGE),
     (0.5, "37.1 points below the base rate", charts.BLUE),
     (0.8764, "at the base rate", charts.GREY), (0.8664, "at the base rate", charts.GREY),
     (0.8654, "0.6 points below the base rate", charts.BLUE),
     # The numbers shown are 87.1% and 87.8%, so the difference shown is theirs: 0.7, not 0.6.
-    (0.8775, "0.7 points above the base rate", charts.ORANGE)])
+    (0.8775, "0.7 points above the base rate", DARK_ORANGE)])
 def test_card_compares_with_the_base_rate_and_shows_null(probability, text, colour):
     chart = charts.served_features([served(probability)], 0.8714, 90)
     assert finding(chart) == f"Customer 4711: churn probability {probability:.1%}, {text}"
