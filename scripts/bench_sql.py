@@ -17,6 +17,9 @@ from google.auth.credentials import AnonymousCredentials
 from lib import config, warehouse
 from lib.cloud import Cloud
 from lib.localcloud.bigquery import BigQueryServer, load_thelook
+from lib.localcloud.vertex.base.state import State
+from lib.localcloud.vertex.online import values
+from lib.localcloud.vertex.registry.tables import BigQuery, ServedTable
 from scripts.bench import Different, Options, Row, take_turns
 
 OTHER = Path(__file__).with_name("bench_other.py")
@@ -213,4 +216,30 @@ def build(options: Options, folder: Path) -> list[Row]:
 
 
 def sync(options: Options, folder: Path) -> list[Row]:
-    return []
+    """A feature view's sync, as the local cloud does it: newest rows, then the values in SQLite.
+
+    The floor reads the newest rows by DuckDB, and writes nothing.
+    """
+    with tables(folder, options.scale, "02_build_features") as there:
+        features, names = there.name("features"), there.settings.feature_names
+        served = ServedTable("customer", there.settings.table("features"), ("customer_id",),
+                             {name: name for name in names}, "feature_timestamp", dense=True)
+        source = BigQuery(there.settings.project, there.cloud.bigquery_rest,
+                          there.cloud.bigquery_grpc)
+        written = []
+
+        def load() -> None:
+            state = State(folder / f"values-{len(written)}.sqlite")
+            columns, rows, _ = source.newest(served)
+            written.append(values.put(state, "view", served.key, columns, rows))
+            state.close()
+
+        samples = take_turns({
+            "newest rows by DuckDB": lambda: there.database.execute(
+                f"select * from {features} qualify row_number() over (partition by customer_id "
+                "order by feature_timestamp desc) = 1").to_arrow_table(),
+            "sync": load,
+        }, options.repeats)
+        source.close()
+    return [Row(f"sync, {written[0]:,} entities", name, found, base="newest rows by DuckDB")
+            for name, found in samples.items()]

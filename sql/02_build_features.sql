@@ -100,9 +100,7 @@ orders_in_window as (
     select
         orders.customer_id,
         spine.feature_timestamp,
-        cast(countif(
-            orders.ordered_at > timestamp_sub(spine.feature_timestamp, interval 30 day)
-        ) as int64) as orders_30d,
+        cast(countif(orders.ordered_at > spine.after_30d) as int64) as orders_30d,
         count(*) as orders_90d,
     from orders
     inner join spine

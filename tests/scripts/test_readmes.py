@@ -67,6 +67,7 @@ CHEAP = {
     f"{PYTHON} -m lib.localcloud status": f"{PYTHON} -m lib.localcloud status --help",
     f"{PYTHON} -m lib.localcloud stop": f"{PYTHON} -m lib.localcloud stop",
     f"{PYTHON} -m lib.localcloud reset": f"{PYTHON} -m lib.localcloud reset",
+    f"{PYTHON} -m scripts.bench join build sync": f"{PYTHON} -m scripts.bench --help",
     f"{PYTHON} -m scripts.readmes --run runs/latest": f"{PYTHON} -m scripts.readmes --help",
 }
 
