@@ -49,16 +49,16 @@ def newest_features(cloud: Cloud, one_in: int = 10) -> pd.DataFrame:
     """The rows of one in `one_in` customers in the newest snapshot, by customer_id; of all, if
     those would be too few for a picture."""
     newest = newest_snapshot(cloud)
-    found = _query(cloud, "newest_features", feature_timestamp=newest, one_in=one_in)
+    found = _query(cloud, "newest_features", large=True, feature_timestamp=newest, one_in=one_in)
     if len(found) >= FEWEST or one_in == 1:
         return found
-    return _query(cloud, "newest_features", feature_timestamp=newest, one_in=1)
+    return _query(cloud, "newest_features", large=True, feature_timestamp=newest, one_in=1)
 
 
 def active_features(cloud: Cloud) -> pd.DataFrame:
     """The rows in the newest snapshot of the customers with an order in the last
     label.active_days days, by customer_id: those of whom `base_rate` is the rate."""
-    return _query(cloud, "active_features", feature_timestamp=newest_snapshot(cloud),
+    return _query(cloud, "active_features", large=True, feature_timestamp=newest_snapshot(cloud),
                   active_days=cloud.settings.label.active_days)
 
 
