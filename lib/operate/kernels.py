@@ -23,10 +23,11 @@ from jupyter_client.provisioning import LocalProvisioner
 # What the notebooks import, the slow ones first. A name that does not exist is skipped. Of `lib`
 # only its __init__: it makes the imports quicker.
 PACKAGES = [
-    "lib", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure", "matplotlib.ticker",
+    "lib", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure", "matplotlib.style",
     "matplotlib_inline.backend_inline", "pandas", "google.cloud.bigquery",
     "google.cloud.bigquery_storage_v1", "google.cloud.aiplatform_v1", "google.cloud.storage",
-    "pydantic", "yaml", "requests", "tenacity", "ipywidgets", "sklearn.ensemble",
+    "pydantic.types", "pydantic.main", "jinja2", "pyarrow.parquet", "yaml", "requests",
+    "tenacity", "ipywidgets", "sklearn.ensemble", "kfp.compiler", "kfp.components",
     "google.cloud.aiplatform",
 ]
 # macOS ends a forked process that uses some of its own libraries: there, each kernel is a new one.
