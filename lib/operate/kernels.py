@@ -26,7 +26,7 @@ PACKAGES = [
     "lib", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure", "matplotlib.style",
     "matplotlib_inline.backend_inline", "pandas", "google.cloud.bigquery",
     "google.cloud.bigquery_storage_v1", "google.cloud.aiplatform_v1", "google.cloud.storage",
-    "pydantic.types", "pydantic.main", "jinja2", "pyarrow.parquet", "yaml", "requests",
+    "pydantic.types", "pydantic.main", "jinja2", "pyarrow.parquet", "yaml", "requests", "nbformat",
     "tenacity", "ipywidgets", "sklearn.ensemble", "kfp.compiler", "kfp.components",
     "google.cloud.aiplatform",
 ]
