@@ -65,10 +65,12 @@ def serve(options: Options, folder: Path) -> list[Row]:
         try:
             caller = Caller(cloud)
             customers = lookups.served_customers(cloud, 200)
+            expected = _expected(caller, customers)
+        except Different:
+            raise
         except Exception as error:  # whatever is missing: a walk makes it
             return [Row("serve", "fetch and predict",
                         note=f"./run_all.sh --keep-running first ({str(error).splitlines()[0]})")]
-        expected = _expected(caller, customers)
         rows = []
         for callers in CALLERS:
             rows += _under_load(cloud, customers, expected, callers, options.repeats)
