@@ -91,7 +91,7 @@ class Chart(Figure):
         canvas, buffer = FigureCanvasAgg(self), io.BytesIO()
         canvas.draw()
         pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        pixels.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        pixels.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG")
         return buffer.getvalue()
 
     @styled
