@@ -1,11 +1,9 @@
 """scripts/bench.py: the point-in-time join, the feature build and the sync."""
 
-import asyncio
 import contextlib
 import json
 import logging
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -71,10 +69,9 @@ def tables(folder: Path, scale: float, *files: str) -> Iterator[Tables]:
     settings = config.load(target="local", env="dev", overrides={
         "thelook": {"users": round(users * min(scale, 1))}})
     logging.getLogger("sqlglot").setLevel(logging.ERROR)  # layout that DuckDB has not
-    loop, drawn = asyncio.new_event_loop(), settings.thelook
-    threading.Thread(target=loop.run_forever, daemon=True).start()
+    drawn = settings.thelook
     server = BigQueryServer(folder / f"bigquery-{scale}", settings.project)
-    asyncio.run_coroutine_threadsafe(server.start(), loop).result()
+    server.start()
     try:
         load_thelook(server.rest, settings.project, drawn.users, drawn.seed, drawn.as_of)
         cloud = Cloud(settings, AnonymousCredentials(), vertex="", bigquery_rest=server.rest,
@@ -94,8 +91,7 @@ def tables(folder: Path, scale: float, *files: str) -> Iterator[Tables]:
         yield found
         database.close()
     finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
+        server.stop()
 
 
 def join(options: Options, folder: Path) -> list[Row]:

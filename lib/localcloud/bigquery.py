@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -84,6 +85,9 @@ executor._LOAD_FORMAT_HANDLERS |= {
 class BigQueryServer:
     """One bqemulator in this process; tables live in a DuckDB file under `data_dir`.
 
+    It has a thread and an event loop of its own: a statement holds the loop until it is done, a
+    minute with ten times the data, and meanwhile Vertex AI and the health check must answer.
+
     Args:
         data_dir: folder of the DuckDB file.
         project: the project of requests that name none.
@@ -109,11 +113,15 @@ class BigQueryServer:
             )
         )
 
-    async def start(self) -> None:
-        await self._server.start()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
-    async def stop(self) -> None:
-        await self._server.stop()
+    def start(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result()
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
     @property
     def rest(self) -> str:

@@ -4,15 +4,20 @@ bqemulator keeps every result and every read session in memory for as long as it
 read only stored tables by the Storage Read API.
 """
 
+import dataclasses
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import pyarrow as pa
+from bqemulator.api.dependencies import AppContext
 from bqemulator.domain.errors import NotFoundError, UnsupportedFeatureError
 from bqemulator.grpc_api.read_servicer import BigQueryReadHandler
 from bqemulator.jobs.executor import JOB_RESULTS, JOB_SCHEMAS
+from bqemulator.storage.engine import DuckDBEngine
 from bqemulator.streaming.read_session import create_read_session, get_session
 from google.cloud.bigquery_storage_v1 import types
 
@@ -83,8 +88,33 @@ def bound_results() -> None:
             results.add(job, table.nbytes)
 
 
+class OnDisk:
+    """bqemulator's engine, as the Storage Read API uses it: the rows of a session go through to a
+    file, which is mapped into memory. A table of any size takes the memory of one batch."""
+
+    def __init__(self, engine: DuckDBEngine, folder: Path):
+        self._engine, self._folder = engine, folder
+
+    def fetch_arrow(self, sql: str) -> pa.Table:
+        """The rows of a SELECT; its file ends with the last use of the table."""
+        schema = self._engine.fetch_arrow(f"select * from ({sql}) limit 0").schema
+        # A connection of its own: another statement on the same one would end the stream.
+        with (self._engine.connection.cursor() as own,
+              tempfile.NamedTemporaryFile(dir=self._folder, suffix=".arrow") as file):
+            own.execute("set TimeZone = 'UTC'")
+            with pa.ipc.new_file(file, schema) as writer:
+                for batch in own.execute(sql).to_arrow_reader(MESSAGE_ROWS):
+                    writer.write_batch(batch.cast(schema))
+            file.flush()
+            return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+
+
 class ReadHandler(BigQueryReadHandler):
     """bqemulator's Storage Read API, which also reads query results and forgets old sessions."""
+
+    def __init__(self, context: AppContext):
+        super().__init__(dataclasses.replace(
+            context, engine=OnDisk(context.engine, context.settings.data_dir)))
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         handler = super().service(handler_call_details)

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # $LOCALCLOUD_STATE: another folder, so that tests never touch the data of a run.
 STATE = Path(os.environ.get("LOCALCLOUD_STATE") or ROOT / ".localcloud")
 START_SECONDS = 120
+USERS_PER_SECOND = 10_000  # of theLook, drawn and loaded at the start: a slow machine's
 ANSWER_SECONDS = 20  # how long `start` waits for one that is running and does not answer
 PING_SECONDS = 5
 STOP_SECONDS = 20
@@ -235,7 +236,9 @@ def _launch(state: Path, arguments: dict) -> dict:
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C in a notebook must not reach it
         )
-    deadline = time.monotonic() + START_SECONDS
+    users = (arguments["thelook"] or {}).get("users", 0)
+    seconds = START_SECONDS + users // USERS_PER_SECOND
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         running = status(state)
         if running:
@@ -248,7 +251,7 @@ def _launch(state: Path, arguments: dict) -> dict:
         time.sleep(0.1)
     _stop(child.pid, state)
     raise LocalCloudError(
-        f"the local cloud was not up in {START_SECONDS} s\n{_log_end(state)}",
+        f"the local cloud was not up in {seconds} s\n{_log_end(state)}",
         "more time: what was loaded so far is kept")
 
 

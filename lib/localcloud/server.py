@@ -64,8 +64,8 @@ async def _serve(
 
     async with contextlib.AsyncExitStack() as running:
         bigquery = BigQueryServer(folder / "bigquery", project, folder / "storage")
-        await bigquery.start()
-        running.push_async_callback(bigquery.stop)
+        bigquery.start()
+        running.callback(bigquery.stop)
         storage = StorageServer(folder / "storage", listen(), app.PROJECT_NUMBER)
         storage.start()
         running.callback(storage.stop)

@@ -1,10 +1,8 @@
 """BigQuery and Vertex AI of the local cloud, in this process, and Google's clients for them."""
 
-import asyncio
 import contextlib
 import itertools
 import textwrap
-import threading
 import time
 
 import pytest
@@ -89,15 +87,10 @@ def state_folder(tmp_path_factory):
 @contextlib.contextmanager
 def serve_bigquery(state):
     """A running bqemulator; gs:// means the objects below that folder."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
     server = BigQueryServer(state / "bigquery", PROJECT, state / "storage")
-    asyncio.run_coroutine_threadsafe(server.start(), loop).result(60)
+    server.start()
     yield server
-    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """BigQuery of the local cloud with Google's own clients: results, loads, errors."""
 
+import asyncio
 import datetime
 import decimal
+import threading
 import time
 
 import grpc
@@ -13,6 +15,7 @@ import sqlglot
 from bqemulator.jobs.executor import JOB_RESULTS
 from bqemulator.streaming.read_session import get_session
 from google.api_core import exceptions as errors
+from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import BigQueryReadClient, types
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports import (
@@ -20,6 +23,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_read.transports import 
 )
 
 from lib.localcloud import bigquery_http, bigquery_results
+from lib.localcloud.bigquery import BigQueryServer
 
 SECONDS = 5  # within which an error must reach the caller, with the client's own retries
 MANY = 300_000
@@ -167,6 +171,41 @@ def test_old_read_sessions_make_room(bq, reader, table, little_memory):
     assert sum(part.row_count for part in reader.read_rows(second.streams[0].name)) == MANY
     with pytest.raises(errors.NotFound):
         list(reader.read_rows(first.streams[0].name))
+
+
+def test_a_read_session_is_kept_on_disk_and_not_in_memory(bq, reader, table):
+    path = bigquery.TableReference.from_string(name(table(SERIES))).path.removeprefix("/")
+    before = pa.total_allocated_bytes()
+    session = reader.create_read_session(
+        parent="projects/p1", max_stream_count=1,
+        read_session={"table": path, "data_format": types.DataFormat.ARROW})
+    assert get_session(session.name).table.nbytes >= 8 * MANY
+    assert pa.total_allocated_bytes() - before < MANY  # a byte a row: no column is held
+
+
+def test_a_long_statement_holds_up_nothing_but_bigquery(tmp_path, monkeypatch):
+    """Else the health check would not answer, and a run would take the local cloud for dead."""
+    runs, over, freed = threading.Event(), threading.Event(), []
+
+    def long_statement(_):
+        runs.set()
+        freed.append(over.wait(5))
+
+    monkeypatch.setattr(bigquery_http, "refusal", long_statement)
+
+    async def serve():
+        server = BigQueryServer(tmp_path, "p1")
+        server.start()
+        client = bigquery.Client("p1", credentials=AnonymousCredentials(),
+                                 client_options={"api_endpoint": server.rest})
+        asked = asyncio.create_task(asyncio.to_thread(client.query_and_wait, "select 1"))
+        await asyncio.to_thread(runs.wait)
+        over.set()  # by the loop of the one who started it
+        await asked
+        server.stop()
+
+    asyncio.run(serve())
+    assert freed and all(freed)
 
 
 def test_many_rows_over_rest_are_refused_with_advice(bq, reader, table, monkeypatch, soon):

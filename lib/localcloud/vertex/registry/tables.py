@@ -84,7 +84,9 @@ class BigQuery:
         """One row per entity: ([name, value field] pairs, (entity, JSON list) rows, slot ms).
 
         BigQuery writes the reduction into a scratch table, which is read through the Storage
-        Read API: query results over REST are limited to a few thousand rows a second.
+        Read API, batch by batch: query results over REST are limited to a few thousand rows a
+        second. The rows come in the order of the entities, which is also the order on disk:
+        writing them takes half the time.
 
         Raises:
             google.api_core.exceptions.GoogleAPIError: such as a deleted table or column.
@@ -94,37 +96,39 @@ class BigQuery:
         started = time.monotonic()
         try:
             job = self._client.query(
-                f"create table `{scratch}` as {reduction(served)}", retry=None, job_retry=None)
+                f"create table `{scratch}` as {reduction(served)} order by "
+                + ", ".join(f"`entity {i}`" for i in range(len(served.entity_columns))),
+                retry=None, job_retry=None)
             job.result(timeout=TIMEOUT)
             # The emulator counts no slots: the statement's wall time is used instead.
             slot_ms = job.slot_millis or round((time.monotonic() - started) * 1000)
             schema = self._client.get_table(scratch, retry=None).schema
-            table = self._read(scratch)
+            session = self._open(scratch)  # it keeps the rows when the table is gone
         finally:
             self._client.delete_table(scratch, not_found_ok=True, retry=None)
         columns = [[f.name, value_field(f)] for f in schema if not f.name.startswith("entity ")]
-        return columns, _rows(table, len(served.entity_columns)), slot_ms
+        return columns, _rows(self._read(session), len(served.entity_columns)), slot_ms
 
     def readers(self, dataset: str) -> set[str]:
         """The accounts that may read every table of a dataset, by its access list."""
         entries = self._client.get_dataset(dataset, retry=None).access_entries
         return {e.entity_id for e in entries if e.entity_type == "userByEmail"}
 
-    def _read(self, table: str) -> pa.Table:
+    def _open(self, table: str) -> bigquery_storage_v1.types.ReadSession:
         project, dataset, name = table.split(".")
-        session = self._reader.create_read_session(
+        return self._reader.create_read_session(
             parent=f"projects/{project}",
             read_session=bigquery_storage_v1.types.ReadSession(
                 table=f"projects/{project}/datasets/{dataset}/tables/{name}",
                 data_format=bigquery_storage_v1.types.DataFormat.ARROW),
             max_stream_count=1)
+
+    def _read(self, session: bigquery_storage_v1.types.ReadSession) -> Iterator[pa.RecordBatch]:
         schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
-        batches = [
-            pa.ipc.read_record_batch(
-                pa.py_buffer(part.arrow_record_batch.serialized_record_batch), schema)
-            for stream in session.streams
-            for part in self._reader.read_rows(stream.name)]
-        return pa.Table.from_batches(batches, schema)
+        for stream in session.streams:
+            for part in self._reader.read_rows(stream.name):
+                yield pa.ipc.read_record_batch(
+                    pa.py_buffer(part.arrow_record_batch.serialized_record_batch), schema)
 
 
 def table_id(uri: str) -> str:
@@ -176,13 +180,9 @@ def entity_key(parts: Sequence[str]) -> str:
 _encode = json.JSONEncoder(check_circular=False).encode
 
 
-def _rows(table: pa.Table, keys: int) -> Iterator[tuple[str, str]]:
-    """(entity, JSON list of values), one batch at a time to save memory.
-
-    In the order of the entities, which is also the order on disk: writing takes half the time.
-    """
-    table = table.sort_by([(name, "ascending") for name in table.column_names[:keys]])
-    for batch in table.to_batches(max_chunksize=20_000):
+def _rows(batches: Iterator[pa.RecordBatch], keys: int) -> Iterator[tuple[str, str]]:
+    """(entity, JSON list of values) of each row."""
+    for batch in batches:
         columns = [_plain(column) for column in batch.columns]
         values = zip(*columns[keys:], strict=True) if columns[keys:] else [()] * batch.num_rows
         for entity, row in zip(zip(*columns[:keys], strict=True), values, strict=True):
