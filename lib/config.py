@@ -168,6 +168,7 @@ class Checks(Block):
     freshness_customers: Annotated[int, Field(ge=5, le=1000)]
     leakage_groups: Annotated[int, between(2, 50)]
     future_days: Annotated[list[Days], Field(min_length=1, max_length=12)]
+    most_rows: Annotated[int, between(1_000, 10_000_000)]
     ladder_rows: Annotated[int, between(1_000, 10_000_000)]
     late_percent: Annotated[int, between(1, 100)]
     late_days: Days
@@ -273,6 +274,7 @@ class Train(Block):
     split_ratios: Annotated[tuple[PartOfAll, PartOfAll, PartOfAll], Field(strict=False)]
     seed: Seed
     runner: Literal["pipeline", "custom_job"]
+    max_rows: Annotated[int, between(10_000, 100_000_000)]
     min_roc_auc: Share
     machine_type: MachineType
     service_account: Annotated[str, Field(pattern=r"^[\w.-]+@[\w.-]+\.[a-z]+$")] | None

@@ -1,5 +1,6 @@
 """Small look-ups for the notebooks: which customer to show, and what is known about them."""
 
+import math
 from datetime import date, datetime, timedelta
 
 import pandas as pd
@@ -8,7 +9,7 @@ from lib import warehouse
 from lib.cloud import Cloud
 from lib.config import ENTITY, Settings
 
-FEWEST = 30  # customers whose distribution is worth a picture
+SHOWN = 20_000  # customers behind a distribution: a picture shows no difference to all of them
 
 
 def label_dates(settings: Settings, last_date: date) -> list[date]:
@@ -45,21 +46,44 @@ def rows_since(cloud: Cloud, first: datetime) -> int:
     return int(warehouse.query(cloud, sql, first=first)["n"][0])
 
 
-def newest_features(cloud: Cloud, one_in: int = 10) -> pd.DataFrame:
-    """The rows of one in `one_in` customers in the newest snapshot, by customer_id; of all, if
-    those would be too few for a picture."""
-    newest = newest_snapshot(cloud)
-    found = _query(cloud, "newest_features", large=True, feature_timestamp=newest, one_in=one_in)
-    if len(found) >= FEWEST or one_in == 1:
-        return found
-    return _query(cloud, "newest_features", large=True, feature_timestamp=newest, one_in=1)
+def newest_features(cloud: Cloud, most: int = SHOWN) -> pd.DataFrame:
+    """The newest snapshot, by customer_id: of at most so many customers, chosen by hash."""
+    found = _query(cloud, "newest_features", large=True,
+                   feature_timestamp=newest_snapshot(cloud), most=most)
+    return found.sort_values(ENTITY, ignore_index=True)
 
 
-def active_features(cloud: Cloud) -> pd.DataFrame:
+def active_features(cloud: Cloud, most: int = SHOWN) -> pd.DataFrame:
     """The rows in the newest snapshot of the customers with an order in the last
-    label.active_days days, by customer_id: those of whom `base_rate` is the rate."""
-    return _query(cloud, "active_features", large=True, feature_timestamp=newest_snapshot(cloud),
-                  active_days=cloud.settings.label.active_days)
+    label.active_days days, by customer_id: those of whom `base_rate` is the rate. Of at most so
+    many customers, chosen by hash."""
+    found = _query(cloud, "active_features", large=True,
+                   feature_timestamp=newest_snapshot(cloud),
+                   active_days=cloud.settings.label.active_days, most=most)
+    return found.sort_values(ENTITY, ignore_index=True)
+
+
+def one_in(cloud: Cloud, most: int) -> int:
+    """Of one in how many customers to read the label rows, so that there are about `most`."""
+    return max(1, math.ceil(warehouse.find_table(cloud, "train").num_rows / most))
+
+
+def label_rows(cloud: Cloud, key: str, part: int) -> pd.DataFrame:
+    """All rows of one in `part` customers in a table of label rows (train, train_naive): the same
+    customers each time, by hash."""
+    if part == 1:
+        return warehouse.read_table(cloud, key)
+    (statement,) = warehouse.render(
+        "lookups/label_rows", cloud.settings, table=cloud.settings.table(key))
+    return warehouse.query(cloud, statement, large=True, one_in=part)
+
+
+def label_times(cloud: Cloud, key: str) -> pd.Series:
+    """label_rows, and newest_features (a time) and from_after, the rows whose features are from
+    after the label's time, of a table of label rows."""
+    (statement,) = warehouse.render(
+        "lookups/label_times", cloud.settings, table=cloud.settings.table(key))
+    return warehouse.query(cloud, statement).iloc[0]
 
 
 def served_customers(cloud: Cloud, count: int) -> list[str]:

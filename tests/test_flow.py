@@ -157,7 +157,7 @@ def test_the_registry_describes_each_feature(cloud):
 
 
 def test_fetch_serves_the_newest_row_with_its_nulls(cloud):
-    newest = lookups.newest_features(cloud, one_in=1)
+    newest = lookups.newest_features(cloud)
     silent = newest[newest["avg_order_value_90d"].isna()].head(3)["customer_id"]
     for customer in [*lookups.served_customers(cloud, 5), *silent]:
         served, taken_at = feature_store.fetch(cloud, customer)
@@ -171,7 +171,7 @@ def test_fetch_serves_the_newest_row_with_its_nulls(cloud):
 
 def test_the_active_customers_are_those_of_the_labels(cloud):
     """The base rate is theirs, so percentiles beside it are among them."""
-    newest = lookups.newest_features(cloud, one_in=1)
+    newest = lookups.newest_features(cloud)
     active = newest[newest["orders_90d"] > 0]  # label.active_days is 90
     assert list(lookups.active_features(cloud)["customer_id"]) == list(active["customer_id"])
     assert 0 < len(active) < len(newest)

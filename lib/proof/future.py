@@ -49,10 +49,11 @@ def measure(cloud: Cloud, trained: Training, leak: dict) -> Outcome:
         return Outcome("reused", value=json.loads(blob.download_as_bytes()))
     honest = round(leak["orders"]["honest"]["value"])
     value = {"days": [0, *settings.checks.future_days], "promised": [honest], "kept": [honest]}
-    train = warehouse.read_table(cloud, "train")
+    part = leak["one_in"]
+    train = lookups.label_rows(cloud, "train", part)
     splits, known = leakage.split(cloud, train), {0: train.set_index([ENTITY, TIME])}
     for days in settings.checks.future_days:
-        known[days] = features_after(cloud, days).set_index([ENTITY, TIME])
+        known[days] = features_after(cloud, days, part).set_index([ENTITY, TIME])
         orders = _orders(cloud, splits, known[days])
         for name in ("promised", "kept"):
             value[name].append(round(orders[name]))
@@ -63,10 +64,11 @@ def measure(cloud: Cloud, trained: Training, leak: dict) -> Outcome:
         value=value)
 
 
-def features_after(cloud: Cloud, days: int) -> pd.DataFrame:
-    """Every label row with its customer's features as they are `days` days after it."""
+def features_after(cloud: Cloud, days: int, part: int = 1) -> pd.DataFrame:
+    """Label rows with their customer's features as they are `days` days after them: those of one
+    in `part` customers."""
     (sql,) = warehouse.render("checks/features_after", cloud.settings)
-    return warehouse.query(cloud, sql, large=True, days=days)
+    return warehouse.query(cloud, sql, large=True, days=days, one_in=part)
 
 
 def _orders(cloud: Cloud, splits: dict[str, pd.DataFrame], later: pd.DataFrame) -> dict:

@@ -9,7 +9,6 @@ later than the training set; L3.2: training and test rows that depend on each ot
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import warehouse
+from lib import lookups, warehouse
 from lib.cloud import Cloud
 from lib.config import ENTITY, TIMESTAMP
 from lib.language import mark, tr
@@ -130,10 +129,11 @@ def effective(value: Mapping) -> list[str]:
 
 def _measure(cloud: Cloud) -> dict:
     """The value of `measure`, without the figures of the first leak."""
-    settings, count = cloud.settings, cloud.settings.checks.leakage_groups
-    train = warehouse.read_table(cloud, "train")
-    rows, one_in = _sample(train, settings.checks.ladder_rows, count)
-    leaky, late, cut = compute(cloud, sorted(rows[ENTITY].unique()), train[TIMESTAMP].max())
+    settings = cloud.settings
+    one_in = lookups.one_in(cloud, settings.checks.ladder_rows)
+    rows = lookups.label_rows(cloud, "train", one_in)
+    times, naive = (lookups.label_times(cloud, key) for key in leakage.TABLES)
+    leaky, late, cut = compute(cloud, sorted(rows[ENTITY].unique()), times["newest_features"])
     for name, features in (("leaky", leaky), ("late", late)):
         rows = rows.merge(features[[*KEYS, *settings.feature_names]], on=KEYS,
                           suffixes=("", f" {name}"), validate="many_to_one")
@@ -142,9 +142,9 @@ def _measure(cloud: Cloud) -> dict:
     groups = [_figures(cloud, part) for part in leakage.divide(cloud, splits)]
     leaks = {name: intervals.summarise(full[name], [group[name] for group in groups])
              for name in full}
-    naive = warehouse.read_table(cloud, "train_naive", [TIMESTAMP, TIME])
     random, by_time = at_random(splits, settings.train.seed), (splits["train"], splits["test"])
-    found = {"latest": _found(check_times(naive), check_times(train), len(train)),
+    found = {"latest": _found(int(naive["from_after"]), int(times["from_after"]),
+                             int(times["label_rows"])),
              "split": _found(*(check_windows(*parts, settings.label.horizon_days)
                                for parts in (random, by_time)), len(random[1]))}
     found |= {name: _found_by_cut(cut, name) for name in LEAKS if LEAKS[name].mistakes}
@@ -155,14 +155,6 @@ def _measure(cloud: Cloud) -> dict:
 
 def _found(leak: int, sound: int, of: int, features: list[str] | None = None) -> dict:
     return {"leak": leak, "sound": sound, "of": of, "features": features or []}
-
-
-def _sample(rows: pd.DataFrame, most: int, groups: int) -> tuple[pd.DataFrame, int]:
-    """All rows of one in so many customers, about `most`; the same share of each group of
-    `intervals.assign`."""
-    one_in = math.ceil(len(rows) / most)
-    chosen = intervals.assign(rows[ENTITY], one_in * groups) < groups
-    return rows[chosen], one_in
 
 
 # -- the figures -------------------------------------------------------------------------------
@@ -218,11 +210,6 @@ def at_random(splits: Mapping[str, pd.DataFrame], seed: int) -> tuple[pd.DataFra
 
 
 # -- the checks --------------------------------------------------------------------------------
-
-
-def check_times(rows: pd.DataFrame) -> int:
-    """Label rows with features from after their time."""
-    return int((rows[TIMESTAMP] > rows[TIME]).sum())
 
 
 def check_windows(train: pd.DataFrame, test: pd.DataFrame, horizon_days: int) -> int:

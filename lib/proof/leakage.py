@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from google.cloud import storage
 
-from lib import warehouse
+from lib import lookups, warehouse
 from lib.cloud import Cloud
 from lib.config import ENTITY, Campaign, Settings
 from lib.errors import Needed
@@ -66,8 +66,9 @@ def check_honest(cloud: Cloud, metrics: dict) -> Outcome:
 def measure(cloud: Cloud, trained: Training) -> Outcome:
     """Train the same model on the naive join, and compare it with the trained one.
 
-    Both learn from the same label rows of all customers, with the same parameters and seed; both
-    are tested on the same later rows. Only the features differ.
+    Both learn from the same label rows, with the same parameters and seed; both are tested on the
+    same later rows. Only the features differ. With more than checks.most_rows label rows, they are
+    those of a sample of the customers, and the honest model is trained again on it.
 
     Args:
         trained: the result of the training on the point-in-time join: the honest model.
@@ -78,7 +79,8 @@ def measure(cloud: Cloud, trained: Training) -> Outcome:
         all). For each: "promised" (the naive model on the naive join, as its own test measures
         it), "honest" (the trained model), "kept" (the naive model on features as they were
         known) and their differences, each {"value", "low", "high"}, see lib.proof.intervals.
-        "usd" and "campaign": see `money`. Also "rows" and "customers" of the test, and "groups".
+        "usd" and "campaign": see `money`. Also "rows" and "customers" of the test, "groups", and
+        "one_in": the rows are those of one in so many customers.
 
     Raises:
         Needed: the label rows cannot be split, or divided into checks.leakage_groups groups.
@@ -88,8 +90,8 @@ def measure(cloud: Cloud, trained: Training) -> Outcome:
     fingerprint = settings.fingerprint(
         trained.meta["sha256"], *(warehouse.built_at(cloud, key) for key in TABLES),
         settings.train.model_dump(), settings.label.model_dump(), settings.feature_names,
-        settings.checks.leakage_groups, settings.campaign.contacted_share,
-        [path.read_text() for path in CODE])
+        settings.checks.leakage_groups, settings.checks.most_rows,
+        settings.campaign.contacted_share, [path.read_text() for path in CODE])
     blob = inputs.make_bucket(cloud).blob(f"leakage/{fingerprint}.json")
     if blob.exists():
         value, status = json.loads(blob.download_as_bytes()), "reused"
@@ -98,6 +100,8 @@ def measure(cloud: Cloud, trained: Training) -> Outcome:
         blob.upload_from_string(json.dumps(value))
     shown = {f"{name} {kind}": value[kind][name]["value"]
              for kind in ("roc_auc", "orders") for name in MODELS}
+    if value["one_in"] > 1:
+        shown["customers"] = f"one in {value['one_in']}, by hash"
     return Outcome(status, built.resource, shown, value | money(value["orders"], settings.campaign))
 
 
@@ -112,14 +116,16 @@ def money(orders: dict[str, dict[str, float]], campaign: Campaign) -> dict:
 
 def _compare(cloud: Cloud, trained: Training) -> dict:
     """The value of `measure`, without money."""
+    part = lookups.one_in(cloud, cloud.settings.checks.most_rows)
     splits = split(cloud, read_pairs(cloud))
-    honest = pickle.loads(storage.Blob.from_uri(
+    # Only the join may differ: of a sample, the honest model is trained on the same rows.
+    honest = None if part > 1 else pickle.loads(storage.Blob.from_uri(
         f"{trained.model_uri}/model.pkl", client=cloud.storage).download_as_bytes())
     full = _figures(cloud, splits, honest=honest)
     groups = [_figures(cloud, parts, trees=GROUP_TREES) for parts in divide(cloud, splits)]
     test = splits["test"]
     return {**intervals.summarise(full, groups), "groups": len(groups), "rows": len(test),
-            "customers": test[ENTITY].nunique()}
+            "customers": test[ENTITY].nunique(), "one_in": part}
 
 
 def divide(cloud: Cloud, splits: dict[str, pd.DataFrame]) -> Iterator[dict[str, pd.DataFrame]]:

@@ -6,7 +6,7 @@ Naive join: each label with its customer's latest features (sql/04_build_train_n
 
 import pandas as pd
 
-from lib import lookups, warehouse
+from lib import lookups
 from lib.cloud import Cloud
 from lib.config import ENTITY
 from lib.language import day, tr
@@ -15,8 +15,13 @@ TIME, NAIVE = "label_timestamp", " naive"  # NAIVE: after a column's name, its n
 
 
 def read_pairs(cloud: Cloud) -> pd.DataFrame:
-    """Every label row with its features by both joins; see `pair`."""
-    return pair(*(warehouse.read_table(cloud, table) for table in ("train", "train_naive")))
+    """Label rows with their features by both joins, see `pair`: all, or about checks.most_rows,
+    those of a sample of the customers, which is printed."""
+    part = lookups.one_in(cloud, cloud.settings.checks.most_rows)
+    pairs = pair(*(lookups.label_rows(cloud, key, part) for key in ("train", "train_naive")))
+    if part > 1:
+        print(f"  a sample: one in {part} customers by hash, {len(pairs):,} label rows", flush=True)
+    return pairs
 
 
 def pair(train: pd.DataFrame, naive: pd.DataFrame) -> pd.DataFrame:

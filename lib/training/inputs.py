@@ -29,13 +29,20 @@ def parameters(cloud: Cloud) -> dict[str, object]:
         "feature_cols": ",".join(settings.feature_names),
         "gap_days": settings.label.horizon_days,
         "split_ratios": ",".join(map(str, settings.train.split_ratios)),
-        "sample_percent": 100.0, "model_type": settings.train.model_type,
+        "sample_percent": sample_percent(cloud), "model_type": settings.train.model_type,
         "params": json.dumps(settings.train.params[settings.train.model_type]),
         "seed": settings.train.seed, "min_roc_auc": settings.train.min_roc_auc,
         "max_roc_auc": 1.0 if settings.max_honest_roc_auc is None else settings.max_honest_roc_auc,
         "positive_rate_low": low,
         "positive_rate_high": high, "build": _build(cloud),
     }
+
+
+def sample_percent(cloud: Cloud) -> float:
+    """The share of the customers whose label rows are about train.max_rows, 100 if there are no
+    more."""
+    rows = warehouse.find_table(cloud, "train").num_rows
+    return min(100.0, round(100 * cloud.settings.train.max_rows / max(rows, 1), 2))
 
 
 def fingerprint(cloud: Cloud) -> str:

@@ -2,13 +2,17 @@
 -- 04_build_train.sql, but of a time that nobody knows yet when the prediction is made. With 0 days
 -- it gives the rows of train_dataset, with many days those of train_dataset_naive.
 --
--- grain: one row per row of labels_customer_churn.
+-- grain: one row per label row of one in so many customers (as in lookups/label_rows.sql).
 with features as (
     select * from `{{ tables.features }}`
 ),
 
 labels as (
-    select * from `{{ tables.labels }}`
+    select *
+    from `{{ tables.labels }}`
+    where
+        @one_in = 1
+        or mod(farm_fingerprint(concat('sample ', customer_id)), @one_in) = 0
 ),
 
 snapshots as (

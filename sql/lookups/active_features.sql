@@ -1,5 +1,5 @@
 -- The customers of the newest snapshot whose last order is recent enough for a label: the
--- population that the base rate speaks of.
+-- population that the base rate speaks of. At most so many, chosen as in newest_features.sql.
 --
 -- grain: one row per customer.
 select features.*
@@ -13,4 +13,5 @@ where
             ordered_at > timestamp_sub(@feature_timestamp, interval @active_days day)
             and ordered_at <= @feature_timestamp
     )
-order by features.customer_id;
+order by farm_fingerprint(concat('sample ', features.customer_id))
+limit @most;

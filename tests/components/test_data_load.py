@@ -200,7 +200,7 @@ def test_process_has_no_traceback(program, bigquery_server, tmp_path):
 
 def test_nobody_answers(data_load, monkeypatch, refusal, tmp_path):
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:9")
-    monkeypatch.setattr(data_load, "LOCAL_CALL_SECONDS", 1)
+    monkeypatch.setattr(data_load, "LOCAL_RETRY_SECONDS", 1)
     status, line = refusal(data_load, *arguments("p.d.t", tmp_path))
     assert status == 1 and "cannot be read" in line
 

@@ -5,7 +5,9 @@ import random
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -148,21 +150,35 @@ def test_same_table_in_any_order_gives_the_same_bytes(data_load, table, tmp_path
     assert pq.read_schema(tmp_path / "a" / "train.parquet").names == ["id", "t", "y", "f", "g"]
 
 
+def sample(data_load, table, percent):
+    """The rows of a sample, and of all rows their number and times, as read_table returns them."""
+    kept = data_load.sampled(table["id"].combine_chunks(), percent, 7)
+    times = np.unique(data_load.microseconds(table["t"]))
+    return table.filter(pa.array(kept)), (len(table), times)
+
+
 def test_every_row_is_kept_or_counted(data_load, table):
-    splits, report = data_load.split_table(
-        table, options(feature_cols=["f"], sample_percent=50.0))
+    part, half = sample(data_load, table, 50)
+    splits, report = data_load.split_table(part, options(feature_cols=["f"]), *half)
     dropped = report["dropped"]
     rows = sum(len(part) for part in splits.values())
     gone = dropped["outside_sample"] + dropped["without_features"] + dropped["in_gap"]
     assert rows + gone == len(table) == report["rows_read"]
+    assert dropped["outside_sample"] == len(table) - len(part) > 0
     assert all(part["f"].null_count == 0 for part in splits.values())
     assert dropped["times_in_gap"] == 30 - sum(s["times"] for s in report["splits"].values())
 
 
 def test_a_sample_is_cut_where_the_whole_is(data_load, table):
+    """Also where no customer of the sample has a row at the time of a cut."""
     whole = data_load.split_table(table, options())[1]["splits"]
-    part = data_load.split_table(table, options(sample_percent=30.0))[1]["splits"]
-    assert [s["first"] for s in part.values()] == [s["first"] for s in whole.values()]
+    cut = pd.Timestamp(whole["valid"]["first"])
+    rows, all_rows = sample(data_load, table, 50)
+    rows = rows.filter(pc.not_equal(rows["t"], pa.scalar(cut, rows["t"].type)))
+    part = data_load.split_table(rows, options(), *all_rows)[1]["splits"]
+    assert pd.Timestamp(part["valid"]["first"]) == cut + pd.Timedelta(days=7)
+    assert [part[name]["first"] for name in ("train", "test")] == [
+        whole[name]["first"] for name in ("train", "test")]
 
 
 def test_repeated_pair_is_refused(data_load, table):

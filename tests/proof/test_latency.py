@@ -12,7 +12,7 @@ KEYS = {"fetch_p50", "fetch_p99", "predict_p50", "predict_p99"}
 def test_the_same_features_by_sql_at_request_time(proof):
     now = lookups.newest_snapshot(proof)
     (statement,) = warehouse.render("request_time_features", proof.settings)
-    rows = lookups.newest_features(proof, one_in=1).set_index("customer_id")
+    rows = lookups.newest_features(proof).set_index("customer_id")
     silent = [*rows.index[rows["avg_order_value_90d"].isna()][:2]]
     returned = [*rows.index[rows["return_rate_90d"].fillna(0) > 0][:2]]
     for customer in [*lookups.served_customers(proof, 4), *silent, *returned]:

@@ -117,6 +117,8 @@ def send_everything(cloud):
     lookups.served_customers(cloud, 5)
     lookups.newest_row(cloud, "7")
     lookups.base_rate(cloud)
+    lookups.label_rows(cloud, "train", 10)
+    lookups.label_times(cloud, "train_naive")
     lookups.silent_customer(cloud)
     latency.by_sql(cloud, ["7"], 1)
     served.logged_rows(cloud, datetime(2026, 3, 10, tzinfo=UTC))

@@ -41,7 +41,9 @@ DAY = 86_400_000_000  # microseconds, the unit of every time in this file
 MAX_TIMES = 2000  # distinct times that --split_ratios searches: 5 years of daily snapshots
 NUMBERS = {"INTEGER", "INT64", "FLOAT", "FLOAT64", "NUMERIC", "BIGNUMERIC", "BOOLEAN", "BOOL"}
 TIMES = {"TIMESTAMP", "DATETIME", "DATE"}
-CALL_SECONDS, LOCAL_CALL_SECONDS = 120, 20
+# How long a call is repeated, and how long one waits for its answer: the local BigQuery runs one
+# statement at a time, and one over millions of customers takes minutes.
+RETRY_SECONDS, LOCAL_RETRY_SECONDS, CALL_SECONDS = 120, 20, 600
 
 
 class InputError(ValueError):
@@ -138,11 +140,17 @@ def day(text: str) -> int:
 # --- reading ----------------------------------------------------------------------------------
 
 
-def read_table(name: str, id_col: str, time_col: str, numbers: list[str]) -> pa.Table:
+def read_table(
+    name: str, id_col: str, time_col: str, numbers: list[str], percent: float = 100, seed: int = 7
+) -> tuple[pa.Table, int, np.ndarray]:
     """Only these columns of a BigQuery table, in this order: id, time, then `numbers`.
 
+    Of a sample, other rows are dropped as they come: they need no memory.
+
     Returns:
-        id as string, time as timestamp[us, UTC], INT64 as int64, other numbers as float64.
+        The table: id as string, time as timestamp[us, UTC], INT64 as int64, other numbers as
+        float64. Of all rows, also of those outside the sample: their number, and their distinct
+        times (int64 microseconds).
 
     Raises:
         InputError: no such table or column, a column of the wrong type, no rows, no access.
@@ -159,10 +167,15 @@ def read_table(name: str, id_col: str, time_col: str, numbers: list[str]) -> pa.
     try:
         client, reader, seconds = connect(reference.project)
         retry = bigquery.DEFAULT_RETRY.with_timeout(seconds)
-        table = client.get_table(reference, retry=retry, timeout=seconds)
+        table = client.get_table(reference, retry=retry, timeout=CALL_SECONDS)
         fields = pick_fields(name, table.schema, id_col, time_col, numbers)
-        rows = client.list_rows(table, selected_fields=fields, retry=retry, timeout=seconds)
-        read = rows.to_arrow(bqstorage_client=reader, create_bqstorage_client=False)
+        rows = client.list_rows(table, selected_fields=fields, retry=retry, timeout=CALL_SECONDS)
+        kept, count, times = [], 0, set()
+        for batch in rows.to_arrow_iterable(bqstorage_client=reader):
+            count += batch.num_rows
+            times.update(pc.unique(batch[time_col]).to_pylist())
+            ids = batch[id_col].cast(pa.string())
+            kept.append(batch.filter(pa.array(sampled(ids, percent, seed))))
     except NotFound:
         raise InputError(f"table {name} does not exist") from None
     except Forbidden as error:
@@ -172,13 +185,16 @@ def read_table(name: str, id_col: str, time_col: str, numbers: list[str]) -> pa.
             f"{one_line(error)}") from None
     except (GoogleAPICallError, RetryError, GoogleAuthError, OSError) as error:
         raise InputError(f"table {name} cannot be read: {one_line(error)}") from None
-    if read.num_rows == 0:
+    if count == 0:
         raise InputError(f"table {name} has no rows")
-    return normalise(read.select([id_col, time_col, *numbers]), name, id_col, time_col)
+    read = pa.Table.from_batches(kept).select([id_col, time_col, *numbers])
+    table = normalise(read, name, id_col, time_col)
+    distinct = pa.array(sorted(times), read[time_col].type)
+    return table, count, microseconds(pa.chunked_array([as_time(distinct)]))
 
 
 def connect(project: str):
-    """(bigquery.Client, BigQueryReadClient or None, time limit of one call in seconds)."""
+    """(bigquery.Client, BigQueryReadClient or None, seconds for which a call is repeated)."""
     import grpc
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import bigquery, bigquery_storage_v1
@@ -189,17 +205,17 @@ def connect(project: str):
     if not os.environ.get("BIGQUERY_EMULATOR_HOST"):
         # Without `project`, a client in a Vertex AI job uses Google's tenant project.
         client = bigquery.Client(project=project)
-        return client, bigquery_storage_v1.BigQueryReadClient(), CALL_SECONDS
+        return client, bigquery_storage_v1.BigQueryReadClient(), RETRY_SECONDS
     # The client reads BIGQUERY_EMULATOR_HOST by itself, but would still need credentials.
     client = bigquery.Client(project=project, credentials=AnonymousCredentials())
     endpoint = os.environ.get("BIGQUERY_STORAGE_GRPC_ENDPOINT")
     if not endpoint:
-        return client, None, LOCAL_CALL_SECONDS  # rows then come over REST, which is slower
+        return client, None, LOCAL_RETRY_SECONDS  # rows then come over REST, which is slower
     channel = grpc.insecure_channel(endpoint, options=[
         ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)])
     reader = bigquery_storage_v1.BigQueryReadClient(
         transport=BigQueryReadGrpcTransport(channel=channel))
-    return client, reader, LOCAL_CALL_SECONDS
+    return client, reader, LOCAL_RETRY_SECONDS
 
 
 def pick_fields(name: str, schema: list, id_col: str, time_col: str, numbers: list[str]) -> list:
@@ -229,11 +245,16 @@ def normalise(table: pa.Table, name: str, id_col: str, time_col: str) -> pa.Tabl
         if column == id_col:
             values = values.cast(pa.string())
         elif column == time_col:
-            values = values.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
+            values = as_time(values)
         elif values.type != pa.int64():
             values = values.cast(pa.float64())
         columns[column] = values
     return pa.table(columns)
+
+
+def as_time(values: pa.Array) -> pa.Array:
+    """TIMESTAMP, DATETIME or DATE values as timestamp[us, UTC]."""
+    return values.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
 
 
 def one_line(error: Exception) -> str:
@@ -352,8 +373,15 @@ def check_unique(table: pa.Table, id_col: str, time_col: str) -> None:
 # --- the program --------------------------------------------------------------------------------
 
 
-def split_table(table: pa.Table, options: argparse.Namespace) -> tuple[dict[str, pa.Table], dict]:
+def split_table(
+    table: pa.Table, options: argparse.Namespace, count: int | None = None,
+    distinct: np.ndarray | None = None,
+) -> tuple[dict[str, pa.Table], dict]:
     """The three splits of `table`, and the content of split.json.
+
+    Args:
+        table: the rows of the sample, as `read_table` returns them.
+        count, distinct: of all rows, by default of the table's: how many, and their times.
 
     Raises:
         InputError: a label, the times or a split that cannot be used.
@@ -366,19 +394,17 @@ def split_table(table: pa.Table, options: argparse.Namespace) -> tuple[dict[str,
 
     # The cuts come from all rows, so that a sample has the same ones.
     times, gap = microseconds(table[time_col]), options.gap_days * DAY
-    distinct = np.unique(times)
+    distinct = np.unique(times) if distinct is None else distinct
     if options.valid_from is not None:
         cuts = cut_by_dates(distinct, options.valid_from, options.test_from)
     else:
         cuts = cut_by_ratios(distinct, gap, options.split_ratios)
     codes = assign(times, gap, *cuts)
-    sample = sampled(table[id_col].combine_chunks(), options.sample_percent, options.seed)
     known = np.zeros(len(table), dtype=bool)
     for feature in options.feature_cols:
         known |= table[feature].is_valid().to_numpy()
 
-    kept = sample & known
-    splits = {name: table.filter(pa.array(kept & (codes == code)))
+    splits = {name: table.filter(pa.array(known & (codes == code)))
               for code, name in enumerate(SPLITS)}
     report = {
         "table": options.table,
@@ -388,11 +414,11 @@ def split_table(table: pa.Table, options: argparse.Namespace) -> tuple[dict[str,
         "gap_days": options.gap_days,
         "sample_percent": options.sample_percent,
         "seed": options.seed,
-        "rows_read": len(table),
+        "rows_read": count or len(table),
         "dropped": {
-            "outside_sample": int((~sample).sum()),
-            "without_features": int((sample & ~known).sum()),
-            "in_gap": int((kept & (codes == GAP)).sum()),
+            "outside_sample": (count or len(table)) - len(table),
+            "without_features": int((~known).sum()),
+            "in_gap": int((known & (codes == GAP)).sum()),
             "times_in_gap": int((assign(distinct, gap, *cuts) == GAP).sum()),
         },
         "splits": {name: describe(name, part, options) for name, part in splits.items()},
@@ -458,11 +484,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_arguments(argv)
     began = time.perf_counter()
     try:
-        table = read_table(options.table, options.id_col, options.time_col,
-                           [options.label_col, *options.feature_cols])
-        print(f"data_load: read {len(table)} rows of {options.table} "
+        table, count, distinct = read_table(
+            options.table, options.id_col, options.time_col,
+            [options.label_col, *options.feature_cols], options.sample_percent, options.seed)
+        print(f"data_load: read {count} rows of {options.table} "
               f"in {time.perf_counter() - began:.1f} s", flush=True)
-        splits, report = split_table(table, options)
+        splits, report = split_table(table, options, count, distinct)
         write(splits, report, options.output_dataset)
     except (InputError, OSError) as error:
         print(f"data_load: {explain(error)}", file=sys.stderr)
