@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import requests
@@ -83,6 +84,7 @@ class Cloud:
     project_number: None reads it from Google's Resource Manager.
     session: HTTP session of BigQuery's and Cloud Storage's clients; None: their own.
     local_pid: the local cloud's process; None on Google.
+    data_folder: where the tables are kept on this machine; None on Google.
     """
 
     settings: Settings
@@ -96,6 +98,7 @@ class Cloud:
     project_number: int | None = None
     session: requests.Session | None = None
     local_pid: int | None = None
+    data_folder: Path | None = None
 
     @property
     def parent(self) -> str:
@@ -414,7 +417,7 @@ def _connect_local(settings: Settings) -> Cloud:
         settings, AnonymousCredentials(), running["vertex"], running["bigquery"],
         running["bigquery_grpc"], running["platform"],
         "local cloud " + ("started" if started else "is running"), started,
-        running["project_number"], LocalSession(settings), running["pid"])
+        running["project_number"], LocalSession(settings), running["pid"], localcloud.STATE)
 
 
 def _check_local(error: Exception) -> None:

@@ -17,7 +17,13 @@ from lib import cli, errors
 from lib.cloud import Cloud, connected
 from lib.config import Settings
 from lib.errors import Needed
-from lib.operate import finding, preflight_access, preflight_images, preflight_resources
+from lib.operate import (
+    finding,
+    preflight_access,
+    preflight_images,
+    preflight_machine,
+    preflight_resources,
+)
 from lib.operate.finding import Finding
 from lib.operate.permissions import permission_table
 from lib.stages import Outcome
@@ -31,6 +37,7 @@ CHECKS: dict[str, Callable[[Cloud], Iterator[Finding]]] = {
     "region": preflight_resources.region,
     "dataset": preflight_resources.dataset,
     "source": preflight_resources.source,
+    "machine": preflight_machine.machine,
     "bucket": preflight_resources.bucket,
     "quotas": preflight_resources.quotas,
     "service agent": preflight_access.service_agent,

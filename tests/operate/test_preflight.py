@@ -5,10 +5,12 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import requests
 from google.api_core.exceptions import BadRequest, Forbidden
@@ -16,7 +18,7 @@ from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.cloud.storage import Bucket
 
 from lib import cloud as clouds
-from lib import config, images, warehouse
+from lib import config, images, source, warehouse
 from lib.config import ROOT
 from lib.errors import Needed
 from lib.localcloud import process
@@ -25,6 +27,7 @@ from lib.operate import (
     inventory,
     permissions,
     preflight,
+    preflight_machine,
     preflight_resources,
     service_account,
 )
@@ -426,6 +429,48 @@ def test_an_export_that_cannot_be_used_is_a_blocker(cloud, tmp_path):
                  "column id: INT64 expected, but data row 1 has 'ten'"):
         assert part in finding.found
     assert finding.need.startswith("a folder with one file each for users, orders")
+
+
+@pytest.mark.parametrize(("millions", "percent", "level", "help_"), [
+    (1, 100, "ok", ""),
+    (2, 100, "warning", "sample_percent: 92,"),      # 2 + 16 GB of 21: (0.8 x 21 - 2) / 16
+    (5, 100, "blocker", "sample_percent: 37,"),      # 2 + 40 GB
+    (5, 30, "ok", ""),                               # 2 + 12 GB
+    (100_000, 100, "blocker", "a machine with")])    # no percent is small enough
+def test_what_the_data_need_of_this_machine_is_said_early(
+    cloud, monkeypatch, tmp_path, millions, percent, level, help_
+):
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 21_000, "SC_PAGE_SIZE": 10**6}.get)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**18))
+    monkeypatch.setattr(preflight_machine, "MEMORY_OF_MILLION", 8.0)
+    monkeypatch.setattr(preflight_machine, "customers", lambda _: millions * 10**6)
+    own = changed(dataclasses.replace(cloud, data_folder=tmp_path),
+                  snapshots={"sample_percent": percent, "history_days": 360, "step_days": 7})
+    memory, disk = found(own, "machine")
+    assert (memory.level, disk.level) == (level, "ok")
+    assert help_ in memory.need and "21.0 GB" in memory.found
+
+
+def test_a_disk_that_is_too_small_is_found_and_on_google_only_the_memory_counts(
+    cloud, monkeypatch, tmp_path
+):
+    there = dataclasses.replace(cloud, data_folder=tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9 // 2))
+    _, disk = found(there, "machine")
+    assert disk.level == "blocker" and "GB of disk" in disk.found  # with 1,000 customers
+    (memory,) = found(cloud, "machine")  # no data folder, as on Google
+    assert "memory" in memory.found
+
+
+def test_the_customers_of_an_export_are_counted_without_reading_it(tmp_path):
+    assert source.count_customers(tmp_path) == 0
+    write_csv(tmp_path)
+    assert source.count_customers(tmp_path) == 2
+    (tmp_path / "users.csv").unlink()
+    frame = pd.DataFrame({"order_id": [1, 2, 3]})
+    (tmp_path / "orders.csv").unlink()
+    frame.to_parquet(tmp_path / "orders.parquet")
+    assert source.count_customers(tmp_path) == 3
 
 
 def test_a_quota_that_would_be_exceeded_is_found_before_the_run(cloud, emulator):
