@@ -15,7 +15,7 @@ CUSTOMERS = (100_000, 10_000_000, 1_000_000_000)
 TIB, GIB = 2**40, 2**30
 ID_BYTES = 2 + 10  # a STRING of ten digits
 COLUMNS = {  # table -> (customer ids, other columns; each of those has 8 bytes)
-    "raw_users": (1, 1), "raw_orders": (1, 2), "raw_order_items": (1, 6),
+    "raw_users": (1, 1), "raw_orders": (1, 3), "raw_order_items": (1, 7),
     "labels_customer_churn": (1, 2), "features_customer": (1, 12), "train_dataset": (1, 14)}
 
 
