@@ -72,6 +72,7 @@ def test_without_a_best_score_none_is_refused_and_the_line_says_so(other):
 
 def test_the_gate_of_the_training_is_open_in_the_same_two_places(other, monkeypatch):
     monkeypatch.setattr(warehouse, "built_at", lambda cloud, key: "1")
+    monkeypatch.setattr(inputs, "sample_percent", lambda cloud: 100)  # asks for the table's rows
     thelook = SimpleNamespace(settings=config.load(target="local"))
     gate = ("min_roc_auc", "max_roc_auc", "positive_rate_low", "positive_rate_high")
     assert [inputs.parameters(other)[key] for key in gate] == [

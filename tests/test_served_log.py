@@ -59,13 +59,12 @@ def test_a_killed_process_loses_nothing_that_it_logged(logging, tmp_path):
             "for number in range(10**9):\n"
             "    served_log.append(settings, datetime.now(UTC), number)\n"
             "    print(number, flush=True)\n")
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-        env={"CHURN_DEMO_RUNS": str(tmp_path)})
-    said = [process.stdout.readline() for _ in range(50)]
-    process.kill()
-    said += process.stdout.readlines()
-    process.wait()
+    with subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+            env={"CHURN_DEMO_RUNS": str(tmp_path)}) as process:
+        said = [process.stdout.readline() for _ in range(50)]
+        process.kill()
+        said += process.stdout.readlines()
     rows, _ = served_log.read(served_log.path(logging))
     assert [row["customer_id"] for row in rows][:len(said)] == [line.strip() for line in said]
     assert len(rows) - len(said) in (0, 1)  # killed between the line and its print
