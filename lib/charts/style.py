@@ -63,13 +63,18 @@ def _font() -> dict[str, list[str]]:
     return {"font.family": [_hangul(), *STYLE["font.family"]]} if current() == "ko" else {}
 
 
+def hangul_fonts() -> dict[int, str]:
+    """Weight -> file. Of koreanize-matplotlib only the files: Python 3.12 cannot import it."""
+    package = importlib.util.find_spec("koreanize_matplotlib").submodule_search_locations[0]
+    return {400: f"{package}/fonts/NanumGothic.ttf", 700: f"{package}/fonts/NanumGothicBold.ttf"}
+
+
 @functools.cache
 def _hangul() -> str:
-    """The font's name. Of koreanize-matplotlib only the files: Python 3.12 cannot import it."""
-    package = importlib.util.find_spec("koreanize_matplotlib").submodule_search_locations[0]
+    """The font's name."""
     fonts = font_manager.fontManager
-    for file, weight in (("NanumGothic.ttf", 400), ("NanumGothicBold.ttf", 700)):
-        fonts.addfont(f"{package}/fonts/{file}")  # takes the bold one for 600, and warns of it
+    for weight, file in hangul_fonts().items():
+        fonts.addfont(file)  # takes the bold one for 600, and warns of it
         fonts.ttflist[-1] = dataclasses.replace(fonts.ttflist[-1], weight=weight)
     return fonts.ttflist[-1].name
 

@@ -11,6 +11,7 @@ import argparse
 import base64
 import functools
 import hashlib
+import io
 import re
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from markupsafe import Markup
 
 from lib import language, stages
 from lib.charts import proof, walk
+from lib.charts.style import hangul_fonts
 from lib.language import tr
 from lib.report import facts, plan
 from lib.report.notebook_html import (
@@ -60,7 +62,7 @@ def build(folder: Path | str, compare: bool = False, lang: str | None = None) ->
         plan=planned(known["run"]),
         compared=facts.side_by_side(folder) if compare else [],
         summary_ko=markdown(summary, "ko", 1))
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / "report.html").write_text(with_hangul(page), encoding="utf-8")
     return folder / "report.html"
 
 
@@ -78,7 +80,7 @@ def slides(folder: Path | str, lang: str | None = None) -> Path:
         known, **_script("slides.js"), charts=core_charts(known),
         summary_ko=markdown(summary, "ko", 0),
         slides=deck(read_books(folder), MOST_SLIDES - OWN_SLIDES))
-    (folder / "slides.html").write_text(page, encoding="utf-8")
+    (folder / "slides.html").write_text(with_hangul(page), encoding="utf-8")
     return folder / "slides.html"
 
 
@@ -86,6 +88,29 @@ def use_language(folder: Path, lang: str | None) -> None:
     """Choose the language of the pages: `lang`, or that of the run."""
     run = stages.read_summary(folder) or {}  # without one, facts.read says so
     language.use(lang or run.get("language", "en"))
+
+
+def with_hangul(page: str) -> str:
+    """The page with a font of its Korean letters, for a reader whose machine has none."""
+    letters = "".join(sorted(set(re.findall("[\u3131-\u318e\uac00-\ud7a3]", page))))
+    return page.replace("</style>", _font_of(letters) + "</style>", 1) if letters else page
+
+
+@functools.cache
+def _font_of(letters: str) -> str:
+    """A CSS rule with the font Hangul (see style.css), cut down to these letters."""
+    from fontTools import subset
+
+    options = subset.Options(flavor="woff", layout_features=[])
+    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # of the font's editor
+    font = subset.load_font(hangul_fonts()[400], options)
+    cut = subset.Subsetter(options)
+    cut.populate(text=letters)
+    cut.subset(font)
+    file = io.BytesIO()
+    subset.save_font(font, file, options)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f"@font-face {{ font-family: Hangul; src: url(data:font/woff;base64,{data}); }}\n"
 
 
 def _script(name: str) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """report.html, slides.html and 요약.md, from a small run folder made here."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -9,6 +11,7 @@ from datetime import date
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from fontTools.ttLib import TTFont
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from lib import config
@@ -154,7 +157,7 @@ def assert_offline(page):
             assert not tag.has_attr("href"), tag
         assert not [name for name in tag.attrs if name.startswith("on")], tag
     assert not read.find_all(["link", "iframe", "object", "embed", "base"])
-    assert "url(" not in text and "@import" not in text
+    assert not re.search(r"url\((?!data:)", text) and "@import" not in text
     policy = read.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
     assert policy.startswith("default-src 'none'; img-src data:")
 
@@ -168,6 +171,15 @@ def test_both_pages_need_no_network_and_every_link_on_them_leads_somewhere(folde
         for link in read.find_all("a"):
             assert link["href"].startswith("https://") or link["href"][1:] in ids, link
         assert str(ROOT) not in str(read) and "/secret" not in str(read)
+
+
+def test_every_page_brings_the_korean_letters_that_it_shows(folder):
+    for page in (report.build(folder), report.slides(folder, "ko")):
+        text = page.read_text(encoding="utf-8")
+        (data,) = re.findall(r"Hangul; src: url\(data:font/woff;base64,([^)]+)\)", text)
+        known = TTFont(io.BytesIO(base64.b64decode(data))).getBestCmap()
+        shown = {ord(letter) for letter in soup(page).get_text() if "가" <= letter <= "힣"}
+        assert len(shown) > 100 and shown <= set(known) and len(known) < 1500
 
 
 def test_headings_go_down_one_level_at_a_time_and_pictures_are_described(folder):
