@@ -59,7 +59,8 @@ def append(
         # One write with O_APPEND: no other line comes in between, and a killed process loses none.
         handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(handle, line)
+            if os.write(handle, line) < len(line):
+                raise OSError("only a part of the line fits on the disk")
         finally:
             os.close(handle)
     except OSError as error:
@@ -67,37 +68,46 @@ def append(
 
 
 def read(file: Path, start: int = 0) -> tuple[list[dict], int]:
-    """The rows of a log's file from byte `start` on, and where it ends; torn lines are left out."""
+    """The rows of a log's file from byte `start` on, and where they end; torn lines are left out.
+
+    A last line that is not whole may still be being written: it comes after that end.
+    """
     try:
         with file.open("rb") as log:
             log.seek(start)
             content = log.read()
     except FileNotFoundError:
         return [], start
-    rows = []
-    for line in content.splitlines():
+    rows, torn = [], 0
+    for line in content.split(b"\n"):
         try:
-            row = json.loads(line)
+            row, torn = json.loads(line), 0
         except ValueError:  # an empty line, or one that was cut off
+            torn = len(line)
             continue
         if isinstance(row, dict) and row.keys() == SCHEMA.keys():
             rows.append(row)
-    return rows, start + len(content)
+    return rows, start + len(content) - torn
 
 
 def load(cloud: Cloud, file: Path | None = None) -> Outcome:
-    """Append the rows that were logged since the last `load` to the table `tables.served`.
+    """Append the rows that were logged since the last `load` to the table `tables.served`: of this
+    run, and of every other in the folder of runs (python -m lib.predict logs into one of its own).
 
     One that is killed before it has noted how far it came loads them again; the comparison counts
-    a request once. file: another one than `path`.
+    a request once. file: only this one.
     """
     from google.cloud import bigquery
 
     settings = cloud.settings
-    file, table = file or path(settings), settings.table("served")
-    mark = file.with_suffix(".loaded")
-    rows, end = read(file, int(mark.read_text()) if mark.exists() else 0)
-    if rows:
+    table, loaded = settings.table("served"), 0
+    files = [file] if file else sorted(
+        {each.resolve() for each in RUNS.glob(f"*/{path(settings).name}")})
+    for each in files:
+        mark = each.with_suffix(".loaded")
+        rows, end = read(each, int(mark.read_text()) if mark.exists() else 0)
+        if not rows:
+            continue
         config = bigquery.LoadJobConfig(
             source_format="NEWLINE_DELIMITED_JSON", write_disposition="WRITE_APPEND",
             schema=[bigquery.SchemaField(name, kind) for name, kind in SCHEMA.items()],
@@ -106,5 +116,8 @@ def load(cloud: Cloud, file: Path | None = None) -> Outcome:
         lines = io.BytesIO("\n".join(map(json.dumps, rows)).encode())
         # size=None: a resumable upload, which both targets accept.
         cloud.bigquery.load_table_from_file(lines, table, size=None, job_config=config).result()
-        mark.write_text(str(end))
-    return Outcome("done", table, {"rows": len(rows)})
+        draft = mark.with_suffix(".draft")
+        draft.write_text(str(end))
+        draft.replace(mark)  # in one step: half a number would end the next load
+        loaded += len(rows)
+    return Outcome("done", table, {"rows": loaded})

@@ -9,7 +9,7 @@ import io
 import re
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import jinja2
 import pandas as pd
@@ -310,10 +310,17 @@ def _must_go(cloud: Cloud, table: bigquery.Table, statement: str) -> bool:
 
 
 def stamp(cloud: Cloud, key: str, labels: dict[str, str]) -> bigquery.Table:
-    """Label one of our tables as built now, from what `expected_labels` said; the table."""
-    table = cloud.bigquery.get_table(cloud.settings.table(key))
+    """Label one of our tables as built now, from what `expected_labels` said; the table.
+
+    If it expires, its time begins anew: BigQuery counts it from the table's creation, and a MERGE
+    creates none.
+    """
+    table, fields = cloud.bigquery.get_table(cloud.settings.table(key)), ["labels"]
     table.labels = {**cloud.settings.labels, **labels, "build": str(time.time_ns())}
-    return cloud.bigquery.update_table(table, ["labels"])
+    days = cloud.settings.retention.table_expiration_days
+    if table.expires and days:
+        table.expires, fields = datetime.now(UTC) + timedelta(days=days), ["labels", "expires"]
+    return cloud.bigquery.update_table(table, fields)
 
 
 def _figures(tables: list[bigquery.Table]) -> dict[str, int]:

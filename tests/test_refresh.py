@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
@@ -290,6 +290,42 @@ def test_the_pipeline_step_completes_what_a_killed_refresh_left(
             run(shop, late(source))
     schedule.run(scheduled)
     assert_equal(tables(shop), rebuilt(shop))
+
+
+def test_a_step_that_ends_in_its_copies_leaves_none_of_them_to_be_reused(
+        shop, scheduled, source, monkeypatch):
+    warehouse.build(scheduled, "01_prepare_bq")
+    plan = schedule.plan(scheduled.settings)
+    broken = dict(plan["copies"])
+    broken[scheduled.settings.table("raw_order_items")] = "select 1 from nothing"
+    load(shop, late(source))
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "plan", lambda settings: plan | {"copies": broken})
+        with pytest.raises(Needed):
+            schedule.run(scheduled)
+    assert warehouse.build(scheduled, "01_prepare_bq").status == "created"
+    schedule.run(scheduled)  # what changed before the copy is known from the label
+    assert_equal(tables(shop), rebuilt(shop))
+
+
+def test_the_pipeline_step_refuses_an_order_of_the_future(shop, scheduled, source):
+    ahead = grown(source)
+    order(ahead, 9, datetime.now(UTC) + 30 * DAY)
+    before = warehouse.built_at(shop, "features")
+    with pytest.MonkeyPatch.context() as patch:  # a folder would be refused on loading
+        patch.setattr(warehouse.source_checks, "require", lambda *_, **__: {})
+        load(shop, ahead)
+    with pytest.raises(Needed, match="in the future"):
+        schedule.run(scheduled)
+    assert warehouse.built_at(shop, "features") == before
+
+
+def test_another_time_of_arrival_is_a_change(shop, source):
+    load(shop, source)
+    name = shop.settings.table("raw_orders")
+    shop.bigquery.query(f"update `{name}` set known_at = timestamp_add(known_at, interval 1 hour) "
+                        f"where order_id = (select max(order_id) from `{name}`)").result()
+    assert warehouse.source_changes(shop)["changed_from"] is not None
 
 
 def test_a_schedule_is_made_anew_listed_paused_and_torn_down(cloud, capsys, monkeypatch):

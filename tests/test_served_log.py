@@ -84,6 +84,19 @@ def test_a_torn_line_costs_one_row(logging):
     assert len(served_log.read(file)[0]) == 1
 
 
+def test_a_line_that_is_still_being_written_is_read_the_next_time(logging):
+    for customer in ("1", "2"):
+        served_log.append(logging, AT, customer)
+    file = served_log.path(logging)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    rows, end = served_log.read(file)
+    assert [row["customer_id"] for row in rows] == ["1"]
+    file.write_bytes(whole)
+    rows, end = served_log.read(file, end)
+    assert [row["customer_id"] for row in rows] == ["2"] and end == len(whole)
+
+
 def test_off_writes_nothing(logging):
     target = logging.target_settings.model_copy(update={"served_log": False})
     off = logging.model_copy(update={"targets": {**logging.targets, "local": target}})

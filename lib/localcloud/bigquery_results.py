@@ -92,15 +92,18 @@ class OnDisk:
     """bqemulator's engine, as the Storage Read API uses it: the rows of a session go through to a
     file, which is mapped into memory. A table of any size takes the memory of one batch."""
 
-    def __init__(self, engine: DuckDBEngine, folder: Path):
+    def __init__(self, engine: DuckDBEngine, folder: Path | None):
         self._engine, self._folder = engine, folder
+        for left in Path(folder).glob("read-*.arrow") if folder else ():  # of one that was killed
+            left.unlink()
 
     def fetch_arrow(self, sql: str) -> pa.Table:
         """The rows of a SELECT; its file ends with the last use of the table."""
         schema = self._engine.fetch_arrow(f"select * from ({sql}) limit 0").schema
         # A connection of its own: another statement on the same one would end the stream.
         with (self._engine.connection.cursor() as own,
-              tempfile.NamedTemporaryFile(dir=self._folder, suffix=".arrow") as file):
+              tempfile.NamedTemporaryFile(
+                  dir=self._folder, prefix="read-", suffix=".arrow") as file):
             own.execute("set TimeZone = 'UTC'")
             with pa.ipc.new_file(file, schema) as writer:
                 for batch in own.execute(sql).to_arrow_reader(MESSAGE_ROWS):

@@ -52,8 +52,10 @@ def plan(settings: Settings) -> dict:
         "features": settings.table("features"), "inputs": [settings.table(key) for key in reads],
         "parameters": {name: value for name, value in warehouse.parameters(settings).items()
                        if type(value) is int},
-        "fingerprint": warehouse.fingerprint(settings, BUILD), "labels": settings.labels,
+        "fingerprint": warehouse.fingerprint(settings, BUILD),
+        "copy_fingerprint": warehouse.fingerprint(settings, COPY), "labels": settings.labels,
         "horizon_days": settings.label.horizon_days,
+        "expiration_days": settings.retention.table_expiration_days,
         "max_bytes_billed": settings.costs.max_bytes_billed}
 
 

@@ -110,8 +110,9 @@ def logged_rows(cloud: Cloud, since: datetime) -> list[dict]:
 
 def _pair(row: dict, names: list[str]) -> Pair:
     row = {name: None if pd.isna(value) else value for name, value in row.items()}
-    known = row[TIMESTAMP] is not None
-    return Pair(row["customer_id"], json.loads(row["served_features"] or "{}"),
+    known, served = row[TIMESTAMP] is not None, json.loads(row["served_features"] or "{}")
+    # By today's names: the log may be older than a feature.
+    return Pair(row["customer_id"], {name: served.get(name) for name in names if served},
                 row["served_snapshot"], {name: row[name] for name in names} if known else {},
                 row[TIMESTAMP])
 

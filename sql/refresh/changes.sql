@@ -54,6 +54,7 @@ changed_orders as (
         or raw_orders.order_id is null
         or source_orders.customer_id != raw_orders.customer_id
         or source_orders.ordered_at != raw_orders.ordered_at
+        or source_orders.known_at != raw_orders.known_at
 ),
 
 compared_items as (
@@ -66,6 +67,7 @@ compared_items as (
                 source_items.customer_id != raw_items.customer_id
                 or source_items.order_id != raw_items.order_id
                 or source_items.ordered_at != raw_items.ordered_at
+                or source_items.known_at != raw_items.known_at
                 or source_items.product_id != raw_items.product_id
                 or coalesce(source_items.sale_price, -1) != coalesce(raw_items.sale_price, -1)
                 then least(source_items.ordered_at, raw_items.ordered_at)

@@ -66,6 +66,9 @@ def check(plan: dict, facts: dict, labels: dict, first: datetime) -> None:
     if 2 * facts["changed_orders"] > facts["raw_orders"]:
         raise Refused(f"{facts['changed_orders']} of {facts['raw_orders']} copied orders are gone "
                       f"or others now: the source was replaced{needed}")
+    if facts["last_day"] > datetime.now(UTC):  # the snapshots would go on up to that day
+        raise Refused(f"the source has an order of {facts['last_day']:%Y-%m-%d}, in the future; "
+                      "needed: its right date")
     if facts["last_day"] < newest:
         raise Refused(f"the source lost its newest orders{needed}")
     if first < newest - timedelta(days=plan["horizon_days"]):
@@ -84,18 +87,27 @@ def refresh(client, plan: dict) -> str:
     if first > last:
         return f"no snapshot is due; the newest order is of {facts['last_day']:%Y-%m-%d}"
     label(client, plan["features"], **{UNFINISHED: f"{first:%Y-%m-%d}"})
+    kept = {table: client.get_table(table).labels for table in plan["copies"]}
+    for table in plan["copies"]:  # until the copies are checked, no run may reuse one of them
+        label(client, table, fingerprint=NOTHING)
     for table, statement in plan["copies"].items():
-        kept = client.get_table(table).labels
         query(client, plan, statement)
-        label(client, table, **{**plan["labels"], **kept, "build": str(time.time_ns())})
+        label(client, table, **{**plan["labels"], **kept[table], "fingerprint": NOTHING,
+                                "build": str(time.time_ns())})
     failed = [row["check"] for row in query(client, plan, plan["check"]) if row["status"] == "fail"]
     if failed:
         raise Refused(f"the source changed while it was copied: {', '.join(failed)}; the next "
                       "refresh copies it again")
+    for table in plan["copies"]:
+        label(client, table, fingerprint=plan["copy_fingerprint"])
     query(client, plan, plan["replace"], snapshots_from=first, snapshots_until=last)
     builds = [client.get_table(table).labels["build"] for table in plan["inputs"]]
     label(client, plan["features"], **{
         UNFINISHED: NOTHING, "inputs": "-".join(builds), "build": str(time.time_ns())})
+    features = client.get_table(plan["features"])
+    if features.expires and plan["expiration_days"]:  # else it counts from the last whole build
+        features.expires = datetime.now(UTC) + timedelta(days=plan["expiration_days"])
+        client.update_table(features, ["expires"])
     return (f"snapshots of {first:%Y-%m-%d} to {last:%Y-%m-%d} computed; "
             f"{facts['new_orders']} new orders")
 
