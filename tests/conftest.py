@@ -1,8 +1,10 @@
 """A local cloud of the tests' own: another state folder, a small theLook."""
 
+import gc
 import itertools
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import hypothesis
@@ -38,6 +40,29 @@ def pytest_collection_modifyitems(items):
         return LONG.index(file) if file in LONG else len(LONG)
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def restored_variables():
+    """Options that a command hands on to child processes (CHURN_...) end with their test."""
+    def ours():
+        return {name: value for name, value in os.environ.items() if name.startswith("CHURN_")}
+
+    before = ours()
+    yield
+    for name in ours().keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected():
+    """Processes that a file's tests have ended leave pipes in circles of references: they are
+    closed here, and not in the middle of another file's test, which would fail for it."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
