@@ -49,9 +49,15 @@ class Caller:
         return self._post(f"{self.endpoint.name}:predict", {"instances": [features]})
 
     def _post(self, path: str, body: dict) -> str:
-        self._http.request("POST", f"/v1/{path}", json.dumps(body),
-                           {"Content-Type": "application/json"})
-        return self._http.getresponse().read().decode()
+        for last in (False, True):
+            try:
+                self._http.request("POST", f"/v1/{path}", json.dumps(body),
+                                   {"Content-Type": "application/json"})
+                return self._http.getresponse().read().decode()
+            except (ConnectionError, http.client.RemoteDisconnected):
+                self._http.close()  # the server ended it while other calls were measured
+                if last:
+                    raise
 
 
 def serve(options: Options, folder: Path) -> list[Row]:

@@ -83,9 +83,10 @@ def orders_over_time(daily: DataFrame, snapshots: list[date], label_horizon_days
     if burst > 1.5 * usual:
         axes.hlines(usual, *orders.index[[-98, -8]], **{**BASE, "color": INK})
         text = tr("The last 7 full days: {burst:,.0f} orders a day, {times:.1f} times the\n"
-                  "usual {usual:,.0f} (dashed: median of the 90 days before).\n"
-                  "The most, {most:,.0f}, is beyond the axis",
-                  burst=burst, times=burst / usual, usual=usual, most=shown.max())
+                  "usual {usual:,.0f} (dashed: median of the 90 days before).",
+                  burst=burst, times=burst / usual, usual=usual)
+        if shown.max() > 1.05 * top:
+            text += "\n" + tr("The most, {most:,.0f}, is beyond the axis", most=shown.max())
         axes.annotate(text, (orders.index[-4], 0.7 * top), (0.05, 0.56),
                       textcoords="axes fraction", arrowprops={"arrowstyle": "->", "ec": GREY})
     date_axis(axes, ylim=(-0.09 * top, 1.12 * top), ylabel=tr("orders per day"))

@@ -10,8 +10,9 @@ from lib.operate.finding import Finding
 
 GB = 10**9
 # Without customers, and for each million of them with SNAPSHOTS snapshots. Measured with a million
-# (lib/README.md, "Ten times the data"): the peak of all processes was 10.6 GB, of which DuckDB had
-# the third of the machine that it may have, and the folder grew to 1.7 GB. The rest is a margin.
+# (lib/README.md, "Ten times the data"): run, notebook and local cloud had at most 10.6 GB, of which
+# DuckDB had the third of the machine that it may have, and the folder grew to 1.7 GB. The programs
+# of the pipeline were not in that sum; the rest is a margin.
 MEMORY, MEMORY_OF_MILLION = 2.0, 9.0
 DISK, DISK_OF_MILLION = 0.5, 3.0
 SNAPSHOTS = 62

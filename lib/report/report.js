@@ -24,12 +24,4 @@ if (box) {
   slider.addEventListener("input", show);
   show();
 }
-// What scrolls sideways on a small screen can be reached by keyboard, and only that.
-const reach = () => {
-  for (const part of document.querySelectorAll(".scroll, .table")) {
-    if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
-    else part.removeAttribute("tabindex");
-  }
-};
-addEventListener("resize", reach);
-addEventListener("load", reach);
+{% include "reach.js" %}

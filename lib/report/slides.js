@@ -51,12 +51,4 @@ addEventListener("resize", () => slides[at].scrollIntoView());
 if (window.name === "notes") view.add("presenter");
 const first = Number(location.hash.slice(1)) - 1;
 if (slides[first]) show(first);
-// What scrolls sideways on a small screen can be reached by keyboard, and only that.
-const reach = () => {
-  for (const part of document.querySelectorAll(".scroll, .table")) {
-    if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
-    else part.removeAttribute("tabindex");
-  }
-};
-addEventListener("resize", reach);
-addEventListener("load", reach);
+{% include "reach.js" %}

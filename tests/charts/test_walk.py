@@ -233,7 +233,15 @@ def test_the_jump_of_the_last_week_does_not_set_the_axis():
 
 def test_orders_without_a_jump_speak_of_none():
     chart = charts.orders_over_time(daily_orders(burst=1), LABELS, 60)
-    assert not any("artefact" in t.get_text() for t in chart.axes[0].texts)
+    assert not any("full days" in t.get_text() for t in chart.axes[0].texts)
+
+
+@pytest.mark.parametrize("burst, cut", [(1.75, False), (4, True)])
+def test_only_orders_beyond_the_axis_are_said_to_be(burst, cut):
+    chart = charts.orders_over_time(daily_orders(burst), LABELS, 60)
+    said = " ".join(t.get_text() for t in chart.axes[0].texts)
+    assert "full days" in said and ("is beyond the axis" in said) == cut
+    assert (daily_orders(burst)["orders"].max() > chart.axes[0].get_ylim()[1]) == cut
 
 
 def test_orders_ignore_snapshots_that_are_too_late_for_a_label():
