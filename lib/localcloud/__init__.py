@@ -2,8 +2,8 @@
 
 `start`, `status`, `owner`, `stop` and `reset` manage its one process, whose data are in `STATE`;
 `wait_for_loss` notices its end, `not_answering` is the error for one that is too slow, `direct` is
-for its clients. lib/cloud.py also reads `ledger` (its rules) and `errors.MARK`; nothing else is public. It imports
-nothing from the rest of `lib` and could serve another project.
+for its clients. lib/cloud.py also reads `ledger` (its rules) and `errors.MARK`; nothing else is
+public. It imports nothing from the rest of `lib` and could serve another project.
 """
 
 from lib.localcloud.loopback import direct
