@@ -166,7 +166,7 @@ TRANSLATIONS = (
 )
 
 # Smallest predefined roles for a stage's work: Google's access-control page for Vertex AI.
-# lib/operate/README.md lists the single permissions.
+# lib/operate/permissions.py lists the single permissions.
 _ROLES = {
     "01_data": ("roles/bigquery.user", "roles/bigquery.dataEditor"),
     "02_features": ("roles/bigquery.user", "roles/bigquery.dataEditor"),

@@ -75,16 +75,6 @@ def fidelity() -> str:
             "[Its ledger](lib/localcloud/README.md) has the source and the test of each rule.\n")
 
 
-def plan_table() -> str:
-    """The plan of a run on Google Cloud, from config.yaml: minutes of a first and a later run."""
-    rows = ["| step | first run | later run | basis |", "|---|---|---|---|"]
-    for step in config.load(target="local").plan:
-        later = f"{step.minutes:g} min" if step.every_run else ""
-        background = ", in the background" if step.background else ""
-        rows.append(f"| {step.name}{background} | {step.minutes:g} min | {later} | {step.basis} |")
-    return "\n".join(rows) + "\n"
-
-
 def plan_finding() -> str:
     """What the plan adds up to, in two sentences."""
     steps = config.load(target="local").plan

@@ -110,6 +110,8 @@ REFUSED = [
     ("targets.local", "x", "targets.local = 'x'"), ("targets.local", None, "targets.local"),
     ("targets.local.project", 7, "targets.local.project = 7"),
     ("targets.local.location", "EU", "the region itself (us-central1), or the multi-region"),
+    ("targets.local", {**TREE["targets"]["local"], "region": "europe-west2", "location": "EU"},
+     "the region itself (europe-west2)"),
     ("targets.gcp.location", "Mars", "targets.gcp.location = 'Mars'"),
     ("targets.gcp.region", "us-moon1", "targets.gcp.region = 'us-moon1'"),
     ("targets.local.billed", "no", "targets.local.billed = 'no'"),

@@ -40,7 +40,7 @@ def customers(cloud: Cloud) -> int:
     """Of the source, also those without an order."""
     settings = cloud.settings
     if settings.source_is_folder:
-        return source.countcustomers(settings.source_folder)
+        return source.count_customers(settings.source_folder)
     return cloud.bigquery.get_table(f"{settings.source_dataset}.users").num_rows
 
 

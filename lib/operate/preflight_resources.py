@@ -17,29 +17,14 @@ from lib.source import describe, read_export
 STORES, VIEWS = 10, 30  # quotas of a project and region: Google's "Agent Platform quotas" page
 NEAR = 0.9  # of a quota: from here on there is a warning
 PRICE_READ = "2026-09-28"  # when costs.usd_per_tib_scanned of config.yaml was read
-# Cities that are in Europe, but not in BigQuery's multi-region EU: London and Zurich, by
-# cloud.google.com/bigquery/docs/locations (from memory, not read again here).
-NOT_IN_EU = ("europe-west2", "europe-west6")
 
 
 def region(cloud: Cloud) -> Iterator[Finding]:
-    """BigQuery's location contains Vertex AI's region, which offers the Feature Store: config.load
-    has refused every other region, and named the nearest one that does."""
+    """Only says where: config.load refuses a region without the Feature Store, and a location
+    that does not contain the region."""
     settings = cloud.settings
-    location = settings.target_settings.location
-    if _contains(location, settings.region):
-        yield Finding("ok", f"{settings.region} offers the Feature Store, and is in {location}")
-        return
-    yield Finding(
-        "blocker", f"location {location} does not contain the region {settings.region}: a feature "
-        "view syncs only from BigQuery data in its own region, or in a multi-region around it",
-        f"targets.{settings.target}.region and .location that belong together", "edit config.yaml")
-
-
-def _contains(location: str, region: str) -> bool:
-    if location == "EU":
-        return region.startswith("europe-") and region not in NOT_IN_EU
-    return region.startswith("us-") if location == "US" else location == region
+    yield Finding("ok", f"{settings.region} offers the Feature Store, and is in "
+                  f"{settings.target_settings.location}")
 
 
 def find_dataset(cloud: Cloud, name: str = "") -> Dataset | None:

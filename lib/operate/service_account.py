@@ -36,12 +36,6 @@ ROLES = {
 ADMINISTRATOR = ("roles/iam.serviceAccountCreator", "roles/resourcemanager.projectIamAdmin")
 
 
-def role_table() -> str:
-    """The roles of the account, as Markdown."""
-    rows = [f"| `{role}` | {use} |" for role, use in ROLES.items()]
-    return "\n".join(["| role | what for |", "|---|---|", *rows])
-
-
 def find(cloud: Cloud) -> dict | None:
     """The account, as in IAM's API; None if it does not exist."""
     try:
