@@ -28,11 +28,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
 import psutil
 
 from lib.config import ROOT
-from scripts.other_machines import SMALL
+from scripts import other_machines
+from scripts.other_machines import SMALL, differences
 
 STAGES = [n.stem for n in sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))]
 SERVING, COMPONENTS = ROOT / "lib" / "serving", ROOT / "lib" / "components"
@@ -267,54 +267,25 @@ def strike(place: Place, trial: Trial, start: str = "") -> tuple[str, str, bool]
     return (f"left running: {left}" if left else ""), said, done
 
 
-def differences(expected: dict, found: dict) -> str:
-    """In which parts two end states differ; "" if in none."""
-    wrong = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
-    return "; ".join(f"{k}: {expected.get(k)} -> {found.get(k)}" for k in wrong)[:2000]
-
-
 # What is compared
 
 
 def read_state() -> dict:
-    """The state of the connected cloud, by what each part is: contents of tables (as hashes),
-    resources, served values, predictions."""
-    from lib import endpoint, lookups, predict
+    """The state of the connected cloud: what other_machines reads, the resources by kind, and how
+    the endpoint's traffic is split."""
+    from lib import endpoint
     from lib.cloud import connect
     from lib.operate import inventory
 
     cloud = connect(_settings())
-    found = {}
-    for dataset in cloud.bigquery.list_datasets():
-        if dataset.dataset_id.startswith("_"):  # a scratch dataset of the local cloud
-            continue
-        for table in cloud.bigquery.list_tables(dataset.reference):
-            if table.table_id != cloud.settings.tables.served:  # each request has its own time
-                found[f"table {dataset.dataset_id}.{table.table_id}"] = _content(cloud, table)
+    found = other_machines.read_state()
     for kind, each in inventory.KINDS.items():
         if not kind.endswith("job"):  # a job that failed stays listed, as it should
             found[kind] = sorted(
                 re.sub(r"\d{12,}", "#", f"{r.name} {'' if kind == 'bucket' else r.note}".strip())
                 for r in each.list(cloud))
-    customers = lookups.served_customers(cloud, 20)
-    predictor = predict.Predictor(cloud)
-    for customer in customers:
-        answer = predictor.predict(customer)
-        found[f"customer {customer}"] = [
-            str(answer.feature_timestamp), answer.features, answer.churn_probability]
     found["traffic"] = sorted(endpoint.find(cloud).traffic_split.values())
     return found
-
-
-def _content(cloud, table) -> list:
-    """Rows and a hash of a table's contents, whatever their order."""
-    rows = cloud.bigquery.list_rows(table.reference).to_dataframe(
-        bqstorage_client=cloud.bigquery_read)
-    rows = rows.reindex(columns=sorted(rows.columns))
-    for name in rows.select_dtypes("float"):
-        rows[name] = rows[name].round(9)
-    hashes = pd.util.hash_pandas_object(rows.astype(str), index=False)
-    return [len(rows), int(hashes.sum())]
 
 
 def settle() -> None:

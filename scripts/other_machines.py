@@ -183,6 +183,12 @@ def read_state() -> dict:
     return found
 
 
+def differences(expected: dict, found: dict) -> str:
+    """In which parts two states differ; "" if in none."""
+    wrong = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+    return "; ".join(f"{k}: {expected.get(k)} -> {found.get(k)}" for k in wrong)[:2000]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -208,10 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for names in [[], *runs] if not options.against or not runs else runs:
         found, wrong = run(names)
         expected = expected or found
-        different = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
-        if not wrong and different:
-            wrong = "other than expected: " + "; ".join(
-                f"{key}: {expected.get(key)} -> {found.get(key)}" for key in different)[:2000]
+        if not wrong and (different := differences(expected, found)):
+            wrong = f"other than expected: {different}"
         if not names and options.save and not wrong:
             options.save.write_text(json.dumps(found))
         python = ".".join(map(str, sys.version_info[:2]))
