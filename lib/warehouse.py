@@ -487,11 +487,26 @@ def load_table(cloud: Cloud, name: str, rows: pa.Table, schema: dict[str, str]) 
 
 def read_table(cloud: Cloud, key: str, columns: list[str] | None = None) -> pd.DataFrame:
     """One of our tables, or some of its columns, through the Storage Read API."""
-    table = cloud.bigquery.get_table(cloud.settings.table(key))
-    fields = [f for f in table.schema if columns is None or f.name in columns]
-    rows = cloud.bigquery.list_rows(table, selected_fields=fields)
-    frame = rows.to_arrow(bqstorage_client=cloud.bigquery_read).to_pandas()
+    frame = read_rows(cloud, cloud.settings.table(key), columns).to_pandas()
     return frame if columns is None else frame[columns]
+
+
+def read_rows(
+    cloud: Cloud, table: str | bigquery.TableReference, columns: list[str] | None = None
+) -> pa.Table:
+    """The rows of a table (project.dataset.table) in their order, through the Storage Read API.
+
+    By that API's own client: `to_arrow` of BigQuery's looks only every 0.2 s whether the rows have
+    ended.
+    """
+    project, dataset, name = str(table).split(".")
+    session = cloud.bigquery_read.create_read_session(
+        parent=f"projects/{cloud.settings.project}", max_stream_count=1, read_session={
+            "table": f"projects/{project}/datasets/{dataset}/tables/{name}", "data_format": "ARROW",
+            "read_options": {"selected_fields": columns or []}})
+    if session.streams:
+        return cloud.bigquery_read.read_rows(session.streams[0].name).to_arrow(session)
+    return pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema)).empty_table()
 
 
 def query(cloud: Cloud, sql: str, large: bool = False, **values: object) -> pd.DataFrame:
@@ -499,10 +514,11 @@ def query(cloud: Cloud, sql: str, large: bool = False, **values: object) -> pd.D
 
     values: query parameters (str, int, float, datetime, list of str).
     """
-    rows = cloud.bigquery.query(sql, job_config=_capped(cloud, sql, values)).result()
-    reader = {"bqstorage_client": cloud.bigquery_read} if large else {
-        "create_bqstorage_client": False}
-    return rows.to_arrow(**reader).to_pandas()
+    job = cloud.bigquery.query(sql, job_config=_capped(cloud, sql, values))
+    rows = job.result()
+    if large:
+        return read_rows(cloud, job.destination).to_pandas()
+    return rows.to_arrow(create_bqstorage_client=False).to_pandas()
 
 
 def run_checks(cloud: Cloud) -> pd.DataFrame:

@@ -71,7 +71,7 @@ class Analyzer:
             self.tables[found.table] = found.columns
         row = pa.table({name: MADE_UP[kind] for name, kind in found.columns.items()})
         result = SimpleNamespace(to_arrow=lambda **_: row)
-        return SimpleNamespace(total_bytes_processed=0, result=lambda: result)
+        return SimpleNamespace(total_bytes_processed=0, result=lambda: result, destination=row)
 
     def get_table(self, name):
         if name not in self.made:
@@ -156,6 +156,7 @@ def analyzed(google, gcp):
         patch.setattr(warehouse, "render", render)
         patch.setattr(warehouse, "create_dataset", lambda cloud: None)
         patch.setattr(planted, "remove", remove)
+        patch.setattr(warehouse, "read_rows", lambda _, rows: rows)
         patch.setattr(warehouse, "read_table", lambda *_: pd.DataFrame(
             {ENTITY: ["7"], TIMESTAMP: [AT], **dict.fromkeys(gcp.feature_names, [1.0])}))
         patch.setattr(planted, "serve", lambda cloud: Outcome("done", figures={"rows": 0}))
