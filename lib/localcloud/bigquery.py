@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import threading
 from datetime import datetime
 from functools import lru_cache
@@ -14,11 +15,14 @@ import pyarrow.parquet as pq
 import sqlglot
 from bqemulator.api.dependencies import AppContext
 from bqemulator.config import LogLevel, PersistenceMode, Settings
-from bqemulator.domain.errors import InvalidQueryError
+from bqemulator.domain.errors import DomainError, InvalidQueryError
 from bqemulator.domain.events import TableDataChanged
+from bqemulator.domain.result import Err, Ok, Result
 from bqemulator.grpc_api import read_servicer
 from bqemulator.jobs import executor
+from bqemulator.row_access.identity import CallerIdentity
 from bqemulator.sql import builtin_udfs
+from bqemulator.sql.translator import SQLTranslator
 from bqemulator.versioning.snapshots import SnapshotManager
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
@@ -69,8 +73,30 @@ def _parse_one(sql: str, **options: object) -> sqlglot.exp.Expression:
     return _parsed(sql).copy() if options == {"read": "bigquery"} else _PARSE_ONE(sql, **options)
 
 
+@lru_cache(256)
+def _translated(sql: str, tables: str, caller: CallerIdentity | None) -> str:
+    """tables: name -> column -> type, as JSON. Raises DomainError, which is not kept."""
+    return _TRANSLATE(
+        executor._translator, sql, schema=json.loads(tables), caller=caller).unwrap()
+
+
+def _translate(
+    _self: SQLTranslator, bq_sql: str, *, schema: dict | None = None,
+    caller: CallerIdentity | None = None,
+) -> Result:
+    """SQLTranslator.translate, but only once for the same statement over the same columns, such as
+    a table that is built again or a look-up for one customer after the other."""
+    try:
+        return Ok(_translated(bq_sql, json.dumps(schema), caller))
+    except DomainError as error:
+        return Err(error)
+
+
 _PARSE_ONE = sqlglot.parse_one
 sqlglot.parse_one = _parse_one
+_TRANSLATE = SQLTranslator.translate
+SQLTranslator.translate = _translate
+executor.rewrite_table_refs = lru_cache(256)(executor.rewrite_table_refs)
 # FARM_FINGERPRINT, written in Python, of the same ids in one query after the other.
 builtin_udfs.bqemu_farm_fingerprint = lru_cache(2**18)(builtin_udfs.bqemu_farm_fingerprint)
 # bqemulator has no hooks: its server finds its parts under these names when it starts.

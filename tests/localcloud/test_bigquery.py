@@ -368,3 +368,10 @@ def test_a_statement_that_was_parsed_before_has_a_tree_of_its_own():
     assert first == second
     first.set("expressions", [])
     assert sqlglot.parse_one(SERIES, read="bigquery") == second != first
+
+
+def test_a_statement_that_was_translated_before_is_translated_anew_for_other_columns(bq):
+    for kind, found in (("numeric", decimal.Decimal), ("float64", float)):
+        bq.query(f"create or replace table ds.retyped as select cast(1.5 as {kind}) as x").result()
+        (row,) = bq.query("select avg(x) as mean from ds.retyped").result()
+        assert type(row["mean"]) is found
