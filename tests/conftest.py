@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -16,6 +17,12 @@ hypothesis.settings.register_profile("usual", derandomize=True)
 hypothesis.settings.register_profile("thorough", max_examples=2000, derandomize=False)
 hypothesis.settings.load_profile("usual")
 ROOT = Path(__file__).resolve().parents[1]
+
+# A local cloud waits for the disk after each statement, often longer than it computes: where memory
+# can be used as a disk (Linux), all temporary folders are there, also those of child processes.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4e9:
+    tempfile.tempdir = os.environ["TMPDIR"] = str(MEMORY)
 
 _STATE = tempfile.TemporaryDirectory(prefix="localcloud-test-", ignore_cleanup_errors=True)
 os.environ["LOCALCLOUD_STATE"] = _STATE.name  # before anything imports lib.localcloud
