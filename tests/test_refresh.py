@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
+from google.api_core.exceptions import ClientError
 
 from lib import config, lookups, refresh, warehouse
+from lib.components.data_load.src import refresh as program
 from lib.errors import Needed
 from lib.operate import schedule, teardown
 from tests.conftest import SMALL
@@ -26,11 +28,10 @@ def source():
     return hard_cases.make_source()
 
 
-@pytest.fixture
-def shop(cloud, source, tmp_path):
+def opened(cloud, source, folder, app):
     """The tables of a small shop, built a week ago."""
     settings = hard_cases.short(config.load(target="local", env="dev", overrides={
-        **hard_cases.OVERRIDES, "app": "refresh", "source": str(tmp_path)}))
+        **hard_cases.OVERRIDES, "app": app, "source": str(folder)}))
     there = dataclasses.replace(cloud, settings=settings)
     there.bigquery.delete_dataset(settings.dataset, delete_contents=True, not_found_ok=True)
     warehouse.create_dataset(there)
@@ -38,6 +39,18 @@ def shop(cloud, source, tmp_path):
     warehouse.build(there, "01_prepare_bq")
     warehouse.build(there, "02_build_features")
     return there
+
+
+@pytest.fixture
+def shop(cloud, source, tmp_path):
+    """A shop that its test may change."""
+    return opened(cloud, source, tmp_path, "refresh")
+
+
+@pytest.fixture(scope="module")
+def closed(cloud, source, tmp_path_factory):
+    """A shop whose tables every test leaves as they are; its source may be any."""
+    return opened(cloud, source, tmp_path_factory.mktemp("closed"), "closed")
 
 
 def load(shop, source):
@@ -100,10 +113,20 @@ def tables(shop):
             for key, by in KEYS.items()}
 
 
-def rebuilt(shop):
-    """The same tables, made anew."""
-    refresh.rebuild(shop)
-    return tables(shop)
+@pytest.fixture(scope="module")
+def rebuilt(source):
+    """The tables that a shop has when they are made anew from a source, after its first use kept
+    by the function that made the source."""
+    kept = {}
+
+    def make(shop, change):
+        if change not in kept:
+            load(shop, change(source))
+            refresh.rebuild(shop)
+            kept[change] = tables(shop)
+        return kept[change]
+
+    return make
 
 
 def assert_equal(found, wanted):
@@ -113,7 +136,8 @@ def assert_equal(found, wanted):
 
 
 @pytest.mark.parametrize("change, added, again", [(grown, 1, 0), (late, 1, 3), (corrected, 1, 8)])
-def test_a_refresh_equals_a_rebuild(shop, source, change, added, again):
+def test_a_refresh_equals_a_rebuild_and_a_second_one_does_nothing(
+        shop, source, rebuilt, change, added, again):
     before = tables(shop)["features"]
     figures = run(shop, change(source))
     assert figures["snapshots added"] == added
@@ -126,16 +150,12 @@ def test_a_refresh_equals_a_rebuild(shop, source, change, added, again):
                                   * 7 * DAY)
     assert warehouse.build(shop, "01_prepare_bq").status == "reused"
     assert warehouse.build(shop, "02_build_features").status == "reused"
-    assert_equal(found, rebuilt(shop))
-
-
-def test_a_second_refresh_does_nothing(shop, source):
-    run(shop, late(source))
     builds = {key: warehouse.built_at(shop, key) for key in KEYS}
-    found = refresh.snapshots(shop)
-    assert (found.status, found.figures["snapshots added"]) == ("reused", 0)
-    assert found.figures["next snapshot"] == "2026-03-24"
+    second = refresh.snapshots(shop)
+    assert (second.status, second.figures["snapshots added"]) == ("reused", 0)
+    assert second.figures["next snapshot"] == "2026-03-24"
     assert builds == {key: warehouse.built_at(shop, key) for key in KEYS}
+    assert_equal(found, rebuilt(shop, change))
 
 
 class Killed(BaseException):
@@ -145,7 +165,7 @@ class Killed(BaseException):
 STEPS = ("set_labels", "forget", "build", "replace_snapshots", "stamp")
 
 
-def test_killed_at_any_step_the_next_refresh_completes_it(shop, source, monkeypatch):
+def test_killed_at_any_step_the_next_refresh_completes_it(shop, source, rebuilt, monkeypatch):
     """Five weeks, each with late orders, and in each the refresh is killed after another step
     (`stamp`: after the first of the copied tables). The snapshots of all of them are in the history
     that the rebuild makes at the end."""
@@ -168,10 +188,10 @@ def test_killed_at_any_step_the_next_refresh_completes_it(shop, source, monkeypa
         figures = refresh.snapshots(shop).figures
         assert (figures["snapshots added"], figures["computed again"]) in [(1, 4), (0, 5)], step
         assert lookups.newest_snapshot(shop) == MIDNIGHT + 7 * week * DAY
-    assert_equal(tables(shop), rebuilt(shop))
+    assert_equal(tables(shop), rebuilt(shop, lambda _: source))
 
 
-def test_a_run_after_a_killed_refresh_builds_everything_again(shop, source, monkeypatch):
+def test_a_run_after_a_killed_refresh_builds_everything_again(shop, source, rebuilt, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(warehouse, "replace_snapshots", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
@@ -179,18 +199,17 @@ def test_a_run_after_a_killed_refresh_builds_everything_again(shop, source, monk
     assert warehouse.build(shop, "02_build_features").status == "created"
     found = tables(shop)
     assert refresh.snapshots(shop).status == "reused"
-    assert_equal(found, rebuilt(shop))
+    assert_equal(found, rebuilt(shop, late))
 
 
-def test_snapshots_keep_their_weekday_when_the_orders_end_on_another(shop, source):
+def test_snapshots_keep_their_weekday_when_the_orders_end_on_another(shop, source, rebuilt):
     assert run(shop, grown(source, days=3))["snapshots added"] == 0
     assert lookups.newest_snapshot(shop) == MIDNIGHT
     assert run(shop, grown(source, days=17))["snapshots added"] == 2
     assert lookups.newest_snapshot(shop) == MIDNIGHT + 14 * DAY
     found = tables(shop)["features"]
     # As a run would have built them on that day.
-    load(shop, grown(source, days=14))
-    wanted = rebuilt(shop)["features"]
+    wanted = rebuilt(shop, lambda source: grown(source, days=14))["features"]
     early = MIDNIGHT + 13 * DAY  # the one order of these sources that differs is later
     assert len(wanted) == len(found)
     pd.testing.assert_frame_equal(
@@ -198,12 +217,11 @@ def test_snapshots_keep_their_weekday_when_the_orders_end_on_another(shop, sourc
         check_exact=True)
 
 
-def test_what_became_due_for_training_is_reported(shop, source):
-    assert refresh.labels(shop, MIDNIGHT).figures["newest label date"] == "none"
-    warehouse.build(shop, "03_build_labels_churn")
-    assert refresh.labels(shop, MIDNIGHT).value is False
-    run(shop, grown(source))
-    found = refresh.labels(shop, MIDNIGHT + 7 * DAY)
+def test_what_became_due_for_training_is_reported(closed):
+    assert refresh.labels(closed, MIDNIGHT).figures["newest label date"] == "none"
+    warehouse.build(closed, "03_build_labels_churn")
+    assert refresh.labels(closed, MIDNIGHT).value is False
+    found = refresh.labels(closed, MIDNIGHT + 7 * DAY)
     assert found.value is True
     assert found.figures == {"newest label date": "2026-01-09", "complete up to": "2026-01-16"}
 
@@ -235,97 +253,99 @@ def cut(source):
     (ancient, "the source changed from 2025-12-30 on"),
     (cut, "the source lost its newest orders"),
 ], ids=["another source", "long ago", "lost orders"])
-def test_what_needs_a_rebuild_is_refused_and_changes_nothing(shop, source, change, cause):
-    before = tables(shop)
+def test_what_needs_a_rebuild_is_refused_and_changes_nothing(closed, source, change, cause):
+    before = tables(closed)
     with pytest.raises(Needed, match=cause) as refused:
-        run(shop, change(source))
+        run(closed, change(source))
     assert "lib.refresh" in refused.value.command and "--rebuild" in refused.value.command
-    assert_equal(tables(shop), before)
+    assert_equal(tables(closed), before)
 
 
-def test_features_of_another_definition_or_none_are_refused(shop, source):
-    step = shop.settings.snapshots.model_copy(update={"history_days": 35})
-    other = dataclasses.replace(
-        shop, settings=shop.settings.model_copy(update={"snapshots": step}))
+def test_features_of_another_definition_or_none_are_refused(closed):
+    def other(**changes):
+        return dataclasses.replace(closed, settings=closed.settings.model_copy(update=changes))
+
+    snapshots = closed.settings.snapshots.model_copy(update={"history_days": 35})
     with pytest.raises(Needed, match="must all be of one definition"):
-        refresh.snapshots(other)
-    shop.bigquery.delete_table(shop.settings.table("features"))
+        refresh.snapshots(other(snapshots=snapshots))
+    names = closed.settings.tables.model_copy(update={"features": "features_elsewhere"})
     with pytest.raises(Needed, match="not built yet"):
-        refresh.snapshots(shop)
+        refresh.snapshots(other(tables=names))
+
+
+def test_another_time_of_arrival_is_a_change(closed, source):
+    load(closed, source)
+    name = closed.settings.table("raw_orders")
+    for direction, changed in (("add", True), ("sub", False)):
+        closed.bigquery.query(
+            f"update `{name}` set known_at = timestamp_{direction}(known_at, interval 1 hour) "
+            f"where order_id = (select max(order_id) from `{name}`)").result()
+        assert (warehouse.source_changes(closed)["changed_from"] is not None) == changed
 
 
 # -- on a schedule --------------------------------------------------------------------------------
 
 
-@pytest.fixture
 def scheduled(shop):
     """The shop, whose orders are in a BigQuery dataset."""
     settings = shop.settings.model_copy(update={"source": shop.settings.source_dataset})
     return dataclasses.replace(shop, settings=settings)
 
 
-def test_the_pipeline_step_equals_a_rebuild_does_nothing_twice_and_refuses(
-        shop, scheduled, source):
+def step(shop, **changes):
+    """What the pipeline does, by its program in this process; `changes`: of its plan."""
+    return program.refresh(shop.bigquery, schedule.plan(scheduled(shop).settings) | changes)
+
+
+def test_the_pipeline_equals_a_rebuild_does_nothing_twice_and_refuses(shop, source, rebuilt):
     load(shop, late(source))
-    schedule.run(scheduled)
+    schedule.run(scheduled(shop))
     found = tables(shop)
     builds = {key: warehouse.built_at(shop, key) for key in KEYS}
-    schedule.run(scheduled)
+    assert step(shop).startswith("no snapshot is due")
     assert builds == {key: warehouse.built_at(shop, key) for key in KEYS}
     assert warehouse.build(shop, "02_build_features").status == "reused"
     assert refresh.snapshots(shop).status == "reused"
     load(shop, renumbered(late(source)))
     with pytest.raises(Needed, match="gone or others now: the source was replaced"):
-        schedule.run(scheduled)
+        schedule.run(scheduled(shop))
     assert builds == {key: warehouse.built_at(shop, key) for key in KEYS}
-    load(shop, late(source))
-    assert_equal(found, rebuilt(shop))
+    assert_equal(found, rebuilt(shop, late))
 
 
 def test_the_pipeline_step_completes_what_a_killed_refresh_left(
-        shop, scheduled, source, monkeypatch):
+        shop, source, rebuilt, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(warehouse, "replace_snapshots", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run(shop, late(source))
-    schedule.run(scheduled)
-    assert_equal(tables(shop), rebuilt(shop))
+    step(shop)
+    assert_equal(tables(shop), rebuilt(shop, late))
 
 
-def test_a_step_that_ends_in_its_copies_leaves_none_of_them_to_be_reused(
-        shop, scheduled, source, monkeypatch):
-    warehouse.build(scheduled, "01_prepare_bq")
-    plan = schedule.plan(scheduled.settings)
-    broken = dict(plan["copies"])
-    broken[scheduled.settings.table("raw_order_items")] = "select 1 from nothing"
+def test_a_step_that_ends_in_its_copies_leaves_none_of_them_to_be_reused(shop, source, rebuilt):
+    there = scheduled(shop)
+    warehouse.build(there, "01_prepare_bq")
+    broken = dict(schedule.plan(there.settings)["copies"])
+    broken[there.settings.table("raw_order_items")] = "select 1 from nothing"
     load(shop, late(source))
-    with monkeypatch.context() as patch:
-        patch.setattr(schedule, "plan", lambda settings: plan | {"copies": broken})
-        with pytest.raises(Needed):
-            schedule.run(scheduled)
-    assert warehouse.build(scheduled, "01_prepare_bq").status == "created"
-    schedule.run(scheduled)  # what changed before the copy is known from the label
-    assert_equal(tables(shop), rebuilt(shop))
+    with pytest.raises(ClientError):
+        step(shop, copies=broken)
+    assert warehouse.build(there, "01_prepare_bq").status == "created"
+    step(shop)  # what changed before the copy is known from the label
+    assert_equal(tables(shop), rebuilt(shop, late))
 
 
-def test_the_pipeline_step_refuses_an_order_of_the_future(shop, scheduled, source):
+def test_the_pipeline_step_refuses_an_order_of_the_future(closed, source):
     ahead = grown(source)
     order(ahead, 9, datetime.now(UTC) + 30 * DAY)
-    before = warehouse.built_at(shop, "features")
+    before = warehouse.built_at(closed, "features")
     with pytest.MonkeyPatch.context() as patch:  # a folder would be refused on loading
         patch.setattr(warehouse.source_checks, "require", lambda *_, **__: {})
-        load(shop, ahead)
-    with pytest.raises(Needed, match="in the future"):
-        schedule.run(scheduled)
-    assert warehouse.built_at(shop, "features") == before
-
-
-def test_another_time_of_arrival_is_a_change(shop, source):
-    load(shop, source)
-    name = shop.settings.table("raw_orders")
-    shop.bigquery.query(f"update `{name}` set known_at = timestamp_add(known_at, interval 1 hour) "
-                        f"where order_id = (select max(order_id) from `{name}`)").result()
-    assert warehouse.source_changes(shop)["changed_from"] is not None
+        load(closed, ahead)
+    with pytest.raises(program.Refused, match="in the future"):
+        step(closed)
+    assert warehouse.built_at(closed, "features") == before
 
 
 def test_a_schedule_is_made_anew_listed_paused_and_torn_down(cloud, capsys, monkeypatch):
@@ -347,6 +367,6 @@ def test_a_schedule_is_made_anew_listed_paused_and_torn_down(cloud, capsys, monk
     assert "lib.operate.schedule --target local --env dev create" in capsys.readouterr().out
 
 
-def test_a_folder_cannot_be_refreshed_on_a_schedule(shop):
+def test_a_folder_cannot_be_refreshed_on_a_schedule(closed):
     with pytest.raises(Needed, match="a scheduled step cannot read"):
-        schedule.plan(shop.settings)
+        schedule.plan(closed.settings)
