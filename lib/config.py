@@ -241,7 +241,7 @@ class RandomForest(TypedDict, total=False):
     max_features: Literal["sqrt", "log2"]
     max_leaf_nodes: Annotated[int, between(2, 1_000_000)]
     min_impurity_decrease: Annotated[float, between(0, 1)]
-    bootstrap: bool
+    max_samples: Count  # needs bootstrap, so that is no parameter here
     class_weight: Literal["balanced", "balanced_subsample"]
     ccp_alpha: Annotated[float, between(0, 1)]
 

@@ -21,7 +21,7 @@ def assign(customers: pd.Series, count: int) -> np.ndarray:
     return pd.util.hash_array(customers.to_numpy(dtype=object)) % count
 
 
-def measure(labels: np.ndarray, weeks: np.ndarray, scores: Mapping[str, np.ndarray],
+def measure(labels: np.ndarray, weeks: pd.Series, scores: Mapping[str, np.ndarray],
             share: float) -> dict[str, dict[str, float]]:
     """ROC-AUC, and orders per 1,000 chosen customers, of each model.
 
@@ -35,7 +35,7 @@ def measure(labels: np.ndarray, weeks: np.ndarray, scores: Mapping[str, np.ndarr
     """
     from sklearn.metrics import roc_auc_score
 
-    found = {"roc_auc": {}, "orders": {}}
+    found, weeks = {"roc_auc": {}, "orders": {}}, pd.factorize(weeks)[0]
     for name, values in scores.items():
         by_week = pd.Series(values).groupby(weeks)
         # 1 for a chosen row, 0 for another; a part for the row in which the share ends.

@@ -178,7 +178,7 @@ def _figures(cloud: Cloud, splits: Mapping[str, pd.DataFrame]) -> dict[str, dict
         return fitted.predict_proba(features(rows, name))[:, 1]
 
     def figures(rows: pd.DataFrame, **scores: np.ndarray) -> dict:
-        return intervals.measure(rows[label].to_numpy(), rows[TIME].to_numpy(), scores,
+        return intervals.measure(rows[label].to_numpy(), rows[TIME], scores,
                                  settings.campaign.contacted_share)
 
     honest = model(train)

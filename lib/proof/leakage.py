@@ -135,9 +135,9 @@ def divide(cloud: Cloud, splits: dict[str, pd.DataFrame]) -> Iterator[dict[str, 
         Needed: a group has label rows of one class only.
     """
     settings, count = cloud.settings, cloud.settings.checks.leakage_groups
+    assigned = {name: intervals.assign(rows[ENTITY], count) for name, rows in splits.items()}
     for group in range(count):
-        parts = {name: rows[intervals.assign(rows[ENTITY], count) == group]
-                 for name, rows in splits.items()}
+        parts = {name: rows[assigned[name] == group] for name, rows in splits.items()}
         if any(parts[name][settings.label.column].nunique() < 2 for name in ("train", "test")):
             raise Needed(f"one of {count} groups of the customers has label rows of one class only",
                          "a lower checks.leakage_groups, or more customers",
@@ -154,7 +154,7 @@ def _figures(cloud: Cloud, splits: dict[str, pd.DataFrame], honest=None,
     naive = fit(cloud, _features(train, settings, NAIVE), train[label], trees)
     honest = honest or fit(cloud, _features(train, settings, ""), train[label], trees)
     return intervals.measure(
-        test[label].to_numpy(), test[TIME].to_numpy(),
+        test[label].to_numpy(), test[TIME],
         {"promised": naive.predict_proba(leaked)[:, 1],
          "honest": honest.predict_proba(known)[:, 1],
          "kept": naive.predict_proba(known)[:, 1]}, settings.campaign.contacted_share)

@@ -78,6 +78,16 @@ def test_another_seed_is_another_model(train, train_arguments, model, tmp_path):
     assert (tmp_path / "model.pkl").read_bytes() != (model / "model.pkl").read_bytes()
 
 
+def test_more_rows_than_there_are_to_draw_are_all_rows(train, train_arguments, tmp_path):
+    trees = {}
+    for most in (None, 10**6, 500):
+        params = json.dumps({"n_estimators": 2, "max_samples": most})
+        assert train.main(train_arguments(tmp_path / str(most), params=params)) == 0
+        model = pickle.loads((tmp_path / str(most) / "model.pkl").read_bytes())[-1]
+        trees[most] = [tree.tree_.threshold.tolist() for tree in model.estimators_]
+    assert trees[None] == trees[10**6] != trees[500]
+
+
 def test_order_of_columns_in_the_file_does_not_matter(
     train, train_arguments, dataset, model, tmp_path
 ):

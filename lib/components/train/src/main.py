@@ -159,14 +159,17 @@ def build_pipeline(model_type: str, features: list[str], params: dict, seed: int
 
 def fit(pipeline, rows, labels) -> None:
     """Train in place. Raises InputError for parameter values that the model rejects."""
+    model = pipeline[-1]
     try:
+        if getattr(model, "max_samples", None):  # scikit-learn refuses more than there are
+            model.set_params(max_samples=min(model.max_samples, len(rows)))
         pipeline.fit(rows, labels)
     except (ValueError, TypeError) as error:  # the rows are checked, so it is --params
         raise InputError(f"--params: {' '.join(str(error).split())}") from None
-    if "n_jobs" in pipeline[-1].get_params():
+    if "n_jobs" in model.get_params():
         # Starting threads takes longer than one customer's prediction; and the bytes must not
         # depend on the machine.
-        pipeline[-1].set_params(n_jobs=1)
+        model.set_params(n_jobs=1)
 
 
 def describe(options: argparse.Namespace, params: dict, labels, digest: str) -> dict:
