@@ -6,7 +6,8 @@
 
 Parts: join (the point-in-time join, beside what people use for it), build (the features), sync,
 serve (fetch and predict under load; needs a walk that was kept running), run (a finished run, stage
-by stage). Scale 1 is thelook.users of config.yaml; above it each customer is copied.
+by stage), runs (a first and a second run; only if named, since three turns take ten minutes).
+Scale 1 is thelook.users of config.yaml; above it each customer is copied.
 
 The ways of one part take turns, so that a busy machine slows all of them; a ratio is of the medians
 of one run. Times are user CPU seconds of all processes that take part, unless the unit says
@@ -28,7 +29,8 @@ from pathlib import Path
 
 from lib.config import RUNS
 
-PARTS = ("join", "build", "sync", "serve", "run")
+PARTS = ("join", "build", "sync", "serve", "run")  # without any named; "runs" only if it is
+ALL = (*PARTS, "runs")
 HEAD = ("part", "what", "median", "spread", "unit", "ratio", "note")
 
 
@@ -129,23 +131,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m scripts.bench", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(ALL)}")
     parser.add_argument("--scale", type=float, default=0.2, help="of thelook.users (0.2)")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each way (3)")
     parser.add_argument("--against", type=Path, help="another checkout of this project")
     parser.add_argument("--python", default=sys.executable,
                         help="a Python that has polars and feast, if this one has not")
     given = parser.parse_args(arguments)
-    if unknown := set(given.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if unknown := set(given.parts) - set(ALL):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     if given.scale <= 0 or given.repeats < 1:
         parser.error("--scale must be above 0, --repeats at least 1")
     with contextlib.redirect_stdout(sys.stderr):  # bqemulator prints a line when it is imported
-        from scripts import bench_serve, bench_sql
+        from scripts import bench_run, bench_serve, bench_sql
 
     options = Options(given.scale, given.repeats, given.against, given.python)
     measure = {"join": bench_sql.join, "build": bench_sql.build, "sync": bench_sql.sync,
-               "serve": bench_serve.serve, "run": bench_serve.run}
+               "serve": bench_serve.serve, "run": bench_run.run, "runs": bench_run.runs}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for part in given.parts or PARTS:

@@ -1,13 +1,10 @@
-"""scripts/bench.py: answers under load, from several processes; and a finished run by stage."""
+"""scripts/bench.py: answers under load, from several processes."""
 
 import http.client
 import json
 import multiprocessing
-import subprocess
-import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,15 +13,12 @@ import psutil
 
 from lib import config, endpoint, feature_store, lookups
 from lib.cloud import Cloud, connect, connected
-from lib.stages import read_summary
-from scripts.bench import Different, Options, Row, take_turns
+from scripts.bench import Different, Options, Row
 
 CALLERS = (1, 8, 32)
 PROCESSES = 8  # at most; the callers are threads in them
 REQUESTS = 400  # of all callers, in one turn
 KINDS = ("fetch, raw HTTP", "fetch", "predict, raw HTTP", "predict", "both")
-IMPORTS = ("pandas", "pyarrow", "matplotlib.pyplot", "sklearn.ensemble", "google.cloud.bigquery",
-           "google.cloud.aiplatform_v1", "google.cloud.aiplatform", "lib.cloud", "lib.predict")
 
 
 class Caller:
@@ -171,24 +165,3 @@ def _work(orders, answers, customers: list[str], expected: dict, threads: int) -
         for each in running:
             each.join()
         answers.put((times, len(wrong) + threads * count - len(times)))
-
-
-def run(options: Options, folder: Path) -> list[Row]:
-    """The newest finished run, stage by stage, and what each import costs a process."""
-    summary = read_summary(config.RUNS / "latest")
-    if summary is None:
-        rows = [Row("run", "stages", note="./run_all.sh first")]
-    else:
-        note = f"{summary['run_id']}, with the imports of its kernel"
-        rows = [Row("run", stage["name"], [stage["seconds"]], "s wall", note=note)
-                for stage in summary["stages"]]
-        rows.append(Row("run", "all", [summary["seconds"]], "s wall", note=note))
-    samples = take_turns(
-        {"nothing": partial(_import, ""), **{name: partial(_import, name) for name in IMPORTS}},
-        options.repeats)
-    return rows + [Row("imports", name, found, base="nothing") for name, found in samples.items()]
-
-
-def _import(name: str) -> None:
-    subprocess.run([sys.executable, "-c", f"import {name}" if name else ""], check=True,
-                   cwd=config.ROOT)

@@ -1,11 +1,12 @@
 """scripts/bench.py: the table's form, and that no way is timed whose rows are others."""
 
 import sys
+from textwrap import dedent
 
 import pytest
 
 from lib.config import ROOT
-from scripts import bench, bench_sql
+from scripts import bench, bench_run, bench_sql
 
 
 def test_ways_take_turns_and_a_way_may_time_itself():
@@ -46,3 +47,21 @@ def test_a_way_with_other_rows_ends_the_measurement(tmp_path):
             "sql/04 of wrong gives other rows than sql/04: .* equal: DuckDB ASOF, sql/04, "
             "range join, QUALIFY, pandas merge_asof")):
         bench_sql.join(bench.Options(0.01, 1, tmp_path / "wrong", sys.executable), tmp_path)
+
+
+def test_a_run_counts_its_processes_also_those_that_it_leaves_and_no_others(tmp_path):
+    (tmp_path / "run_all.sh").write_text("exec .venv/bin/python -m program\n")
+    (tmp_path / "program.py").write_text(dedent("""
+        import subprocess, sys, time
+        if sys.argv[1:] == []:
+            left = subprocess.Popen([sys.executable, "program.py", "work"], start_new_session=True,
+                                    stdout=subprocess.PIPE)
+            left.stdout.read(1)
+        else:
+            while time.process_time() < 1: pass
+            print("x", flush=True)
+            time.sleep(2)  # it is still there when the run ends
+    """))
+    cpu, wall = bench_run.measure(tmp_path, tmp_path / "state")
+    assert 0.8 < cpu < 2 and wall > 0.8
+    assert bench_run.cpu_seconds(tmp_path / "another") == {}
