@@ -4,4 +4,4 @@
 #   scripts/conformance.sh --help      everything about it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec .venv/bin/python -m lib.operate.conformance "$@"
+exec .venv/bin/python -m scripts.conformance "$@"

@@ -12,8 +12,10 @@ from google.auth.exceptions import DefaultCredentialsError
 from lib import cloud as clouds
 from lib import config
 from lib.errors import Needed
-from lib.operate import conformance, probes, teardown
-from lib.operate.probes import Asked, Fact
+from lib.operate import teardown
+from scripts import conformance
+from scripts import conformance_probes as probes
+from scripts.conformance_probes import Asked, Fact
 
 GCP = {"targets": {"gcp": {"project": "my-demo-project"}}}
 FACT = Fact("models.image", "UploadModel", {"http": 400, "error": "INVALID_ARGUMENT"}, {

@@ -2,7 +2,7 @@
 
 Every request goes through Google's own clients, so the same probes run on Google and on the local
 cloud. A probe asks for one thing and notes facts of the answer: status, kind of error, fields; not
-its words. lib/operate/conformance.py runs them, compares and records.
+its words. conformance.py runs them, compares and records.
 """
 
 import re

@@ -35,9 +35,8 @@ from lib.cloud import Cloud, connected, local_mark
 from lib.config import ROOT, Settings
 from lib.errors import Needed
 from lib.operate import teardown
-from lib.operate.probes import LANES, Asked, Fact
+from scripts.conformance_probes import LANES, Asked, Fact
 
-MODULE = "lib.operate.conformance"
 STAGE = "conformance"
 RECORDED = ROOT / "tests" / "contract" / "recorded"
 SHORTEST_ID = 10**6  # a longer number is an id
