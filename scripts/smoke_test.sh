@@ -34,11 +34,11 @@ done
 require_component "$name"
 [[ $seconds =~ ^[0-9]+$ ]] || misused "--seconds $seconds is not a number"
 
-# Interface files: component.yaml, then others in the folder (eval's approve.yaml), whose inputs
-# include what the first one wrote.
+# Interface files: component.yaml, then others of the same program (eval's approve.yaml), whose
+# inputs include what the first one wrote.
 interfaces=()
 for file in "$(folder_of "$name")/component.yaml" "$(folder_of "$name")"/*.yaml; do
-    if [ -f "$file" ] && [ "$file" != "${interfaces[0]:-}" ]; then
+    if [ "$file" != "${interfaces[0]:-}" ] && grep -qs 'src/main.py' "$file"; then
         interfaces+=("$file")
     fi
 done

@@ -76,6 +76,13 @@ def test_dry_run_touches_nothing_and_needs_no_engine(project, script, arguments)
     assert project.files() == before and not project.calls
 
 
+def test_the_smoke_test_runs_the_interfaces_of_the_program_only(project):
+    """data_load's refresh.yaml is of another program, whose plan a smoke test does not have."""
+    for name, expected in {"data_load": {"component"}, "eval": {"component", "approve"}}.items():
+        done = project.run("smoke_test.sh", name, "--dry-run")
+        assert set(re.findall(r"(\w+)\.yaml, on a tiny data set", done.stdout)) == expected
+
+
 # --- build_push.sh ----------------------------------------------------------------------------
 
 
