@@ -53,17 +53,14 @@ def build(folder: Path | str, compare: bool = False, lang: str | None = None) ->
         lib.report.facts.NoRun: there is no summary.json in the folder, or nothing to compare.
     """
     folder = Path(folder)
-    use_language(folder, lang)
-    known = facts.read(folder)
+    known = _facts(folder, lang)
     summary = template("summary.ko.md.j2").render(known, short=False)
     (folder / "요약.md").write_text(summary, encoding="utf-8")
-    page = template("report.html.j2").render(
-        known, **_script("report.js"), books=read_books(folder), architecture=_architecture(),
-        plan=planned(known["run"]),
+    return _write(
+        folder, "report", known, books=read_books(folder),
+        architecture=chart_picture(walk.architecture()), plan=planned(known["run"]),
         compared=facts.side_by_side(folder) if compare else [],
         summary_ko=markdown(summary, "ko", 1))
-    (folder / "report.html").write_text(with_hangul(page), encoding="utf-8")
-    return folder / "report.html"
 
 
 def slides(folder: Path | str, lang: str | None = None) -> Path:
@@ -73,21 +70,29 @@ def slides(folder: Path | str, lang: str | None = None) -> Path:
         lib.report.facts.NoRun: there is no summary.json in the folder.
     """
     folder = Path(folder)
-    use_language(folder, lang)
-    known = facts.read(folder)
+    known = _facts(folder, lang)
     summary = template("summary.ko.md.j2").render(known, short=True)
-    page = template("slides.html.j2").render(
-        known, **_script("slides.js"), charts=core_charts(known),
-        summary_ko=markdown(summary, "ko", 0),
+    return _write(
+        folder, "slides", known, charts=core_charts(known), summary_ko=markdown(summary, "ko", 0),
         slides=deck(read_books(folder), MOST_SLIDES - OWN_SLIDES))
-    (folder / "slides.html").write_text(with_hangul(page), encoding="utf-8")
-    return folder / "slides.html"
 
 
-def use_language(folder: Path, lang: str | None) -> None:
-    """Choose the language of the pages: `lang`, or that of the run."""
+def _facts(folder: Path, lang: str | None) -> dict:
+    """The facts of a run, in the language `lang` or that of the run."""
     run = stages.read_summary(folder) or {}  # without one, facts.read says so
     language.use(lang or run.get("language", "en"))
+    return facts.read(folder)
+
+
+def _write(folder: Path, name: str, known: Mapping, **shown: object) -> Path:
+    """Write <name>.html from its template and its script; its path. The page's policy lets the
+    script run by its digest."""
+    script = template(f"{name}.js").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = template(f"{name}.html.j2").render(
+        known, script=Markup(script), digest=digest, **shown)
+    (folder / f"{name}.html").write_text(with_hangul(page), encoding="utf-8")
+    return folder / f"{name}.html"
 
 
 def with_hangul(page: str) -> str:
@@ -111,13 +116,6 @@ def _font_of(letters: str) -> str:
     subset.save_font(font, file, options)
     data = base64.b64encode(file.getvalue()).decode()
     return f"@font-face {{ font-family: Hangul; src: url(data:font/woff;base64,{data}); }}\n"
-
-
-def _script(name: str) -> dict[str, str]:
-    """A script of this folder, and the digest by which the page's policy lets it run."""
-    text = template(name).render()
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return {"script": Markup(text), "digest": digest}
 
 
 def core_charts(known: Mapping) -> dict[str, Markup]:
@@ -195,11 +193,6 @@ def _on_slides(html: Markup) -> list[Markup]:
     for row in [row for table in tables for row in table.select("tr")[LONGEST:]]:
         row.decompose()
     return [Markup(table) for table in tables]
-
-
-def _architecture() -> Markup:
-    """The picture of what is built."""
-    return chart_picture(walk.architecture())
 
 
 def _tr(sentence: str, /, **values: object) -> Markup:

@@ -1,6 +1,6 @@
 """Submit the training pipeline to Vertex AI Pipelines, and wait for it.
 
-    python -m lib.training.pipeline_job [--compile-only] [--no-wait] [--no-cache] [--target gcp]
+    python -m lib.training.pipeline_job [--no-wait] [--no-cache] [--target gcp]
 
 Prints a line for each task as its state changes, and the console address. Exit status:
 0 succeeded (or submitted, with --no-wait), 1 failed: the step and its last line are named,
@@ -21,7 +21,7 @@ from lib.cloud import Cloud, connect
 from lib.config import Settings
 from lib.errors import Needed
 from lib.training import inputs, jobs
-from lib.training.compile import OUTPUT, compile_to
+from lib.training.compile import compile_to
 
 
 def submit(cloud: Cloud, fingerprint: str, cache: bool = True):
@@ -48,24 +48,16 @@ def submit(cloud: Cloud, fingerprint: str, cache: bool = True):
     return job
 
 
-def find(cloud: Cloud, fingerprint: str):
-    """A succeeded job with this fingerprint (aiplatform.PipelineJob), or None."""
-    return next((job for job in _list(cloud, fingerprint) if jobs.state(job) == "SUCCEEDED"), None)
-
-
 def find_or_submit(cloud: Cloud, fingerprint: str):
     """A job with this fingerprint (aiplatform.PipelineJob), and whether it is "reused", because
     it has succeeded, or "started": running, or submitted now."""
-    known = [(job, jobs.state(job)) for job in _list(cloud, fingerprint)]
+    listed = cloud.aiplatform.PipelineJob.list(filter=jobs.label_filter(fingerprint))
+    known = [(job, jobs.state(job)) for job in listed]
     for job, state in known:
         if state == "SUCCEEDED":
             return job, "reused"
     running = (job for job, state in known if state not in jobs.ENDED)
     return next(running, None) or submit(cloud, fingerprint), "started"
-
-
-def _list(cloud: Cloud, fingerprint: str) -> list:
-    return cloud.aiplatform.PipelineJob.list(filter=jobs.label_filter(fingerprint))
 
 
 def wait(
@@ -131,17 +123,12 @@ def artifacts(cloud: Cloud, job) -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = cli.parser("python -m lib.training.pipeline_job", __doc__)
-    parser.add_argument("--compile-only", action="store_true",
-                        help="write the spec, submit nothing")
     parser.add_argument("--no-wait", action="store_true", help="submit, and do not wait")
     parser.add_argument("--no-cache", action="store_true", help="run every step again")
     return cli.run(parser.parse_args(arguments), "pipeline", "training", _run)
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> None:
-    if options.compile_only:
-        print(*compile_to(settings, OUTPUT), sep="\n")
-        return
     cloud = connect(settings)
     inputs.make_bucket(cloud)
     job = submit(cloud, inputs.fingerprint(cloud), cache=not options.no_cache)

@@ -106,6 +106,6 @@ def test_the_custom_jobs_get_the_arguments_that_the_pipeline_gives(settings, tmp
 
 def test_a_bad_config_ends_with_status_2(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "lib.training.pipeline_job", "--compile-only", "--target", "gcp"],
+        [sys.executable, "-m", "lib.training.compile", "--target", "gcp"],
         cwd=ROOT, text=True, capture_output=True, timeout=60, env={**os.environ})
     assert done.returncode == 2 and "targets.gcp.project" in done.stderr

@@ -103,7 +103,7 @@ def test_every_step_is_printed_though_the_service_moves_on_between_responses(
         built, monkeypatch, ended_at_first):
     """Each response of this service is one step further than the last; none may be skipped."""
     training.train(built)
-    job = pipeline_job.find(built, inputs.fingerprint(built))
+    job = pipeline_job.find_or_submit(built, inputs.fingerprint(built))[0]
     ended, responses = job.gca_resource, itertools.count(ended_at_first)
     names = [task.task_name for task in ended.job_detail.task_details
              if task.task_name in inputs.STEPS]
