@@ -8,6 +8,7 @@ import pandas as pd
 from lib import warehouse
 from lib.cloud import Cloud
 from lib.config import ENTITY, Settings
+from lib.warehouse import query_file
 
 SHOWN = 20_000  # customers behind a distribution: a picture shows no difference to all of them
 
@@ -48,8 +49,8 @@ def rows_since(cloud: Cloud, first: datetime) -> int:
 
 def newest_features(cloud: Cloud, most: int = SHOWN) -> pd.DataFrame:
     """The newest snapshot, by customer_id: of at most so many customers, chosen by hash."""
-    found = _query(cloud, "newest_features", large=True,
-                   feature_timestamp=newest_snapshot(cloud), most=most)
+    found = query_file(cloud, "lookups/newest_features", large=True,
+                       feature_timestamp=newest_snapshot(cloud), most=most)
     return found.sort_values(ENTITY, ignore_index=True)
 
 
@@ -57,9 +58,9 @@ def active_features(cloud: Cloud, most: int = SHOWN) -> pd.DataFrame:
     """The rows in the newest snapshot of the customers with an order in the last
     label.active_days days, by customer_id: those of whom `base_rate` is the rate. Of at most so
     many customers, chosen by hash."""
-    found = _query(cloud, "active_features", large=True,
-                   feature_timestamp=newest_snapshot(cloud),
-                   active_days=cloud.settings.label.active_days, most=most)
+    found = query_file(cloud, "lookups/active_features", large=True,
+                       feature_timestamp=newest_snapshot(cloud),
+                       active_days=cloud.settings.label.active_days, most=most)
     return found.sort_values(ENTITY, ignore_index=True)
 
 
@@ -73,30 +74,29 @@ def label_rows(cloud: Cloud, key: str, part: int) -> pd.DataFrame:
     customers each time, by hash."""
     if part == 1:
         return warehouse.read_table(cloud, key)
-    (statement,) = warehouse.render(
-        "lookups/label_rows", cloud.settings, table=cloud.settings.table(key))
-    return warehouse.query(cloud, statement, large=True, one_in=part)
+    return query_file(cloud, "lookups/label_rows", large=True, table=cloud.settings.table(key),
+                      one_in=part)
 
 
 def label_times(cloud: Cloud, key: str) -> pd.Series:
     """label_rows, and newest_features (a time) and from_after, the rows whose features are from
     after the label's time, of a table of label rows."""
-    (statement,) = warehouse.render(
-        "lookups/label_times", cloud.settings, table=cloud.settings.table(key))
-    return warehouse.query(cloud, statement).iloc[0]
+    found = query_file(cloud, "lookups/label_times", table=cloud.settings.table(key))
+    return found.iloc[0]
 
 
 def served_customers(cloud: Cloud, count: int) -> list[str]:
     """`count` customers of the newest snapshot with an order in the last 90 days, the population
     that the model was trained on. The same ones each time."""
-    found = _query(cloud, "served_customers", feature_timestamp=newest_snapshot(cloud),
-                   count=count)
+    found = query_file(cloud, "lookups/served_customers",
+                       feature_timestamp=newest_snapshot(cloud), count=count)
     return sorted(found[ENTITY], key=int)
 
 
 def newest_rows(cloud: Cloud, customers: list[str]) -> pd.DataFrame:
     """The newest row of each of these customers, by customer_id: what a training would see now."""
-    return _query(cloud, "newest_rows", customers=customers).set_index(ENTITY).loc[customers]
+    found = query_file(cloud, "lookups/newest_rows", customers=customers)
+    return found.set_index(ENTITY).loc[customers]
 
 
 def newest_row(cloud: Cloud, customer_id: str) -> pd.Series:
@@ -107,7 +107,7 @@ def newest_row(cloud: Cloud, customer_id: str) -> pd.Series:
 def silent_customer(cloud: Cloud) -> str:
     """A customer with two orders, none in the 90 days before the newest snapshot, so that the
     90-day features are empty; in small data the next best. The same one each time."""
-    found = _query(cloud, "silent_customer", feature_timestamp=newest_snapshot(cloud))
+    found = query_file(cloud, "lookups/silent_customer", feature_timestamp=newest_snapshot(cloud))
     return found[ENTITY][0]
 
 
@@ -126,23 +126,18 @@ def instance(cloud: Cloud, row: pd.Series) -> dict[str, float | None]:
 
 def orders_per_day(cloud: Cloud) -> pd.DataFrame:
     """order_date and orders, a count; a row per day with an order, oldest first."""
-    return _query(cloud, "orders_per_day")
+    return query_file(cloud, "lookups/orders_per_day")
 
 
 def labels_per_snapshot(cloud: Cloud) -> pd.DataFrame:
     """label_timestamp; rows and churned, counts of labels; positive_rate. A row per label date,
     oldest first."""
-    found = _query(cloud, "labels_per_snapshot").rename(columns={"row_count": "rows"})
+    found = query_file(cloud, "lookups/labels_per_snapshot")
+    found = found.rename(columns={"row_count": "rows"})
     return found.assign(positive_rate=found["churned"] / found["rows"])
 
 
 def example_label(cloud: Cloud) -> pd.Series:
     """customer_id, label_timestamp and feature_timestamp of a row of train_dataset for the picture
     of the join: of a customer with two recent orders, and one to come. The same one each time."""
-    return _query(cloud, "example_label").iloc[0]
-
-
-def _query(cloud: Cloud, file: str, **values: object) -> pd.DataFrame:
-    """The result of sql/lookups/<file>.sql with these parameters."""
-    (sql,) = warehouse.render(f"lookups/{file}", cloud.settings)
-    return warehouse.query(cloud, sql, **values)
+    return query_file(cloud, "lookups/example_label").iloc[0]

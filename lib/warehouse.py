@@ -222,8 +222,7 @@ def require_snapshot(cloud: Cloud) -> None:
     Raises:
         Needed: with the checks of sql/checks/snapshot.sql that failed.
     """
-    (statement,) = render("checks/snapshot", cloud.settings)
-    checks = query(cloud, statement)
+    checks = query_file(cloud, "checks/snapshot")
     failed = checks[checks["status"] == "fail"]
     if len(failed):
         forget(cloud, "01_prepare_bq")
@@ -379,8 +378,7 @@ def refresh_statements(settings: Settings) -> tuple[str, str]:
 
 def source_changes(cloud: Cloud) -> dict:
     """The row of sql/refresh/changes.sql, column -> value; None for NULL. Times are UTC."""
-    (row,) = query(cloud, refresh_statements(cloud.settings)[0]).to_dict("records")
-    return {name: None if pd.isna(value) else value for name, value in row.items()}
+    return _only_row(query(cloud, refresh_statements(cloud.settings)[0]))
 
 
 def replace_snapshots(cloud: Cloud, first: datetime, last: datetime) -> int:
@@ -423,15 +421,18 @@ def load_source(cloud: Cloud) -> Outcome:
 
 def source_facts(cloud: Cloud) -> dict:
     """The row of sql/checks/source.sql, column -> value; None for NULL."""
-    (statement,) = render("checks/source", cloud.settings)
-    (row,) = query(cloud, statement).to_dict("records")
+    return _only_row(query_file(cloud, "checks/source"))
+
+
+def _only_row(rows: pd.DataFrame) -> dict:
+    (row,) = rows.to_dict("records")
     return {name: None if pd.isna(value) else value for name, value in row.items()}
 
 
 def orders_after(cloud: Cloud, day: str) -> pd.DataFrame:
     """The newest orders after a day (2026-07-03): order_id, user_id, ordered_at, order_count."""
-    (statement,) = render("checks/orders_after", cloud.settings)
-    return query(cloud, statement, day=datetime.fromisoformat(day).replace(tzinfo=UTC))
+    return query_file(
+        cloud, "checks/orders_after", day=datetime.fromisoformat(day).replace(tzinfo=UTC))
 
 
 def _load_source(cloud: Cloud) -> Outcome:
@@ -521,10 +522,16 @@ def query(cloud: Cloud, sql: str, large: bool = False, **values: object) -> pd.D
     return rows.to_arrow(create_bqstorage_client=False).to_pandas()
 
 
+def query_file(cloud: Cloud, file: str, large: bool = False, table: str = "",
+               **values: object) -> pd.DataFrame:
+    """`query` of the only statement of sql/<file>.sql; table: what {{ table }} stands for there."""
+    (statement,) = render(file, cloud.settings, table=table)
+    return query(cloud, statement, large, **values)
+
+
 def run_checks(cloud: Cloud) -> pd.DataFrame:
     """The rows (check, value, low, high, status) of sql/05_sanity_checks.sql."""
-    (statement,) = render("05_sanity_checks", cloud.settings)
-    return query(cloud, statement)
+    return query_file(cloud, "05_sanity_checks")
 
 
 def _parameter(name: str, value: object):

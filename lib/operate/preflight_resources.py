@@ -140,8 +140,7 @@ def cost(cloud: Cloud) -> Iterator[Finding]:
     settings = cloud.settings
     scans = "a folder is loaded without a charge"
     if not settings.source_is_folder:  # a folder is loaded in the run: there is no table yet
-        queries = [statement.split("\nas\n", 1)[1]
-                   for statement in warehouse.render("01_prepare_bq", settings)]
+        queries = map(warehouse.select_in, warehouse.render("01_prepare_bq", settings))
         scanned = sum(warehouse.estimate(cloud, query) for query in queries)
         scans = (f"sql/01 scans {scanned / 1e9:.2f} GB of the source, at most "
                  f"${warehouse.dollars(settings, scanned):.4f} "

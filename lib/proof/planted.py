@@ -129,9 +129,9 @@ def caught(found: dict[str, pd.DataFrame] | None) -> dict[str, int]:
 
 def choose(cloud: Cloud, count: int) -> list[str]:
     """`count` customers for a copy (sql/checks/planted_customers.sql); the same ones each time."""
-    (statement,) = warehouse.render("checks/planted_customers", cloud.settings)
-    found = warehouse.query(cloud, statement, feature_timestamp=lookups.newest_snapshot(cloud),
-                            count_each=count // 2)
+    found = warehouse.query_file(
+        cloud, "checks/planted_customers", feature_timestamp=lookups.newest_snapshot(cloud),
+        count_each=count // 2)
     return sorted(found["customer_id"], key=lambda customer: (len(customer), customer))
 
 

@@ -61,8 +61,7 @@ def band(checks: pd.DataFrame, settings: Settings) -> tuple[float, float]:
 
 def label_dates(cloud: Cloud) -> pd.DataFrame:
     """The rows of sql/checks/label_dates.sql, the newest date first."""
-    (statement,) = warehouse.render("checks/label_dates", cloud.settings)
-    return warehouse.query(cloud, statement)
+    return warehouse.query_file(cloud, "checks/label_dates")
 
 
 def longest_history(dates: pd.DataFrame, settings: Settings, rates: bool = True) -> int | None:

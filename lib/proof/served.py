@@ -104,8 +104,7 @@ def compare(cloud: Cloud, service: vertex.Endpoint, since: datetime, cut: float)
 
 def logged_rows(cloud: Cloud, since: datetime) -> list[dict]:
     """The rows of sql/lookups/served_rows.sql, column -> value."""
-    (statement,) = warehouse.render("lookups/served_rows", cloud.settings)
-    return warehouse.query(cloud, statement, since=since).to_dict("records")
+    return warehouse.query_file(cloud, "lookups/served_rows", since=since).to_dict("records")
 
 
 def _pair(row: dict, names: list[str]) -> Pair:
