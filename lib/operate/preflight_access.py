@@ -83,18 +83,15 @@ def permissions(cloud: Cloud) -> Iterator[Finding]:
     missing = wanted - granted - unknown
     if conditions["own account"]:  # the account itself may grant it: see containers_account
         missing -= {"iam.serviceAccounts.actAs"}
-    on_new_bucket, on_objects, on_own_dataset = set(), set(), set()
+    on_new_bucket, on_own_dataset = set(), set()
     if conditions["bucket"]:
-        granted_there = _granted_on_bucket(cloud, missing)
-        missing -= granted_there or set()
-        if granted_there is not None and _has_access_lists(cloud):
-            on_objects = missing & {"storage.objects.get"}
+        missing -= _granted_on_bucket(cloud, missing)
     elif "storage.buckets.create" in granted:
         on_new_bucket = {p for p in missing if p.startswith("storage.objects.")}
     if conditions["dataset"]:
         granted_there, on_own_dataset = _granted_on_dataset(cloud, missing)
         missing -= granted_there
-    missing -= on_new_bucket | on_objects | on_own_dataset
+    missing -= on_new_bucket | on_own_dataset
 
     needed = by_role(missing - CAN_WAIT)
     for role, names in needed.items():
@@ -106,9 +103,6 @@ def permissions(cloud: Cloud) -> Iterator[Finding]:
             (on_new_bucket, "not granted by the project, not even to its owners and editors: ",
              "nothing for owners and editors: they get them on a bucket that they create; for "
              "others "),
-            (on_objects,
-             "not granted by the bucket, whose objects have access lists of their own: ",
-             "nothing for the project's owners and editors, whom those lists name; for others "),
             (on_own_dataset, "not granted by the project, and a dataset cannot be tested: ",
              "nothing for the account that created the dataset; for others "),
             (unknown, "Google does not allow a test of these: ",
@@ -117,7 +111,7 @@ def permissions(cloud: Cloud) -> Iterator[Finding]:
             if role not in included:
                 yield Finding("warning", why + ", ".join(names), need + role,
                               _grant(cloud, role, conditions["bucket"])[1])
-    if not (missing or unknown or on_new_bucket or on_objects or on_own_dataset):
+    if not (missing or unknown or on_new_bucket or on_own_dataset):
         yield Finding("ok", f"all {len(wanted)} that the flow needs")
 
 
@@ -162,27 +156,15 @@ def _granted(cloud: Cloud, names: list[str]) -> tuple[set[str], set[str]]:
     return set().union(*granted), set().union(*unknown)
 
 
-def _granted_on_bucket(cloud: Cloud, missing: set[str]) -> set[str] | None:
-    """Which of the missing ones the bucket grants; None if it is another project's, perhaps."""
+def _granted_on_bucket(cloud: Cloud, missing: set[str]) -> set[str]:
+    """Which of the missing ones the bucket grants."""
     names = sorted(p for p in missing if p.startswith("storage."))
     if not names:
         return set()
     try:
         return set(cloud.storage.bucket(cloud.settings.names.bucket).test_iam_permissions(names))
     except google_errors.Forbidden:  # another project's bucket, or nothing is granted on it
-        return None
-
-
-def _has_access_lists(cloud: Cloud) -> bool:
-    """Is access to the bucket not uniform? An older run of ours made it so: then each object has
-    an access list that names the project's owners and editors, whom the bucket's own permissions
-    do not show."""
-    try:
-        bucket = find_bucket(cloud)
-    except google_errors.Forbidden:
-        return False
-    return bucket is not None and (
-        not bucket.iam_configuration.uniform_bucket_level_access_enabled)
+        return set()
 
 
 def _granted_on_dataset(cloud: Cloud, missing: set[str]) -> tuple[set[str], set[str]]:

@@ -15,7 +15,6 @@ import pytest
 import requests
 from google.api_core.exceptions import BadRequest, Forbidden
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
-from google.cloud.storage import Bucket
 
 from lib import cloud as clouds
 from lib import config, images, source, warehouse
@@ -853,21 +852,6 @@ def test_who_may_not_read_the_policy_is_warned(pinned, tools, refuse):
              for f in found(cloud, name)]
     assert {f.level for f in every} == {"ok", "warning"}
     assert sum("resourcemanager.projects.getIamPolicy" in f.found for f in every) == 4
-
-
-def test_an_owner_is_not_blocked_by_a_bucket_with_access_lists(cloud, refuse, monkeypatch):
-    """An older run made it so; its objects' own lists name the owner, and no test shows that."""
-    own = with_data(cloud, "acl")
-    monkeypatch.setattr(Bucket, "test_iam_permissions", lambda _, names: [
-        name for name in names if name != "storage.objects.get"])
-    refuse({"missing_permissions": ["storage.objects.get", "storage.objects.list"]})
-    (finding,) = found(own, "permissions")
-    assert finding.level == "warning" and "storage.objects.get" in finding.found
-    assert finding.need.startswith("nothing for the project's owners and editors")
-    bucket = own.storage.bucket(own.settings.names.bucket)
-    bucket.iam_configuration.uniform_bucket_level_access_enabled = True
-    bucket.patch()
-    assert [f.level for f in found(own, "permissions")] == ["blocker"]
 
 
 def test_the_requests_for_the_account_fit_googles_descriptions(cloud, emulator):

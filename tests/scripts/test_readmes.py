@@ -152,11 +152,11 @@ def test_a_run_gives_the_sample_six_lines_as_it_printed_them(tmp_path, monkeypat
     built = {"figures": {"sql/x.sql": {"a rows": 5, "other": 1}, "sync": {"rows": 4}},
              "steps": [{"name": "sql/x.sql", "seconds": 0.5}, {"name": "sync", "seconds": 2}]}
     (tmp_path / "summary.json").write_text(
-        json.dumps({key: 1 for key in readmes.KEPT} | {"stages": [built]}))
+        json.dumps({key: {"ladder": 1} for key in readmes.KEPT} | {"stages": [built]}))
     monkeypatch.setattr(readmes, "SAMPLE", tmp_path / "sample.json")
     readmes.take_sample(tmp_path)
     sample = json.loads((tmp_path / "sample.json").read_text())
-    assert sample["lines"] == lines[1:5] + lines[6:]
+    assert sample["leakage"] == {} and sample["lines"] == lines[1:5] + lines[6:]
     assert (sample["rows"], sample["served"], sample["sql_seconds"]) == (
         {"a": 5}, 4, {"sql/x.sql": 0.5})
 
