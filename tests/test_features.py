@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from lib import features, warehouse
+from lib import warehouse
 from lib.config import ROOT
+from lib.operate import preflight_resources
 from tests.conftest import SMALL
 
 CONFIG = "config.yaml"
@@ -105,7 +106,7 @@ def test_the_page_has_a_line_for_each_file():
 
 
 def test_the_committed_files_agree(settings):
-    assert features.missing_features(settings) == []
+    assert preflight_resources.missing_features(settings) == []
 
 
 @pytest.mark.parametrize("changed, missing", [
@@ -125,7 +126,7 @@ def test_each_disagreement_names_the_file_and_what_to_write(
         add(tmp_path, file)
     new = settings.features[0].model_copy(update={"name": NAME})
     listed = [*settings.features, *([new] if CONFIG in changed else [])]
-    found = features.missing_features(settings.model_copy(update={"features": listed}))
+    found = preflight_resources.missing_features(settings.model_copy(update={"features": listed}))
     for needed, (cause, file) in zip(found, missing, strict=True):
         assert cause in needed.cause and needed.command == f"edit {file}"
         line = f"- {{name: {NAME}," if file == CONFIG else f"... as {NAME},"

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 
+import sqlglot
 from google.api_core import exceptions as google_errors
 from google.cloud.bigquery import Dataset
+from sqlglot import exp
 
-from lib import features as feature_list
 from lib import warehouse
 from lib.cloud import Cloud
-from lib.errors import wrong_location
+from lib.config import ENTITY, TIMESTAMP, Settings
+from lib.errors import Needed, wrong_location
 from lib.operate import finding
 from lib.operate.finding import Finding
 from lib.proof import freshness, planted
@@ -17,6 +19,8 @@ from lib.source import describe, read_export
 STORES, VIEWS = 10, 30  # quotas of a project and region: Google's "Agent Platform quotas" page
 NEAR = 0.9  # of a quota: from here on there is a warning
 PRICE_READ = "2026-09-28"  # when costs.usd_per_tib_scanned of config.yaml was read
+# The files that compute every feature: for each snapshot, and for one customer at one time.
+FEATURE_FILES = ("02_build_features", "request_time_features")
 
 
 def region(cloud: Cloud) -> Iterator[Finding]:
@@ -128,11 +132,43 @@ def _room(cloud: Cloud, kind: str, count: int, new: int, limit: int) -> Finding:
 
 def features(cloud: Cloud) -> Iterator[Finding]:
     """config.yaml and sql/ name the same features."""
-    problems = feature_list.missing_features(cloud.settings)
+    problems = missing_features(cloud.settings)
     for problem in problems:
         yield Finding("blocker", problem.cause, problem.need, problem.command)
     if not problems:
         yield Finding("ok", f"{len(cloud.settings.features)}, the same in config.yaml and sql/")
+
+
+def _selected(sql: str) -> list[str]:
+    """The names of the columns that a query, or `create table ... as` a query, results in."""
+    statement = sqlglot.parse_one(sql, read="bigquery")
+    query = statement.expression if isinstance(statement, exp.Create) else statement
+    return query.named_selects
+
+
+def missing_features(settings: Settings) -> list[Needed]:
+    """Every disagreement between the list and a file: what is missing where, and what to write.
+    Empty if they agree.
+
+    Raises:
+        sqlglot.errors.ParseError: a file is not BigQuery SQL.
+    """
+    found = []
+    for file in FEATURE_FILES:
+        path = f"sql/{file}.sql"
+        (statement,) = warehouse.render(file, settings)
+        columns = [name for name in _selected(statement) if name not in (ENTITY, TIMESTAMP)]
+        found += [Needed(
+            f"feature {name} is in config.yaml, but {path} does not select it",
+            f"a line `... as {name},` in the last select of {path}, or no {name} under "
+            "features in config.yaml", f"edit {path}")
+            for name in settings.feature_names if name not in columns]
+        found += [Needed(
+            f"{path} selects {name}, which is not a feature in config.yaml",
+            f"a line `- {{name: {name}, type: ..., unit: ..., description: ...}}` under features "
+            f"in config.yaml, or no {name} in the last select of {path}", "edit config.yaml")
+            for name in columns if name not in settings.feature_names]
+    return found
 
 
 def cost(cloud: Cloud) -> Iterator[Finding]:
