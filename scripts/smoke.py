@@ -8,7 +8,6 @@ Exit status: 0 done, 1 with the reason in one line, 2 a bad command line.
 """
 
 import argparse
-import asyncio
 import http.client
 import io
 import json
@@ -16,6 +15,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -82,53 +82,35 @@ def make_inputs(folder: Path, model: bool) -> None:
 
 def serve_table(ready: Path) -> None:
     """A BigQuery on loopback with TABLE in it, until SIGTERM; its addresses go into `ready`."""
-    asyncio.run(_serve_table(ready))
-
-
-async def _serve_table(ready: Path) -> None:
-    import duckdb_extensions
-
-    duckdb_extensions.import_extension("spatial")  # else the emulator downloads it
-    from bqemulator.config import LogLevel, Settings
-    from bqemulator.server import EmulatorServer
-
-    server = EmulatorServer(Settings(
-        rest_port=0, grpc_port=0, default_project_id=TABLE.split(".")[0],
-        enable_format_extensions=False, log_level=LogLevel.WARNING))
-    await server.start()
-    try:
-        await asyncio.to_thread(_load_table, server.rest_url)
-        draft = ready.with_suffix(".draft")
-        draft.write_text(f"BIGQUERY_EMULATOR_HOST={server.rest_url}\n"
-                         f"BIGQUERY_STORAGE_GRPC_ENDPOINT={server.grpc_endpoint}\n"
-                         # An engine may give its containers a proxy.
-                         "NO_PROXY=127.0.0.1\nno_proxy=127.0.0.1\n")
-        draft.replace(ready)
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await stop.wait()
-    finally:
-        await server.stop()
-
-
-def _load_table(url: str) -> None:
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import bigquery
 
-    client = bigquery.Client(project=TABLE.split(".")[0], credentials=AnonymousCredentials(),
-                             client_options={"api_endpoint": url})
-    client.create_dataset(TABLE.rpartition(".")[0])
-    kinds = {"customer_id": "STRING", "label_timestamp": "TIMESTAMP", "churned": "INT64",
-             "orders_90d": "INT64", "avg_order_value_90d": "FLOAT64", "tenure_days": "INT64"}
-    client.create_table(bigquery.Table(TABLE, schema=[
-        bigquery.SchemaField(name, kind) for name, kind in kinds.items()]))
-    file = io.BytesIO()
-    customers(20, 50, 7).to_parquet(file, index=False)
-    file.seek(0)
-    client.load_table_from_file(
-        file, TABLE, size=None, job_config=bigquery.LoadJobConfig(source_format="PARQUET")
-    ).result()
-    client.close()
+    from lib.localcloud.bigquery import BigQueryServer
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    project, dataset = TABLE.split(".")[0], TABLE.rpartition(".")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        server = BigQueryServer(Path(folder), project)
+        server.start()
+        client = bigquery.Client(project=project, credentials=AnonymousCredentials(),
+                                 client_options={"api_endpoint": server.rest})
+        client.create_dataset(dataset)
+        kinds = {"customer_id": "STRING", "label_timestamp": "TIMESTAMP", "churned": "INT64",
+                 "orders_90d": "INT64", "avg_order_value_90d": "FLOAT64", "tenure_days": "INT64"}
+        client.create_table(bigquery.Table(TABLE, schema=[
+            bigquery.SchemaField(name, kind) for name, kind in kinds.items()]))
+        file = io.BytesIO(customers(20, 50, 7).to_parquet(index=False))
+        client.load_table_from_file(
+            file, TABLE, size=None, job_config=bigquery.LoadJobConfig(source_format="PARQUET")
+        ).result()
+        draft = ready.with_suffix(".draft")
+        draft.write_text(f"BIGQUERY_EMULATOR_HOST={server.rest}\n"
+                         f"BIGQUERY_STORAGE_GRPC_ENDPOINT={server.grpc}\n"
+                         # An engine may give its containers a proxy.
+                         "NO_PROXY=127.0.0.1\nno_proxy=127.0.0.1\n")
+        draft.replace(ready)
+        signal.sigwait([signal.SIGTERM])
+        server.stop()
 
 
 # --- command lines ----------------------------------------------------------------------------
@@ -218,18 +200,14 @@ def check_file(file: Path, kind: str, output: str) -> str:
     if not file.stat().st_size:
         raise Broken(f"{output}: {file.name} is empty")
     try:
-        if kind == ".parquet":
-            rows = pq.read_metadata(file).num_rows
-            if not rows:
-                raise Broken(f"{output}: {file.name} has no rows")
-            return f"{rows} rows"
         if kind == ".json":
             json.loads(file.read_text(encoding="utf-8"))
-    except Broken:
-        raise
+        rows = pq.read_metadata(file).num_rows if kind == ".parquet" else None
     except Exception as error:
         raise Broken(f"{output}: {file.name} is not {kind[1:]}: {error}") from None
-    return f"{file.stat().st_size} bytes"
+    if rows == 0:
+        raise Broken(f"{output}: {file.name} has no rows")
+    return f"{file.stat().st_size} bytes" if rows is None else f"{rows} rows"
 
 
 def call(url: str, body: object = None) -> tuple[int, dict]:

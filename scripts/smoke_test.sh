@@ -100,7 +100,7 @@ $(last_lines)" "a program that prints its help and exits with status 0"
 # Start a BigQuery for a container that reads a table; set `network` to the options it needs.
 start_table_server() {
     local variable
-    "$python" scripts/smoke.py table "$work/table" >"$work/table.log" 2>&1 &
+    "$python" -m scripts.smoke table "$work/table" >"$work/table.log" 2>&1 &
     table_server=$!
     for _ in $(seq 300); do
         [ ! -f "$work/table" ] || break
@@ -145,7 +145,7 @@ running() {
 run_interface() {
     local interface=$1 arguments=() argument status deadline=$((SECONDS + seconds))
     shift
-    if ! "$python" scripts/smoke.py arguments "$interface" "${settings[@]+"${settings[@]}"}" \
+    if ! "$python" -m scripts.smoke arguments "$interface" "${settings[@]+"${settings[@]}"}" \
         >"$work/arguments" 2>"$work/log"; then
         wrong "command line" "$(tail -n 1 "$work/log")" "an interface file that says how to run it"
     fi
@@ -169,7 +169,7 @@ $(last_lines 5)" "a run on a small data set that ends with status 0"
     docker cp "$container:/tmp/smoke-out" "$work/" >/dev/null 2>&1 || true
     docker rm "$container" >/dev/null
     container=''
-    if ! "$python" scripts/smoke.py check "$interface" "$work/smoke-out" >"$work/log" 2>&1; then
+    if ! "$python" -m scripts.smoke check "$interface" "$work/smoke-out" >"$work/log" 2>&1; then
         wrong outputs "$(tail -n 1 "$work/log")" "the outputs that $interface names"
     fi
     sed "s/^/smoke $name: /" "$work/log"
@@ -180,7 +180,7 @@ run_serving() {
     local address asking status=0
     start_container --publish 127.0.0.1::8080 --env AIP_STORAGE_URI=/tmp/smoke/in/model --
     address=$(docker port "$container" 8080 2>/dev/null | head -n 1) || true
-    "$python" scripts/smoke.py serving "http://$address" --seconds "$seconds" \
+    "$python" -m scripts.smoke serving "http://$address" --seconds "$seconds" \
         >"$work/answers" 2>&1 &
     asking=$!
     while kill -0 "$asking" 2>/dev/null && running; do
@@ -220,7 +220,7 @@ if [ "$name" = serving ] ||
     sed '/^outputs:/,$d' "${interfaces[0]:-/dev/null}" | grep 'type: Model' >/dev/null; then
     model=(--model)
 fi
-if ! attempt "$python" scripts/smoke.py inputs "$work/smoke/in" "${model[@]+"${model[@]}"}"; then
+if ! attempt "$python" -m scripts.smoke inputs "$work/smoke/in" "${model[@]+"${model[@]}"}"; then
     wrong "its inputs" "$(tail -n 1 "$work/log")" "the project's environment"
 fi
 chmod -R a+rX "$work/smoke"   # the container runs as another user
