@@ -4,13 +4,9 @@ More seeds: python -m tests.support.walk random:1-20. The walk under the usual a
 tests/test_flow.py; each single answer: tests/localcloud/test_answers.py.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from lib.config import ROOT
+from tests.support import forked
 
 # Three walks in all, for the sake of time; the second stops before its second run.
 ALL_STRANGE, DENSE_IGNORED = "strange", "random:3,dense=ignored"
@@ -20,10 +16,7 @@ ALL_STRANGE, DENSE_IGNORED = "strange", "random:3,dense=ignored"
 def walks():
     """Answers -> what tests/support/walk.py prints about them."""
     answers = [ALL_STRANGE, DENSE_IGNORED]
-    variables = {k: v for k, v in os.environ.items() if k != "LOCALCLOUD_STATE"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.walk", *answers], cwd=ROOT, env=variables,
-        text=True, capture_output=True)
+    done = forked.run("tests.support.walk", *answers, timeout=900)
     return dict.fromkeys(answers, done.stdout + done.stderr) | {
         line.partition(": ")[0]: line for line in done.stdout.splitlines()
         if line.partition(": ")[0] in answers and "passed" in line}

@@ -6,42 +6,32 @@ the project of config.yaml, with nothing recorded and nothing broken.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
 import urllib.request
 from pathlib import Path
+from unittest.mock import patch
 
 import google.auth
 import pytest
 import yaml
 from google.auth.exceptions import DefaultCredentialsError
 
-from lib import config
+from lib import config, errors, localcloud
 from lib.config import ROOT
 from lib.config_file import merge
 from lib.localcloud import process
-from tests.support import local_cloud
-from tests.support.commands import Commands
+from tests.support import forked, local_cloud, walk
+from tests.support.walk import SMALL
 
 TARGET = os.environ.get("CHURN_DEMO_TEST_TARGET", "local")
-# Small enough that a whole run takes about a minute; every step is there.
-SMALL = {
-    "thelook": {"users": 2000},
-    "train": {"params": {"random_forest": {"n_estimators": 20, "max_depth": 6,
-                                           "min_samples_leaf": 20}},
-              "min_roc_auc": 0.5},
-    "checks": {"parity_customers": 20, "planted_customers": 20, "freshness_customers": 20,
-               "leakage_groups": 2, "latency_sql_requests": 2,
-               "max_honest_roc_auc": 0.99},
-    "predict": {"customers": 10, "latency_requests": 10},
-    "retries": {"attempts": 3, "first_pause_seconds": 0.1, "longest_pause_seconds": 0.3},
-}
-
-
 if TARGET == "gcp":
     # Names of the tests' own, in whatever project it is: their teardown must not meet a demo.
-    SMALL |= {"app": "churntest", "snapshots": {"sample_percent": 10}}
+    # Google is polled and asked again as seldom as in any run.
+    SMALL = {key: value for key, value in SMALL.items() if key not in ("waits", "retries")} | {
+        "app": "churntest", "snapshots": {"sample_percent": 10}}
 
 
 @dataclasses.dataclass
@@ -50,7 +40,6 @@ class Project:
 
     folder: Path
     running: dict | None
-    commands: Commands
 
     def run(self, *arguments: str, timeout: float = 900, **settings) -> subprocess.CompletedProcess:
         """`python -m lib.operate.run ARGUMENTS`; `settings` are laid over config.yaml."""
@@ -58,11 +47,27 @@ class Project:
             "lib.operate.run", *arguments, "--target", TARGET, timeout=timeout, **settings)
 
     def command(self, module: str, *arguments: str, timeout: float = 900, **settings):
+        return forked.run(
+            module, *arguments, timeout=timeout, LOCALCLOUD_STATE=str(self.folder / "state"),
+            CHURN_DEMO_RUNS=str(self.folder / "runs"), **self._configured(settings))
+
+    def notebook(self, number: str, **settings) -> str:
+        """Run a notebook's code, in this process; the error that ends it, "" if it completes."""
+        start = functools.partial(process.start, state=self.folder / "state")
+        with (patch.dict(os.environ, self._configured(settings)),
+              patch.object(localcloud, "start", start)):
+            try:
+                walk.execute(walk.NOTEBOOKS[int(number) - 1], config.load(), self.folder / "run")
+            except errors.StageError as error:
+                return str(error)
+        return ""
+
+    def _configured(self, settings: dict) -> dict[str, str]:
+        """The variable that names a config.yaml with these settings."""
         tree = yaml.safe_load((ROOT / "config.yaml").read_text())
         path = self.folder / "config.yaml"
         path.write_text(yaml.safe_dump(merge(merge(tree, SMALL), settings)))
-        return self.commands.run(
-            module, *arguments, timeout=timeout, **{config.CONFIG_VARIABLE: str(path)})
+        return {config.CONFIG_VARIABLE: str(path)}
 
     def summary(self) -> dict:
         return json.loads((self.folder / "runs" / "latest" / "summary.json").read_text())
@@ -94,19 +99,15 @@ class Project:
 def project(tmp_path_factory):
     """An empty project: nothing exists in it yet."""
     folder = tmp_path_factory.mktemp("project")
-    commands = Commands({**os.environ, "LOCALCLOUD_STATE": str(folder / "state"),
-                         "CHURN_DEMO_RUNS": str(folder / "runs")})
     if TARGET == "gcp":
         try:
             google.auth.default()
         except DefaultCredentialsError:
             pytest.skip("no Google credentials: gcloud auth application-default login")
-        yield Project(folder, None, commands)
-        commands.close()
+        yield Project(folder, None)
         return
     settings = config.load(target="local", env="dev", overrides=SMALL)
     running = local_cloud.start(
         settings.project, settings.thelook.model_dump(mode="json"), state=folder / "state")
-    yield Project(folder, running, commands)
-    commands.close()
+    yield Project(folder, running)
     process.stop(folder / "state")

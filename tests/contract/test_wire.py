@@ -5,6 +5,7 @@ requests.txt holds them all, one a line; it is written anew by
 and each line of it is held against Google's own descriptions (see schema.py).
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -182,7 +183,8 @@ def test_google_analyzes_every_statement_that_was_sent(queries, loads, google):
         table = ".".join(load["destinationTable"][part] for part in (
             "projectId", "datasetId", "tableId"))
         tables[table] = {field["name"]: field["type"] for field in load["schema"]["fields"]}
-    for query in [q["query"] for q in queries]:
+    different = {json.dumps(q["query"]): q["query"] for q in queries}
+    for query in different.values():
         found = google.analyze(query["query"], tables, declared(query))
         if found.table:
             tables[found.table] = found.columns

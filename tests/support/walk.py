@@ -5,7 +5,8 @@
 Runs preflight and the code of the seven notebooks in this process, without kernels and pictures,
 on a small theLook. Each local cloud is a copy of one whose tables are built and whose training is
 in the cache, so that a walk takes seconds; with `--whole` it is empty. The second run leaves out
-the planted faults and freshness, which are made anew in each run, and take half its time.
+the planted faults and freshness, which are made anew in each run, and take half its time; so does
+one that has to stop before.
 
 Exit status: 0 every walk passed, or stopped as it must; 1 one did not.
 """
@@ -21,11 +22,13 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from unittest.mock import MagicMock
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
+# Every step of a run is there, each as small as it can be.
 SMALL = {
-    "app": "walk", "thelook": {"users": 1000}, "snapshots": {"history_days": 210},
+    "thelook": {"users": 1000}, "snapshots": {"history_days": 210},
     "train": {"min_roc_auc": 0.0, "params": {
         "random_forest": {"n_estimators": 3, "max_depth": 3, "min_samples_leaf": 5}}},
     "waits": {"first_pause_seconds": 0.01, "longest_pause_seconds": 0.05, "iam_seconds": 30,
@@ -33,7 +36,8 @@ SMALL = {
     "retries": {"first_pause_seconds": 0.01, "longest_pause_seconds": 0.02},
     "label": {"positive_rate_band": [0.01, 0.999]},
     "checks": {"parity_customers": 20, "planted_customers": 20, "freshness_customers": 20,
-               "max_honest_roc_auc": 1.0, "leakage_groups": 2, "latency_callers": 2,
+               "max_honest_roc_auc": 1.0, "leakage_groups": 2, "future_days": [60],
+               "latency_callers": 2,
                "latency_sql_requests": 1},
     "predict": {"customers": 10, "latency_requests": 10}}
 NO_COPIES = {"targets": {"local": {"planted_faults": False, "freshness": False}}}
@@ -42,52 +46,58 @@ MUST_STOP = "online and offline differ"  # where `dense` is ignored
 
 def walk(settings, folder: Path) -> dict[str, str]:
     """Preflight and the notebooks; stage -> its status. Raises what a cell raises."""
-    from lib import errors, stages
+    from lib import stages
     from lib.cloud import connect
     from lib.operate import run
 
     run.check(connect(settings), folder)
-    with _no_pictures(), contextlib.chdir(ROOT / "notebooks"):
-        for notebook in sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb")):
-            names = {"display": lambda *_: None}
-            cells = json.loads(notebook.read_text())["cells"]
-            for number, cell in enumerate(c for c in cells if c["cell_type"] == "code"):
-                try:
-                    exec("".join(cell["source"]), names)
-                    if number == 0:  # the parameters
-                        names |= {"target": settings.target, "env": settings.env,
-                                  "run_dir": str(folder)}
-                except errors.StageError:
-                    raise
-                except Exception as error:
-                    where = f"cell {number}"
-                    raise errors.explain(error, notebook.stem, where, settings) or error from error
+    for notebook in NOTEBOOKS:
+        execute(notebook, settings, folder)
     return {s["name"]: s["status"] for s in stages.read_summary(folder)["stages"]}
 
 
-@contextlib.contextmanager
-def _no_pictures():
-    """The charts are not drawn: they take most of the time, and ask the cloud nothing."""
-    import lib.charts
+def execute(notebook: Path, settings, folder: Path) -> None:
+    """Run the code of a notebook. Raises what a cell raises, in the user's terms."""
+    from lib import errors
 
-    names = ("walk", "proof")
-    before = {name: getattr(lib.charts, name, None) for name in names}
-    for name in names:
-        setattr(lib.charts, name, MagicMock())
-    try:
-        yield
-    finally:
-        for name, module in before.items():
-            setattr(lib.charts, name, module) if module else delattr(lib.charts, name)
+    names = {"display": lambda *_: None}
+    cells = json.loads(notebook.read_text())["cells"]
+    with (_no_pictures(), contextlib.chdir(notebook.parent),
+          patch.object(sys, "path", sys.path[:])):
+        for number, cell in enumerate(c for c in cells if c["cell_type"] == "code"):
+            try:
+                exec("".join(cell["source"]), names)
+                if number == 0:  # the parameters
+                    names |= {"target": settings.target, "env": settings.env,
+                              "run_dir": str(folder)}
+            except errors.StageError:
+                raise
+            except Exception as error:
+                where = f"cell {number}"
+                raise errors.explain(error, notebook.stem, where, settings) or error from error
+
+
+def _no_pictures() -> contextlib.ExitStack:
+    """The charts are not drawn: they take most of the time, and ask the cloud nothing."""
+    from lib import charts, widget
+    from lib.charts import proof, walk  # noqa: F401, as attributes of charts
+    from lib.proof import latency
+
+    stack = contextlib.ExitStack()
+    for module, name in ((charts, "proof"), (charts, "walk"), (latency, "charts"),
+                         (widget, "charts")):
+        stack.enter_context(patch.object(module, name))
+    return stack
 
 
 def prepare(state: Path) -> None:
-    """Walk once, and keep the tables, the bucket and the cache of the pipeline."""
+    """Walk as far as the training, and keep the tables, the bucket and the pipeline's cache."""
     from lib.operate import teardown
 
     made = local_cloud(state, "usual", SMALL | NO_COPIES)
     with made as cloud, contextlib.redirect_stdout(io.StringIO()):
-        walk(cloud.settings, Path(tempfile.mkdtemp(dir=state)))
+        for number in (1, 2, 3, 5):
+            execute(NOTEBOOKS[number - 1], cloud.settings, Path(tempfile.mkdtemp(dir=state)))
         found = teardown.find(cloud)
         kept = [one for one in found.ours if one.kind not in ("dataset", "bucket")]
         assert not teardown.remove(cloud, teardown.Found(kept, [], []))
@@ -121,7 +131,7 @@ def check(answers: str, state: Path, overrides: dict) -> str:
     must_stop = any(chosen.take(name) != p.ways[0] for name, p in POINTS.items() if p.ends)
     wrong, log = [], io.StringIO()
     with local_cloud(state, answers, overrides) as cloud, contextlib.redirect_stdout(log):
-        for which, changes in (("first", {}), ("second", NO_COPIES)):
+        for which, changes in (("first", NO_COPIES if must_stop else {}), ("second", NO_COPIES)):
             os.environ["CHURN_DEMO_SET"] = json.dumps(overrides | changes)
             settings = config.load(target="local", env="dev")
             try:
