@@ -30,7 +30,10 @@ def join_feast(folder: Path, names: list[str]) -> float:
     import pandas
     from feast import Entity, FeatureStore, FeatureView, FileSource, RepoConfig, ValueType
 
-    source = FileSource(path=str(folder / "features.parquet"), timestamp_field="feature_timestamp")
+    # Feast returns no time of the features: it is one more of them.
+    features = pandas.read_parquet(folder / "features.parquet")
+    features.assign(taken_at=features["feature_timestamp"]).to_parquet(folder / "feast.parquet")
+    source = FileSource(path=str(folder / "feast.parquet"), timestamp_field="feature_timestamp")
     customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.STRING)
     view = FeatureView(name="features", entities=[customer], source=source)  # no ttl: any age
     store = FeatureStore(config=RepoConfig(
@@ -41,9 +44,13 @@ def join_feast(folder: Path, names: list[str]) -> float:
     entities = labels.rename(columns={"label_timestamp": "event_timestamp"})
     began = os.times().user
     joined = store.get_historical_features(
-        entities, [f"features:{name}" for name in names[1:]]).to_df()
+        entities, [f"features:{name}" for name in (*names[1:], "taken_at")]).to_df()
     seconds = os.times().user - began
-    joined.rename(columns={"event_timestamp": "label_timestamp"}).to_parquet(
+    # Feast leaves out the labels of customers without features at their time; the join keeps them.
+    keys = ["customer_id", "label_timestamp"]
+    joined = joined.rename(columns={"event_timestamp": "label_timestamp",
+                                    "taken_at": "feature_timestamp"}).drop(columns=names[0])
+    labels[[*keys, names[0]]].merge(joined, how="left", on=keys).to_parquet(
         folder / "result.parquet")
     return seconds
 
