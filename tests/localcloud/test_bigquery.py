@@ -370,6 +370,22 @@ def test_a_statement_that_was_parsed_before_has_a_tree_of_its_own():
     assert sqlglot.parse_one(SERIES, read="bigquery") == second != first
 
 
+def test_a_statement_that_has_run_has_the_tree_that_it_was_parsed_to(bq):
+    for statement in (
+            "create or replace table ds.kept partition by d cluster by n as "
+            "with few as (select date '2026-01-02' as d, 1.5 as n, 'a' as s) select * from few",
+            "select avg(n / 2) as n, array_agg(s limit 1) as s from `p1.ds.kept` group by d",
+            "insert into ds.kept (d, n, s) values (date '2026-01-03', 2.5, 'b')",
+            "update ds.kept set n = n + 1 where s = 'b'",
+            "merge ds.kept as t using (select 'b' as s) as u on t.s = u.s when matched then delete",
+            "create or replace view ds.seen as select * from ds.kept", "select * from ds.seen",
+            "drop view ds.seen", "drop table ds.kept"):
+        bq.query(statement, job_config=bigquery.QueryJobConfig(dry_run=True))
+        bq.query(statement).result()
+        (parsed,) = sqlglot.parse(statement, read="bigquery")
+        assert sqlglot.parse_one(statement, read="bigquery") == parsed
+
+
 def test_a_statement_that_was_translated_before_is_translated_anew_for_other_columns(bq):
     for kind, found in (("numeric", decimal.Decimal), ("float64", float)):
         bq.query(f"create or replace table ds.retyped as select cast(1.5 as {kind}) as x").result()
