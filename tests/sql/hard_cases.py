@@ -86,11 +86,10 @@ def write(source, folder):
         frame.to_parquet(folder / f"{name}.parquet")
 
 
-def build(cloud, source, folder, horizon, app=OVERRIDES["app"]):
+def build(cloud, source, folder):
     """Write `source` as an export; load and build everything in a fresh dataset."""
     write(source, folder)
-    overrides = {**OVERRIDES, "app": app, "source": str(folder), "label": {
-        **OVERRIDES["label"], "horizon_days": horizon}}
+    overrides = {**OVERRIDES, "source": str(folder)}
     settings = short(config.load(target="local", env="dev", overrides=overrides))
     there = dataclasses.replace(cloud, settings=settings)
     for dataset in (settings.dataset, settings.source_dataset):

@@ -75,9 +75,22 @@ def source():
 
 
 @pytest.fixture(scope="module")
-def built(cloud, source, tmp_path_factory):
-    """The four tables made by a real load and build; returns them as frames by key."""
-    return build(cloud, source, tmp_path_factory.mktemp("export"), 60)[1]
+def loaded(cloud, source, tmp_path_factory):
+    """A real load and build, and the tables as frames by key."""
+    return build(cloud, source, tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture
+def built(loaded):
+    return loaded[1]
+
+
+@pytest.fixture
+def there(loaded):
+    """The same tables in BigQuery, for a test that changes them so that a build repairs them."""
+    for file in warehouse.BUILDS:
+        warehouse.build(loaded[0], file)
+    return loaded[0]
 
 
 def test_features_equal_the_brute_force(source, built, settings):
@@ -100,31 +113,7 @@ def check_features(features, source, settings, known_at=None):
                if r[n] is not None)
 
 
-def test_an_order_counts_from_when_it_is_known(cloud, source, settings, tmp_path):
-    there, _ = build(cloud, source, tmp_path, 60)
-    planted.run_sql(there, "checks/plant_late_orders", late_percent=50, late_days=40)
-    planted.build_features(there)
-    orders, features = (warehouse.read_table(there, key) for key in ("raw_orders", "features"))
-    late = dict(zip(orders["order_id"], orders["known_at"], strict=True))
-    known = {o["order_id"]: late.get(o["order_id"], o["created_at"]) for o in source["orders"]}
-    check_features(features, source, settings, known)
-    # The same by request_time_features.sql, for customers with an order on the way.
-    (statement,) = warehouse.render("request_time_features", there.settings)
-    away = orders[(orders["ordered_at"] <= MIDNIGHT) & (orders["known_at"] > MIDNIGHT)]
-    stored = features[features["feature_timestamp"] == MIDNIGHT].set_index("customer_id")
-    customers = [customer for customer in away["customer_id"] if customer in stored.index]
-    assert customers
-    for customer in customers:
-        row = warehouse.query(
-            there, statement, customer_id=customer, feature_timestamp=MIDNIGHT).iloc[0]
-        same = row[settings.feature_names].isna() | (
-            row[settings.feature_names] == stored.loc[customer, settings.feature_names])
-        assert same.all(), customer
-
-
-@pytest.mark.parametrize("horizon", [60, 90])
-def test_labels_equal_the_brute_force(cloud, source, built, tmp_path, horizon):
-    frame = built["labels"] if horizon == 60 else build(cloud, source, tmp_path, 90)[1]["labels"]
+def check_labels(frame, source, horizon):
     expected = {(customer, at): label for at in snapshots(MIDNIGHT - horizon * DAY, 42)
                 for customer, label in oracle_labels(source, at, horizon).items()}
     found = {(r["customer_id"], r["label_timestamp"].to_pydatetime()):
@@ -132,6 +121,19 @@ def test_labels_equal_the_brute_force(cloud, source, built, tmp_path, horizon):
     assert found == expected
     assert set(found.values()) == {0, 1}
     assert len(frame) == len(expected)
+
+
+def test_labels_equal_the_brute_force(source, built):
+    check_labels(built["labels"], source, 60)
+
+
+def test_a_new_horizon_rebuilds_labels_but_not_the_source(there, source):
+    label = there.settings.label.model_copy(update={"horizon_days": 90})
+    there = dataclasses.replace(
+        there, settings=there.settings.model_copy(update={"label": label}))
+    assert warehouse.build(there, "01_prepare_bq").status == "reused"
+    assert warehouse.build(there, "03_build_labels_churn").status == "created"
+    check_labels(warehouse.read_table(there, "labels"), source, 90)
 
 
 def test_point_in_time_join_equals_the_brute_force(source, built, settings):
@@ -181,24 +183,13 @@ def test_a_snapshot_at_the_very_label_time_is_used(cloud, tmp_path):
                       "2026-01-08T00:00:00.000001+00:00"]
 
 
-def test_a_second_build_makes_nothing(cloud, source, tmp_path):
-    there, _ = build(cloud, source, tmp_path, 60)
+def test_a_second_build_makes_nothing(there):
     before = {k: warehouse.built_at(there, k) for k in ("raw_orders", "features", "train")}
     assert all(warehouse.build(there, file).status == "reused" for file in warehouse.BUILDS)
     assert before == {k: warehouse.built_at(there, k) for k in before}
 
 
-def test_a_new_horizon_rebuilds_labels_but_not_the_source(cloud, source, tmp_path):
-    there, _ = build(cloud, source, tmp_path, 60)
-    settings = there.settings.model_copy(
-        update={"label": there.settings.label.model_copy(update={"horizon_days": 90})})
-    there = dataclasses.replace(there, settings=settings)
-    assert warehouse.build(there, "01_prepare_bq").status == "reused"
-    assert warehouse.build(there, "03_build_labels_churn").status == "created"
-
-
-def test_checks_pass_on_good_tables_and_name_what_is_broken(cloud, source, tmp_path):
-    there, _ = build(cloud, source, tmp_path, 60)
+def test_checks_pass_on_good_tables_and_name_what_is_broken(there):
     checks = sanity.check(there).value
     assert list(checks.columns) == ["check", "value", "low", "high", "status"]
     assert set(checks["status"]) == {"pass"}
@@ -220,8 +211,7 @@ def test_checks_pass_on_good_tables_and_name_what_is_broken(cloud, source, tmp_p
                 warehouse.query(there, statement)
 
 
-def test_a_lopsided_label_warns_and_a_single_class_stops(cloud, source, tmp_path):
-    there, _ = build(cloud, source, tmp_path, 60)
+def test_a_lopsided_label_warns_and_a_single_class_stops(there):
     narrow = there.settings.label.model_copy(update={"positive_rate_band": (0.97, 0.99)})
     odd = dataclasses.replace(
         there, settings=there.settings.model_copy(update={"label": narrow}))
@@ -233,13 +223,35 @@ def test_a_lopsided_label_warns_and_a_single_class_stops(cloud, source, tmp_path
         sanity.check(there)
 
 
-def test_only_the_files_that_are_read_decide_whether_to_load_again(cloud, source, tmp_path):
-    there, _ = build(cloud, source, tmp_path, 60)
-    (tmp_path / ".DS_Store").write_bytes(b"\0")
-    (tmp_path / "events.csv").write_text("id\n")
+def test_only_the_files_that_are_read_decide_whether_to_load_again(there):
+    folder = there.settings.source_folder
+    (folder / ".DS_Store").write_bytes(b"\0")
+    (folder / "events.csv").write_text("id\n")
     assert warehouse.load_source(there).status == "reused"
     assert warehouse.build(there, "01_prepare_bq").status == "reused"
-    users = pd.read_parquet(tmp_path / "users.parquet")
-    users.to_parquet(tmp_path / "users.parquet", compression="gzip")
+    users = pd.read_parquet(folder / "users.parquet")
+    users.to_parquet(folder / "users.parquet", compression="gzip")
     assert warehouse.load_source(there).status == "created"
     assert warehouse.build(there, "01_prepare_bq").status == "created"
+
+
+def test_an_order_counts_from_when_it_is_known(there, source, settings):
+    warehouse.forget(there, "01_prepare_bq")  # no build notices what changes here
+    planted.run_sql(there, "checks/plant_late_orders", late_percent=50, late_days=40)
+    planted.build_features(there)
+    orders, features = (warehouse.read_table(there, key) for key in ("raw_orders", "features"))
+    late = dict(zip(orders["order_id"], orders["known_at"], strict=True))
+    known = {o["order_id"]: late.get(o["order_id"], o["created_at"]) for o in source["orders"]}
+    check_features(features, source, settings, known)
+    # The same by request_time_features.sql, for customers with an order on the way.
+    (statement,) = warehouse.render("request_time_features", there.settings)
+    away = orders[(orders["ordered_at"] <= MIDNIGHT) & (orders["known_at"] > MIDNIGHT)]
+    stored = features[features["feature_timestamp"] == MIDNIGHT].set_index("customer_id")
+    customers = [customer for customer in away["customer_id"] if customer in stored.index]
+    assert customers
+    for customer in customers:
+        row = warehouse.query(
+            there, statement, customer_id=customer, feature_timestamp=MIDNIGHT).iloc[0]
+        same = row[settings.feature_names].isna() | (
+            row[settings.feature_names] == stored.loc[customer, settings.feature_names])
+        assert same.all(), customer

@@ -24,7 +24,7 @@ REQUEST = {"customer_id": "STRING", "feature_timestamp": "TIMESTAMP"}
 def local(request, cloud, tmp_path_factory):
     """Tables 01 to 04 built on the local BigQuery."""
     if request.param == "hard cases":
-        return build(cloud, make_source(), tmp_path_factory.mktemp("export"), 60)[0]
+        return build(cloud, make_source(), tmp_path_factory.mktemp("export"))[0]
     settings = short(config.load(target="local", env="dev", overrides=THELOOK))
     there = dataclasses.replace(cloud, settings=settings)
     warehouse.create_dataset(there)
