@@ -37,7 +37,7 @@ trap end EXIT
 # CHURN_DEMO_SET: as config.yaml says, but English, whatever the last run used.
 english='{"language": "en"}'
 LOCALCLOUD_STATE="$folder/state" CHURN_DEMO_SET="${CHURN_DEMO_SET:-$english}" \
-    .venv/bin/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env \
+    .venv/bin/python -m pytest -q -p no:cacheprovider -p nbval.plugin --nbval --nbval-current-env \
     --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks >"$folder/notebooks" 2>&1 &
 notebooks=$!
 failed=0

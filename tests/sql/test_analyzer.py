@@ -56,10 +56,18 @@ class Analyzer:
     sent: set[str] = field(default_factory=set)
     callers: set[tuple[str, str]] = field(default_factory=set)
     replaced: list[str] = field(default_factory=list)
+    resolved: dict[str, Statement] = field(default_factory=dict)
+
+    def analyze(self, *statement):
+        """The same statement over the same tables is resolved once."""
+        key = repr(statement)
+        if key not in self.resolved:
+            self.resolved[key] = self.google.analyze(*statement)
+        return self.resolved[key]
 
     def query(self, sql, job_config):
-        found = self.google.analyze(
-            sql, self.tables, declared(job_config.to_api_repr()["query"]))
+        tables = {name: columns for name, columns in self.tables.items() if name in sql}
+        found = self.analyze(sql, tables, declared(job_config.to_api_repr()["query"]))
         self.sent.add(sql)
         self.callers |= {(frame.f_code.co_filename, frame.f_code.co_name)
                          for frame in _frames(sys._getframe(1))}
