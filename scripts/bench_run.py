@@ -69,8 +69,8 @@ def runs(options: Options, folder: Path) -> list[Row]:
 def measure(checkout: Path, state: Path) -> tuple[float, float]:
     """(user and system CPU seconds of all processes, wall seconds) of one run.
 
-    A process belongs to it if its environment names the state folder: so do the local cloud and
-    what that starts. The last look at one that ends misses less than PAUSE_SECONDS.
+    A process belongs to it if its environment names the state folder, as that of the local cloud,
+    or if one of them started it. The last look at one that ends misses less than PAUSE_SECONDS.
     """
     module = re.search(r"\.venv/bin/python -m (\S+)", (checkout / "run_all.sh").read_text())[1]
     before, seen = cpu_seconds(state), {}
@@ -93,12 +93,16 @@ def _python(checkout: Path, state: Path, *arguments: str) -> subprocess.Popen:
 
 
 def cpu_seconds(state: Path) -> dict[tuple[int, float], float]:
-    """(pid, start) -> user and system CPU seconds so far, of the processes with this state."""
-    found = {}
-    for process in psutil.process_iter():
+    """(pid, start) -> user and system CPU seconds so far, of the processes with this state and of
+    those that they started."""
+    found, ours = {}, set()
+    for process in sorted(psutil.process_iter(["create_time"]),
+                          key=lambda process: process.info["create_time"]):
         try:
-            if process.environ().get("LOCALCLOUD_STATE") == str(state):
+            if process.ppid() in ours or (
+                    process.environ().get("LOCALCLOUD_STATE") == str(state)):
                 times = process.cpu_times()
+                ours.add(process.pid)
                 found[process.pid, process.create_time()] = times.user + times.system
         except psutil.Error:  # it has ended, or belongs to another user
             continue

@@ -54,9 +54,11 @@ def test_a_run_counts_its_processes_also_those_that_it_leaves_and_no_others(tmp_
     (tmp_path / "program.py").write_text(dedent("""
         import subprocess, sys, time
         if sys.argv[1:] == []:
-            left = subprocess.Popen([sys.executable, "program.py", "work"], start_new_session=True,
-                                    stdout=subprocess.PIPE)
+            left = subprocess.Popen([sys.executable, "program.py", "start"], stdout=subprocess.PIPE,
+                                    start_new_session=True)
             left.stdout.read(1)
+        elif sys.argv[1] == "start":  # as the local cloud starts the pipeline's programs
+            subprocess.run([sys.executable, "program.py", "work"], env={})
         else:
             while time.process_time() < 1: pass
             print("x", flush=True)
