@@ -27,18 +27,10 @@ def execute(path: Path) -> None:
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the file is unchanged.
     """
-    from nbclient import NotebookClient
-
-    from lib.operate.kernels import Kernels
+    from lib.operate.kernels import Client
 
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook, timeout=None, kernel_manager_class=Kernels, record_timing=False,
-        coalesce_streams=True,
-        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else it warns about loopback
-        resources={"metadata": {"path": str(path.parent)}})
-    client.execute(env={**os.environ})
-    notebook.metadata.pop("papermill", None)
+    Client(notebook, path.parent).execute()
     nbformat.write(notebook, path)
 
 
