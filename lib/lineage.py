@@ -20,16 +20,15 @@ from lib.stages import short
 
 @dataclass(frozen=True)
 class LineageNode:
-    """One resource. kind: a key of BOXES. name: its short name. facts: lines about it."""
+    """One resource. name: its short name. facts: lines about it."""
 
-    kind: str
     name: str
     facts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """The existing resources, and which comes from which.
+    """The existing resources by kind (a key of BOXES), and which comes from which.
 
     edges: (from kind, to kind, label). place: project and region.
     """
@@ -63,14 +62,14 @@ def _read_tables(cloud: Cloud, found: Lineage) -> None:
     sources = {key: warehouse.find_table(cloud, key) for key in raw}
     if all(sources.values()):
         facts = tuple(f"{t.num_rows:,} {t.table_id.removeprefix('raw_')}" for t in sources.values())
-        found.nodes["sources"] = LineageNode("sources", cloud.settings.names.dataset, facts)
+        found.nodes["sources"] = LineageNode(cloud.settings.names.dataset, facts)
     for kind, build in (("features", "02_build_features"), ("labels", "03_build_labels_churn"),
                         ("train", "04_build_train")):
         table = warehouse.find_table(cloud, kind)
         if table is None:
             continue
         facts = (tr("{rows:,} rows", rows=table.num_rows), tr("by sql/{file}", file=build[:2]))
-        found.nodes[kind] = LineageNode(kind, table.table_id, facts)
+        found.nodes[kind] = LineageNode(table.table_id, facts)
         reads = warehouse.BUILDS[build][1]
         for origin in dict.fromkeys("sources" if r in sources else r for r in reads):
             label = tr("point-in-time") if (origin, kind) == ("features", "train") else ""
@@ -86,16 +85,16 @@ def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
     dense = tr("dense: newest row") if group.big_query.dense else tr(
         "sparse: newest non-null values")
     found.nodes["group"] = LineageNode(
-        "group", short(group.name), (tr("{count} features", count=len(features)), dense))
+        short(group.name), (tr("{count} features", count=len(features)), dense))
     if group.big_query.big_query_source.input_uri == f"bq://{cloud.settings.table('features')}":
         found.edges.append(("features", "group", ""))
     try:
         store = cloud.online_admin.get_feature_online_store(name=feature_store.store_name(cloud))
-        found.nodes["store"] = LineageNode("store", short(store.name), (_nodes(store),))
+        found.nodes["store"] = LineageNode(short(store.name), (_nodes(store),))
         view = cloud.online_admin.get_feature_view(name=feature_store.view_name(cloud))
     except NotFound:
         return
-    found.nodes["view"] = LineageNode("view", short(view.name), (tr("synced by a schedule"),))
+    found.nodes["view"] = LineageNode(short(view.name), (tr("synced by a schedule"),))
     found.edges.append(("view", "store", ""))
     served = [g.feature_group_id for g in view.feature_registry_source.feature_groups]
     if cloud.settings.names.feature_group in served:
@@ -120,7 +119,7 @@ def _add_sync(cloud: Cloud, found: Lineage) -> None:
     facts = (tr("never synced"),) if not done else (
         tr("{rows:,} rows synced", rows=done[0].sync_summary.row_synced),
         f"{done[0].run_time.end_time.ToDatetime():%Y-%m-%d %H:%M} UTC")
-    found.nodes["store"] = LineageNode(node.kind, node.name, node.facts + facts)
+    found.nodes["store"] = LineageNode(node.name, node.facts + facts)
 
 
 def _read_serving(cloud: Cloud, found: Lineage) -> None:
@@ -129,7 +128,7 @@ def _read_serving(cloud: Cloud, found: Lineage) -> None:
         facts = (tr("version {version}, {type}", version=model.version_id,
                     type=model.labels.get("model_type", "model")),
                  tr("model {id}", id=short(model.name)))
-        found.nodes["model"] = LineageNode("model", model.display_name, facts)
+        found.nodes["model"] = LineageNode(model.display_name, facts)
         # The description of the version names the table that it was trained on.
         if f" {cloud.settings.table('train')}, " in f"{model.version_description}, ":
             found.edges.append(("train", "model", ""))
@@ -138,7 +137,7 @@ def _read_serving(cloud: Cloud, found: Lineage) -> None:
         return
     deployed = service.deployed_models
     versions = ", ".join(sorted(d.model_version_id for d in deployed)) or tr("none")
-    found.nodes["endpoint"] = LineageNode("endpoint", service.display_name, (
+    found.nodes["endpoint"] = LineageNode(service.display_name, (
         tr("serves version {version}", version=versions),
         tr("endpoint {id}", id=short(service.name))))
     if model is not None and any(endpoint.serves(d, model) for d in deployed):
@@ -173,7 +172,7 @@ def lineage(found: Lineage) -> style.Chart:
     figure.set_layout_engine("none")
     axes.set(xlim=(0, 11), ylim=(-0.85, RISE + 0.8), position=(0.005, 0, 0.99, 4.35 / 5.5))
     axes.set_axis_off()
-    boxes = {kind: _box(axes, node) for kind, node in found.nodes.items()}
+    boxes = {kind: _box(axes, kind, node) for kind, node in found.nodes.items()}
     for start, end, label in found.edges:
         _arrow(axes, start, end, label, boxes)
     return figure
@@ -198,9 +197,9 @@ def _middle(kind: str) -> tuple[float, float]:
     return 0.06 + WIDE / 2 + column * (WIDE + GAP), row * RISE
 
 
-def _box(axes: Axes, node: LineageNode) -> FancyBboxPatch:
-    x, y = _middle(node.kind)
-    _, _, title, fill = BOXES[node.kind]
+def _box(axes: Axes, kind: str, node: LineageNode) -> FancyBboxPatch:
+    x, y = _middle(kind)
+    _, _, title, fill = BOXES[kind]
     box = FancyBboxPatch((x - WIDE / 2, y - HIGH / 2), WIDE, HIGH,
                          "round,pad=0,rounding_size=0.08", fc=fill, ec=style.GREY)
     axes.add_patch(box)

@@ -2,11 +2,8 @@
 # Run the seven notebooks on real orders, and show what the naive join promises and keeps on them
 # beside theLook, in runs/latest/report.html.
 #   scripts/real_orders.sh
-# The orders are those of CDNOW, a shop for CDs: 69,659 orders of 23,570 customers, 1997 to 1998.
-# They are taken out of the PyPI package lifetimes 0.11.3, which is not installed. The package is
-# under the MIT licence; the data are Bruce Hardie's public CDNOW set, whose licence is not stated.
-# So they stay in .real_orders on your machine: nothing of them is in this repository, and you
-# should not pass them on.
+# The orders are CDNOW's, out of a PyPI package that is not installed. Their licence is not stated: they
+# stay in .real_orders on your machine. lib/README.md, "Bring your own orders", has the rest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

@@ -13,7 +13,7 @@ from tests.conftest import SMALL
 CHAIN = [("sources", "features", ""), ("sources", "labels", ""), ("labels", "train", ""),
          ("features", "train", "point-in-time"), ("features", "group", ""), ("group", "view", ""),
          ("view", "store", ""), ("train", "model", ""), ("model", "endpoint", "")]
-NODES = {kind: LineageNode(kind, f"app_{kind}", ("1,000 rows",)) for kind in lineage.BOXES}
+NODES = {kind: LineageNode(f"app_{kind}", ("1,000 rows",)) for kind in lineage.BOXES}
 
 
 def test_lineage_is_read_from_the_resources(cloud):
@@ -60,7 +60,7 @@ def test_the_title_states_what_the_arrows_show():
 
 def test_text_stays_within_its_box():
     name = "a_rather_long_app_name_prod_customer_view"
-    figure = lineage.lineage(Lineage({"view": LineageNode("view", name, ("x" * 40,))}, [], "p, r"))
+    figure = lineage.lineage(Lineage({"view": LineageNode(name, ("x" * 40,))}, [], "p, r"))
     figure._repr_png_()
     (axes,) = figure.axes
     box = axes.patches[0].get_window_extent()
