@@ -32,15 +32,7 @@ from lib.config import Settings
 from lib.errors import Needed, is_refused
 
 if TYPE_CHECKING:
-    from google.cloud import (
-        aiplatform_v1,
-        artifactregistry_v1,
-        bigquery,
-        bigquery_storage_v1,
-        resourcemanager_v3,
-        service_usage_v1,
-        storage,
-    )
+    from google.cloud import bigquery, bigquery_storage_v1, storage
 
     from lib.localcloud.ledger import Rule
 
@@ -73,6 +65,11 @@ class LocalSession(AuthorizedSession):
             raise Needed("the local cloud has stopped",
                          "the local cloud: the first cell of a notebook and every command start it",
                          self._settings.rerun_command()) from error
+
+
+def _made_once(name: str, package: str = "aiplatform_v1") -> cached_property:
+    """A client of google.cloud.<package>, made at its first use."""
+    return cached_property(lambda cloud: cloud._client(name, package))
 
 
 @dataclass(frozen=True)
@@ -139,65 +136,23 @@ class Cloud:
         return storage.Client(project=self.settings.project, credentials=self.credentials,
                               _http=self.session)
 
-    @cached_property
-    def registry(self) -> aiplatform_v1.FeatureRegistryServiceClient:
-        """Feature groups and features (the SDK's preview classes cannot set `dense`)."""
-        return self._client("FeatureRegistryServiceClient")
-
-    @cached_property
-    def online_admin(self) -> aiplatform_v1.FeatureOnlineStoreAdminServiceClient:
-        """Online stores, feature views, syncs."""
-        return self._client("FeatureOnlineStoreAdminServiceClient")
-
-    @cached_property
-    def online(self) -> aiplatform_v1.FeatureOnlineStoreServiceClient:
-        """Fetching feature values."""
-        return self._client("FeatureOnlineStoreServiceClient")
-
-    @cached_property
-    def models(self) -> aiplatform_v1.ModelServiceClient:
-        """Models, their versions and evaluations."""
-        return self._client("ModelServiceClient")
-
-    @cached_property
-    def endpoints(self) -> aiplatform_v1.EndpointServiceClient:
-        """Endpoints and the models deployed to them."""
-        return self._client("EndpointServiceClient")
-
-    @cached_property
-    def predictions(self) -> aiplatform_v1.PredictionServiceClient:
-        """Predictions of deployed models."""
-        return self._client("PredictionServiceClient")
-
-    @cached_property
-    def pipeline_jobs(self) -> aiplatform_v1.PipelineServiceClient:
-        """Pipeline jobs: list, cancel, delete."""
-        return self._client("PipelineServiceClient")
-
-    @cached_property
-    def schedules(self) -> aiplatform_v1.ScheduleServiceClient:
-        """The schedule of the weekly refresh."""
-        return self._client("ScheduleServiceClient")
-
-    @cached_property
-    def custom_jobs(self) -> aiplatform_v1.JobServiceClient:
-        """Custom jobs: list, cancel, delete."""
-        return self._client("JobServiceClient")
-
-    @cached_property
-    def projects(self) -> resourcemanager_v3.ProjectsClient:
-        """Resource Manager: whether the project answers, and which permissions we have."""
-        return self._client("ProjectsClient", "resourcemanager_v3")
-
-    @cached_property
-    def services(self) -> service_usage_v1.ServiceUsageClient:
-        """Service Usage: which APIs are enabled."""
-        return self._client("ServiceUsageClient", "service_usage_v1")
-
-    @cached_property
-    def artifacts(self) -> artifactregistry_v1.ArtifactRegistryClient:
-        """Artifact Registry: which images exist."""
-        return self._client("ArtifactRegistryClient", "artifactregistry_v1")
+    # Vertex AI: feature groups and features (the SDK's preview classes cannot set `dense`); online
+    # stores, feature views and syncs; fetches; models, their versions and evaluations; endpoints;
+    # predictions; jobs, to list, cancel and delete; the schedule of the weekly refresh.
+    registry = _made_once("FeatureRegistryServiceClient")
+    online_admin = _made_once("FeatureOnlineStoreAdminServiceClient")
+    online = _made_once("FeatureOnlineStoreServiceClient")
+    models = _made_once("ModelServiceClient")
+    endpoints = _made_once("EndpointServiceClient")
+    predictions = _made_once("PredictionServiceClient")
+    pipeline_jobs = _made_once("PipelineServiceClient")
+    custom_jobs = _made_once("JobServiceClient")
+    schedules = _made_once("ScheduleServiceClient")
+    # Whether the project answers, and which permissions we have; which APIs are enabled; which
+    # images exist.
+    projects = _made_once("ProjectsClient", "resourcemanager_v3")
+    services = _made_once("ServiceUsageClient", "service_usage_v1")
+    artifacts = _made_once("ArtifactRegistryClient", "artifactregistry_v1")
 
     def iam(self, verb: str, path: str, body: dict | None = None) -> dict:
         """A call of the IAM API (v1), such as GET projects/P/serviceAccounts/EMAIL; its answer.
@@ -265,7 +220,7 @@ class Cloud:
             backoff_jitter=retries.first_pause_seconds,
             backoff_max=retries.longest_pause_seconds))
 
-    def _client(self, name: str, package: str = "aiplatform_v1"):
+    def _client(self, name: str, package: str):
         address = self.vertex if package == "aiplatform_v1" else self.platform
         # REST on both targets, so that both raise the same error classes.
         client = getattr(import_module(f"google.cloud.{package}"), name)(
