@@ -129,14 +129,6 @@ def test_other_types_of_column(data_load, here, bigquery_server, tmp_path, kind)
     assert (read["is_new"] == (read["orders_90d"] > 0.5)).all()
 
 
-def test_dates_instead_of_ratios(data_load, here, tables, tmp_path):
-    dates = {"valid_from": "2025-08-30", "test_from": "2025-11-02"}
-    assert data_load.main(arguments(tables["good"], tmp_path, **dates)) == 0
-    splits = json.loads((tmp_path / "split.json").read_text())["splits"]
-    assert [(s["first"][:10], s["last"][:10]) for s in splits.values()] == [
-        ("2025-06-01", "2025-06-29"), ("2025-08-31", "2025-08-31"), ("2025-11-02", "2025-12-21")]
-
-
 @pytest.mark.parametrize("table, changes, reason", [
     ("absent", {}, "does not exist"),
     ("empty", {}, "has no rows"),
@@ -149,8 +141,6 @@ def test_dates_instead_of_ratios(data_load, here, tables, tmp_path):
     ("good", {"feature_cols": "orders_90d,country"}, "country of demo-project.churn.good is STRI"),
     ("good", {"time_col": "avg_order_value_90d", "feature_cols": "orders_90d"}, "not a TIMESTAMP"),
     ("good", {"gap_days": 400}, "too few"),
-    ("good", {"valid_from": "2025-06-02", "test_from": "2025-06-09"}, "split train is empty"),
-    ("good", {"valid_from": "2025-06-02", "test_from": "2035-06-09"}, "--test_from 2035-06-09"),
     ("good", {"sample_percent": 0.000001}, "split train is empty"),
 ])
 def test_unusable_tables_are_reported_in_one_line(
@@ -169,11 +159,6 @@ def test_unusable_tables_are_reported_in_one_line(
     ({"split_ratios": "0.6,0.2,0.3"}, "add up to 1"),
     ({"split_ratios": "0.8,0.2,0"}, "above 0"),
     ({"split_ratios": "nan,0.2,0.2"}, "three shares"),
-    ({"valid_from": "2025-06-02"}, "go together"),
-    ({"valid_from": "2025-06-02", "test_from": "2025-06-02"}, "must be before"),
-    ({"valid_from": "June", "test_from": "2025-06-02"}, "not a date"),
-    ({"valid_from": "2025-01-02", "test_from": "2025-06-02", "split_ratios": "0.6,0.2,0.2"},
-     "not both"),
     ({"sample_percent": "0"}, "--sample_percent"),
     ({"sample_percent": "nan"}, "--sample_percent"),
     ({"feature_cols": "a,,b"}, "not a list of names"),

@@ -97,13 +97,6 @@ def test_times_that_are_no_snapshots_are_refused(data_load):
         data_load.cut_by_ratios(np.arange(2001), 0, RATIOS)
 
 
-def test_cut_by_dates_takes_the_first_time_on_or_after(data_load):
-    times = np.array([0, 10, 20, 30]) * DAY
-    assert data_load.cut_by_dates(times, 10 * DAY, 11 * DAY) == (10 * DAY, 20 * DAY)
-    with pytest.raises(data_load.InputError, match="--test_from 1970-02-01"):
-        data_load.cut_by_dates(times, 10 * DAY, 31 * DAY)
-
-
 def test_sample_is_by_customer_stable_and_nested(data_load):
     ids = pa.array([str(i % 5000) for i in range(15000)])
     kept = {percent: data_load.sampled(ids, percent, 7) for percent in (1, 20, 60, 100)}
@@ -134,8 +127,8 @@ def table():
 def options(**changes):
     return SimpleNamespace(build="", **{
         "table": "p.d.t", "id_col": "id", "time_col": "t", "label_col": "y",
-        "feature_cols": ["f", "g"], "gap_days": 60, "split_ratios": RATIOS, "valid_from": None,
-        "test_from": None, "sample_percent": 100.0, "seed": 7, **changes})
+        "feature_cols": ["f", "g"], "gap_days": 60, "split_ratios": RATIOS,
+        "sample_percent": 100.0, "seed": 7, **changes})
 
 
 def test_same_table_in_any_order_gives_the_same_bytes(data_load, table, tmp_path):

@@ -99,9 +99,8 @@ def test_the_custom_jobs_get_the_arguments_that_the_pipeline_gives(settings, tmp
         step = executor.removeprefix("exec-").replace("-", "_")
         text = json.dumps(container["args"])
         flags = {f for f in text.replace('\\"', '"').split('"') if f.startswith("--")}
-        # The defaults of the programs suit both; dates are an alternative to ratios.
-        unused = {"--split", "--n_jobs", "--valid_from", "--test_from"}
-        assert {f"--{name}" for name in given[step]} == flags - unused, step
+        # The program's default suits both.
+        assert {f"--{name}" for name in given[step]} == flags - {"--n_jobs"}, step
 
 
 def test_a_bad_config_ends_with_status_2(tmp_path):

@@ -5,12 +5,10 @@ id, so that the same table gives the same bytes. split.json beside them describe
 
 The split. The label at time t covers (t, t + gap_days], so the label windows of rows closer than
 that overlap. Every row of an earlier split has t + gap_days <= first t of the next split; the rows
-between are dropped.
-  --split_ratios  Consider all pairs (first time of valid, first time of test) that leave no split
-                  empty. K is the largest number of times that a pair keeps. The chosen pair has
-                  the three counts of times nearest to ratio x K (sum of absolute differences);
-                  of equal ones the earliest.
-  --valid_from, --test_from  valid and test start at the first time on or after these dates.
+between are dropped. Consider all pairs (first time of valid, first time of test) that leave no
+split empty. K is the largest number of times that a pair keeps. The chosen pair has the three
+counts of times nearest to --split_ratios x K (sum of absolute differences); of equal ones the
+earliest.
 
 Dropped and counted in split.json: rows in a gap, customers outside the sample, and rows in which
 every feature is NULL (no snapshot yet; such a customer is not served online either).
@@ -38,7 +36,7 @@ import pyarrow.parquet as pq
 SPLITS = ("train", "valid", "test")
 GAP = -1  # the code of a row that lies in a gap
 DAY = 86_400_000_000  # microseconds, the unit of every time in this file
-MAX_TIMES = 2000  # distinct times that --split_ratios searches: 5 years of daily snapshots
+MAX_TIMES = 2000  # distinct times that are searched: 5 years of daily snapshots
 NUMBERS = {"INTEGER", "INT64", "FLOAT", "FLOAT64", "NUMERIC", "BIGNUMERIC", "BOOLEAN", "BOOL"}
 TIMES = {"TIMESTAMP", "DATETIME", "DATE"}
 # How long a call is repeated, and how long one waits for its answer: the local BigQuery runs one
@@ -70,9 +68,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--id_col", required=True, help="column that names the customer")
     parser.add_argument("--feature_cols", required=True, type=names, help="a,b,c")
     parser.add_argument("--gap_days", required=True, type=whole, help="the label's horizon")
-    parser.add_argument("--split_ratios", type=ratios, help="default 0.6,0.2,0.2")
-    parser.add_argument("--valid_from", type=day, help="YYYY-MM-DD, instead of the ratios")
-    parser.add_argument("--test_from", type=day, help="YYYY-MM-DD, instead of the ratios")
+    parser.add_argument("--split_ratios", type=ratios, default=(0.6, 0.2, 0.2),
+                        help="default 0.6,0.2,0.2")
     parser.add_argument("--sample_percent", type=float, default=100.0,
                         help="of the customers, by hash of the id (default 100)")
     parser.add_argument("--seed", type=whole, default=7, help="of the sample (default 7)")
@@ -81,20 +78,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                              "pipeline's cache key, so that a rebuilt table is read again")
     parser.add_argument("--output_dataset", required=True, type=Path, help="folder to write")
     options = parser.parse_args(argv)
-
-    if (options.valid_from is None) != (options.test_from is None):
-        parser.error("--valid_from and --test_from go together")
-    if options.valid_from is not None and options.split_ratios:
-        parser.error("give --split_ratios, or --valid_from and --test_from, not both")
-    if options.valid_from is not None and options.valid_from >= options.test_from:
-        parser.error("--valid_from must be before --test_from")
     if not 0 < options.sample_percent <= 100:
         parser.error("--sample_percent must be above 0 and at most 100")
     columns = [options.id_col, options.time_col, options.label_col, *options.feature_cols]
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         parser.error(f"named more than once: {', '.join(twice)}")
-    options.split_ratios = options.split_ratios or (0.6, 0.2, 0.2)
     return options
 
 
@@ -126,15 +115,6 @@ def ratios(text: str) -> tuple[float, float, float]:
     if len(shares) != 3 or not min(shares) > 0 or abs(sum(shares) - 1) > 1e-6:
         raise argparse.ArgumentTypeError(f"{text!r} is not three shares above 0 that add up to 1")
     return shares
-
-
-def day(text: str) -> int:
-    """'2026-01-31' -> microseconds since 1970, UTC."""
-    try:
-        moment = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a date YYYY-MM-DD") from None
-    return int(moment.timestamp()) * 1_000_000
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -279,8 +259,8 @@ def cut_by_ratios(
     count = len(times)
     if count > MAX_TIMES:
         raise InputError(
-            f"the time column has {count} distinct times, more than {MAX_TIMES}: for times "
-            "that are not snapshots use --valid_from and --test_from")
+            f"the time column has {count} distinct times, more than {MAX_TIMES}: they are not "
+            "those of snapshots")
     index = np.arange(count)
     # For each time, the number of times that are at least a gap before it.
     before = np.minimum(np.searchsorted(times, times - gap, side="right"), index)
@@ -308,18 +288,6 @@ def too_few(times: np.ndarray, gap: int) -> str:
     return have + (
         f"three splits with gaps of {gap / DAY:g} days need at least {need} at a step of "
         f"{step / DAY:g} days")
-
-
-def cut_by_dates(times: np.ndarray, valid_from: int, test_from: int) -> tuple[int, int]:
-    """The first time on or after each date; all int64 microseconds, `times` ascending."""
-    cuts = []
-    for option, date in (("--valid_from", valid_from), ("--test_from", test_from)):
-        position = np.searchsorted(times, date)
-        if position == len(times):
-            raise InputError(
-                f"no row on or after {option} {iso(date)}; the last is at {iso(times[-1])}")
-        cuts.append(int(times[position]))
-    return cuts[0], cuts[1]
 
 
 def assign(times: np.ndarray, gap: int, valid_from: int, test_from: int) -> np.ndarray:
@@ -395,10 +363,7 @@ def split_table(
     # The cuts come from all rows, so that a sample has the same ones.
     times, gap = microseconds(table[time_col]), options.gap_days * DAY
     distinct = np.unique(times) if distinct is None else distinct
-    if options.valid_from is not None:
-        cuts = cut_by_dates(distinct, options.valid_from, options.test_from)
-    else:
-        cuts = cut_by_ratios(distinct, gap, options.split_ratios)
+    cuts = cut_by_ratios(distinct, gap, options.split_ratios)
     codes = assign(times, gap, *cuts)
     known = np.zeros(len(table), dtype=bool)
     for feature in options.feature_cols:

@@ -1,8 +1,8 @@
-"""eval: model + one split -> metrics.json, and curves.json for the charts; or approve a model.
+"""eval: model + dataset -> metrics.json, and curves.json for the charts; or approve a model.
 
-metrics.json has the metrics of --split, a baseline (the best constant: the split's positive rate
-for every row), and the same for the valid split. Probabilities are of label 1; the threshold of
-accuracy is 0.5. The same input gives the same files.
+metrics.json has the metrics of the test split, a baseline (the best constant: the split's positive
+rate for every row), and the same for the valid split. Probabilities are of label 1; the threshold
+of accuracy is 0.5. The same input gives the same files.
 
 The gate: with --min_roc_auc, --max_roc_auc, --positive_rate_low or --positive_rate_high,
 metrics.json also says whether the model passes, or why not, and --output_verdict gets one word
@@ -57,12 +57,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--input_model", required=True, type=Path,
                         help="folder with model.pkl and model_meta.json")
     parser.add_argument("--label_col", required=True, help="column of 0 and 1")
-    parser.add_argument("--split", choices=["test", "valid"], default="test")
-    parser.add_argument("--min_roc_auc", type=finite, help="gate: at least this on --split")
+    parser.add_argument("--min_roc_auc", type=finite, help="gate: at least this on test")
     parser.add_argument("--max_roc_auc", type=finite,
                         help="gate: at most this; a higher value means a leak")
-    parser.add_argument("--positive_rate_low", type=finite, help="gate: of --split, at least")
-    parser.add_argument("--positive_rate_high", type=finite, help="gate: of --split, at most")
+    parser.add_argument("--positive_rate_low", type=finite, help="gate: of test, at least")
+    parser.add_argument("--positive_rate_high", type=finite, help="gate: of test, at most")
     parser.add_argument("--output_metrics", required=True, type=Path, help="metrics.json to write")
     parser.add_argument("--output_verdict", type=Path, help="file for one word: pass or fail")
     parser.add_argument("--output_curves", type=Path, help="curves.json to write, if given")
@@ -316,10 +315,10 @@ def run(options: argparse.Namespace) -> None:
     if meta["label"] != options.label_col:
         raise InputError(f"the model predicts {meta['label']}, not --label_col {options.label_col}")
     features, splits = meta["features"], {}
-    for split in sorted({options.split, "valid"}):
+    for split in ("test", "valid"):
         rows, labels = read_split(options.input_dataset, split, features, options.label_col)
         splits[split] = rows, labels, predict(pipeline, rows)
-    metrics = {"split": options.split, **measure(*splits[options.split][1:]),
+    metrics = {"split": "test", **measure(*splits["test"][1:]),
                "valid": measure(*splits["valid"][1:])}
     metrics["gate"] = judge(metrics, options)
     write_json(options.output_metrics, metrics)
@@ -327,12 +326,12 @@ def run(options: argparse.Namespace) -> None:
         options.output_verdict.parent.mkdir(parents=True, exist_ok=True)
         options.output_verdict.write_text("pass" if metrics["gate"]["pass"] else "fail")
     for name in ("roc_auc", "pr_auc", "accuracy"):
-        print(f"eval: {options.split} {name} {metrics[name]:.4f} "
+        print(f"eval: test {name} {metrics[name]:.4f} "
               f"(baseline {metrics['baseline'][name]:.4f})")
-    print(f"eval: {options.split} positive_rate {metrics['positive_rate']:.4f} "
+    print(f"eval: test positive_rate {metrics['positive_rate']:.4f} "
           f"on {metrics['rows']} rows", flush=True)
     if options.output_curves:
-        curves = {"split": options.split, **draw(pipeline, *splits[options.split])}
+        curves = {"split": "test", **draw(pipeline, *splits["test"])}
         write_json(options.output_curves, curves)
 
 
