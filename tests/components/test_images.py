@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -162,21 +161,3 @@ def test_kfp_wires_the_three_components(tmp_path):
         "comp-train": {"output_model": "system.Model"},
         "comp-eval": {"output_metrics": "system.Metrics", "output_curves": "system.Artifact"},
     }
-
-
-def test_copy_of_the_template_works(started, dataset, tmp_path):
-    folder = tmp_path / "mine"
-    shutil.copytree(ROOT / "lib" / "components" / "_template", folder)
-    output = tmp_path / "new" / "dataset"
-    done = started(folder, "--input_dataset", dataset, "--output_dataset", output)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads((output / "row_counts.json").read_text()) == {
-        "test": 1500, "train": 4000, "valid": 1500}
-
-    done = started(folder, "--input_dataset", tmp_path, "--output_dataset", output)
-    assert (done.returncode, done.stderr) == (1, f"template: {tmp_path} has no .parquet file\n")
-    (tmp_path / "a.parquet").write_text("not parquet")
-    done = started(folder, "--input_dataset", tmp_path, "--output_dataset", output)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    done = started(folder, "--input_dataset", tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
