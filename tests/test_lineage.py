@@ -17,7 +17,8 @@ NODES = {kind: LineageNode(f"app_{kind}", ("1,000 rows",)) for kind in lineage.B
 
 
 def test_lineage_is_read_from_the_resources(cloud):
-    settings = config.load(target="local", env="dev", overrides={**SMALL, "app": "lineage"})
+    settings = config.load(target="local", env="dev", overrides={
+        **SMALL, "app": "lineage", "snapshots": {"history_days": 126, "sample_percent": 20}})
     mine = dataclasses.replace(cloud, settings=settings)
     assert lineage.read(mine).nodes == {}
     warehouse.create_dataset(mine)
