@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # A usual run draws the same examples each time, so that a failure is one of the change that is
 # tested; `--hypothesis-profile=thorough` draws other ones, and 20 times as many.
@@ -17,6 +18,7 @@ hypothesis.settings.register_profile("usual", derandomize=True)
 hypothesis.settings.register_profile("thorough", max_examples=2000, derandomize=False)
 hypothesis.settings.load_profile("usual")
 ROOT = Path(__file__).resolve().parents[1]
+gc.disable()  # until pytest_collection_finish
 
 # A local cloud waits for the disk after each statement, often longer than it computes: where memory
 # can be used as a disk (Linux), all temporary folders are there, also those of child processes.
@@ -40,6 +42,12 @@ LONG = ("contract/test_failures.py", "contract/test_wire.py", "localcloud/test_p
         "operate/test_kill_and_resume.py")
 
 
+def pytest_collection_finish():
+    """The modules of all tests are imported, and stay: no search for garbage goes through them."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items):
     """The long files first."""
     def place(item):
@@ -47,6 +55,20 @@ def pytest_collection_modifyitems(items):
         return LONG.index(file) if file in LONG else len(LONG)
 
     items.sort(key=place)
+
+
+class ByFile(LoadScopeScheduling):
+    """A worker takes a whole file, whose tests share a local cloud or build on each other; and all
+    of tests/proof, whose files share what is built, served and trained."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        return "tests/proof" if file.startswith("tests/proof/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
