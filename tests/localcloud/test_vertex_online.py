@@ -1,6 +1,7 @@
 """Online stores, feature views, syncs and fetching."""
 
 import math
+import threading
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from google.cloud import aiplatform_v1
 
 from lib.localcloud import rest
 from lib.localcloud.vertex import app
+from lib.localcloud.vertex.online import sync as sync_module
 
 JAN_1 = 1704067200000000  # 2024-01-01 in microseconds
 # The example of the proto comment on FeatureGroup.BigQuery.dense.
@@ -223,6 +225,40 @@ def test_syncs_of_one_view_run_one_after_the_other(vertex, group, view, table, w
     runs = [s.run_time for s in wait_for(all_finished)]
     for earlier, later in zip(runs, runs[1:], strict=False):
         assert nanoseconds(earlier.end_time) <= nanoseconds(later.start_time)
+
+
+def test_other_calls_are_served_while_a_sync_reads_and_writes(
+        vertex, group, view, store, sync, fetch, table, wait_for, monkeypatch):
+    uri = table(PROTO_EXAMPLE)
+    group(uri, ["f0"])
+    name = view(["f0"])
+    newest, half, served = vertex.vertex.tables.newest, threading.Event(), threading.Event()
+
+    def newest_in_two_halves(asked):
+        columns, rows, slot_ms = newest(asked)
+
+        def halves():
+            yield next(rows)
+            half.set()
+            assert served.wait(5)
+            yield from rows
+
+        return columns, halves(), slot_ms
+
+    monkeypatch.setattr(sync_module, "BATCH", 1)
+    monkeypatch.setattr(vertex.vertex.tables, "newest", newest_in_two_halves)
+    running = vertex.admin.sync_feature_view(feature_view=name).feature_view_sync
+    assert half.wait(20)
+    vertex.registry.create_feature_group(  # it writes, too
+        parent=store.rsplit("/", 2)[0], feature_group_id="meanwhile",
+        feature_group={"big_query": {
+            "big_query_source": {"input_uri": uri}, "entity_id_columns": ["id"]}}).result()
+    assert fetch(name, "e1")["f0"] == 20  # the first half
+    served.set()
+    done = wait_for(lambda: (found := vertex.admin.get_feature_view_sync(name=running)).run_time
+                    .HasField("end_time") and found)
+    assert (done.final_status.code, done.sync_summary.row_synced) == (0, 2)
+    assert fetch(name, "e2")["f0"] == 1
 
 
 def test_a_sync_that_fails_says_why(bq, group, view, sync, fetch, table):

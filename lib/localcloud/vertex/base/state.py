@@ -41,7 +41,7 @@ create index if not exists resources_by_parent on resources (parent, collection)
 create table if not exists operations (name text primary key, data text not null);
 create table if not exists schemas (id integer primary key, columns text not null);
 create table if not exists online_values (
-    view text, entity text, source text, schema_id integer not null, data text not null,
+    view text, entity text, source text, schema_id integer not null, data blob not null,
     primary key (view, entity, source)) without rowid;
 create table if not exists task_cache (
     scope text, key text, data text not null, primary key (scope, key)) without rowid;

@@ -1,6 +1,7 @@
 """Feature view syncs: from BigQuery into the online store, one at a time for each view."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from google.cloud.aiplatform_v1 import types
 from google.protobuf.message import Message
@@ -15,6 +16,7 @@ from lib.localcloud.vertex.online.sources import served_tables
 from lib.localcloud.vertex.registry.tables import ServedTable
 
 LATE = 2  # syncs until a late grant counts
+BATCH = 10_000  # entities in one transaction: other calls that write wait for one, not for a sync
 OWN_ACCOUNT = types.FeatureView.ServiceAgentType.SERVICE_AGENT_TYPE_FEATURE_VIEW
 
 
@@ -65,9 +67,10 @@ class Syncs:
                 state.put(sync)
 
     def _load(self, sync: Message) -> None:
-        """Read every table of the view, then write all values in one transaction.
+        """Reduce every table of the view, then write the values, batch by batch.
 
-        Entities that are no longer in a table stay: Bigtable serving keeps them.
+        A batch is read before its transaction begins: meanwhile others can write. Entities that are
+        no longer in a table stay: Bigtable serving keeps them.
         """
         state = self._vertex.state
         view_name = sync.name.rsplit("/", 2)[0]
@@ -75,10 +78,12 @@ class Syncs:
         tables = served_tables(self._vertex, view)
         self._check_access(view, tables)
         read = [(table.key, *self._vertex.tables.newest(table)) for table in tables]
-        with state.transaction():
-            state.get(view_name)  # NOT_FOUND if it was deleted meanwhile
-            for key, columns, rows, _ in read:
-                sync.sync_summary.row_synced += values.put(state, view_name, key, columns, rows)
+        for key, columns, rows, _ in read:
+            while batch := list(islice(rows, BATCH)):
+                with state.transaction():
+                    state.get(view_name)  # NOT_FOUND if it was deleted meanwhile
+                    values.put(state, view_name, key, columns, batch)
+                sync.sync_summary.row_synced += len(batch)
         sync.sync_summary.total_slot = sum(slot_ms for *_, slot_ms in read)
 
     def _check_access(self, view: Message, tables: list[ServedTable]) -> None:

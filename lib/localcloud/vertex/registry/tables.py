@@ -1,10 +1,10 @@
 """The BigQuery tables that features come from: their schemas, and reading them for a sync."""
 
-import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 
 import google.api_core.exceptions as google_errors
 import grpc
@@ -80,8 +80,8 @@ class BigQuery:
                 "NOT_FOUND", f"BigQuery table {uri} was not found.") from None
         return {field.name: field for field in found.schema}
 
-    def newest(self, served: ServedTable) -> tuple[list, Iterator[tuple[str, str]], int]:
-        """One row per entity: ([name, value field] pairs, (entity, JSON list) rows, slot ms).
+    def newest(self, served: ServedTable) -> tuple[list, Iterator[tuple[str, tuple]], int]:
+        """One row per entity: ([name, value field] pairs, (entity, values) rows, slot ms).
 
         BigQuery writes the reduction into a scratch table, which is read through the Storage
         Read API, batch by batch: query results over REST are limited to a few thousand rows a
@@ -172,25 +172,22 @@ def reduction(served: ServedTable) -> str:
 
 
 def entity_key(parts: Sequence[str]) -> str:
-    """The key of an entity in the online store."""
-    return _encode(parts)
+    """The key of an entity in the online store: a JSON list, made by the part of json.dumps that
+    takes the least time."""
+    return f"[{', '.join(map(encode_basestring_ascii, parts))}]"
 
 
-# json.dumps makes its encoder anew for each row, and looks for circles.
-_encode = json.JSONEncoder(check_circular=False).encode
-
-
-def _rows(batches: Iterator[pa.RecordBatch], keys: int) -> Iterator[tuple[str, str]]:
-    """(entity, JSON list of values) of each row."""
+def _rows(batches: Iterator[pa.RecordBatch], keys: int) -> Iterator[tuple[str, tuple]]:
+    """(entity, values) of each row."""
     for batch in batches:
         columns = [_plain(column) for column in batch.columns]
         values = zip(*columns[keys:], strict=True) if columns[keys:] else [()] * batch.num_rows
-        for entity, row in zip(zip(*columns[:keys], strict=True), values, strict=True):
-            yield entity_key(entity), _encode(row)
+        entities = map(entity_key, zip(*columns[:keys], strict=True))
+        yield from zip(entities, values, strict=True)
 
 
 def _plain(column: pa.Array) -> list:
-    """Values that JSON can hold: timestamps as microseconds, bytes as latin-1 text."""
+    """Values as a feature view serves them: timestamps as microseconds, bytes as latin-1 text."""
     if pa.types.is_timestamp(column.type):
         return column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).to_pylist()
     if pa.types.is_list(column.type) and pa.types.is_timestamp(column.type.value_type):
