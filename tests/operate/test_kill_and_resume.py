@@ -8,9 +8,7 @@ import json
 from scripts.kill_and_resume import WHERE, Place, Trial, differences, plan, strike
 from tests.support.walk import NO_COPIES, SMALL
 
-# The end of a run does not depend on how much its proofs measure.
-SMALLER = SMALL | NO_COPIES | {"checks": SMALL["checks"] | {"future_days": [60],
-                                                            "ladder_rows": 3000}}
+SMALLER = SMALL | NO_COPIES
 UNDISTURBED = """
 import contextlib, json, pathlib, sys
 from lib import config, stages
