@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pandas as pd
@@ -32,7 +30,7 @@ from lib.operate import (
 )
 from lib.operate.finding import UNKNOWN, member
 from tests.contract import schema
-from tests.support import local_cloud
+from tests.support import forked, local_cloud
 from tests.test_source import write_csv
 
 SMALL = {"thelook": {"users": 1000}}
@@ -694,25 +692,21 @@ def test_the_stand_in_keeps_googles_rules(emulator, verb, path, body, status, sa
 
 
 def test_it_is_a_command_with_a_status(emulator, refuse, cloud, tmp_path):
-    def start(*arguments, **variables):
-        return subprocess.Popen(
-            [sys.executable, "-m", "lib.operate.preflight", *arguments], cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={
-                **os.environ, "LOCALCLOUD_STATE": str(emulator[2]),
-                config.SETTINGS_VARIABLE: json.dumps(SMALL), **variables})
+    def command(*arguments, **variables):
+        return forked.run("lib.operate.preflight", *arguments, **{
+            "LOCALCLOUD_STATE": str(emulator[2]), config.SETTINGS_VARIABLE: json.dumps(SMALL),
+            **variables})
 
     (tmp_path / "bad.yaml").write_text("app: 1")
-    started = [start("--target", "aws"), start(CHURN_DEMO_CONFIG=str(tmp_path / "bad.yaml")),
-               start()]
-    usage, bad, good = [(p, *p.communicate(timeout=60)) for p in started]
-    assert (usage[0].returncode, bad[0].returncode) == (2, 2)
-    assert good[0].returncode == 0 and "0 blockers" in good[1]
+    assert command("--target", "aws").returncode == 2
+    assert command(CHURN_DEMO_CONFIG=str(tmp_path / "bad.yaml")).returncode == 2
+    good = command()
+    assert good.returncode == 0 and "0 blockers" in good.stdout
     refuse({"disabled_apis": ["storage.googleapis.com"]})
-    stopped = start()
-    out, err = stopped.communicate(timeout=60)
+    stopped = command()
     assert stopped.returncode == 1
-    assert re.search(r"^BLOCK APIs: +not enabled: storage.googleapis.com$", out, re.M)
-    assert "Traceback" not in out + err
+    assert re.search(r"^BLOCK APIs: +not enabled: storage.googleapis.com$", stopped.stdout, re.M)
+    assert "Traceback" not in stopped.stdout + stopped.stderr
 
 
 def test_the_table_is_printed_without_a_connection(monkeypatch, capsys):

@@ -14,6 +14,7 @@ import yaml
 
 from lib.config import ROOT
 from scripts import readmes
+from tests.support import forked
 
 FILES = sorted(ROOT.glob("*.md")) + sorted(
     path for path in (ROOT / "lib").rglob("*.md") if not path.parent.name.startswith("."))
@@ -186,22 +187,25 @@ def test_the_tests_that_run_a_command_exist():
         assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+def run(*words):
+    """The finished process of a command that succeeds; a module's is a fork."""
+    done = (forked.run(*words[2:]) if words[:2] == (PYTHON, "-m") else
+            subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60))
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 @pytest.mark.parametrize("command", CHEAP)
 def test_a_cheap_command_runs(command, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCALCLOUD_STATE", str(tmp_path))
-    done = subprocess.run(CHEAP[command].split(), cwd=ROOT, capture_output=True, text=True,
-                          timeout=60)
-    assert done.returncode == 0, done.stderr
+    run(*CHEAP[command].split())
 
 
 @functools.cache
 def help_of(program):
     if program in [("scripts/test.sh",), ("scripts/setup.sh",)]:  # they would install first
         return (ROOT / program[0]).read_text(encoding="utf-8")
-    done = subprocess.run([*program, "--help"], cwd=ROOT, capture_output=True, text=True,
-                          timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run(*program, "--help").stdout
 
 
 @pytest.mark.parametrize("command", WITH_PROGRAM, ids=lambda command: command.text[:60])

@@ -1,7 +1,6 @@
 """The pipeline's spec: what kfp compiles from it, with no cloud and no engine."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ from lib.config import ROOT
 from lib.errors import Needed
 from lib.training import custom_jobs
 from lib.training.compile import compile_to
+from tests.support import forked
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -103,8 +103,6 @@ def test_the_custom_jobs_get_the_arguments_that_the_pipeline_gives(settings, tmp
         assert {f"--{name}" for name in given[step]} == flags - {"--n_jobs"}, step
 
 
-def test_a_bad_config_ends_with_status_2(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "lib.training.compile", "--target", "gcp"],
-        cwd=ROOT, text=True, capture_output=True, timeout=60, env={**os.environ})
+def test_a_bad_config_ends_with_status_2():
+    done = forked.run("lib.training.compile", "--target", "gcp")
     assert done.returncode == 2 and "targets.gcp.project" in done.stderr
