@@ -62,9 +62,14 @@ class LocalSession(AuthorizedSession):
             _check_local(error)
             if not is_refused(error):
                 raise
-            raise Needed("the local cloud has stopped",
-                         "the local cloud: the first cell of a notebook and every command start it",
-                         self._settings.rerun_command()) from error
+            raise stopped(self._settings) from error
+
+
+def stopped(settings: Settings) -> Needed:
+    """The error where nothing listens at the address of the local cloud."""
+    return Needed("the local cloud has stopped",
+                  "the local cloud: the first cell of a notebook and every command start it",
+                  settings.rerun_command())
 
 
 def _made_once(name: str, package: str = "aiplatform_v1") -> cached_property:
@@ -122,9 +127,16 @@ class Cloud:
             return bigquery_storage_v1.BigQueryReadClient(credentials=self.credentials)
         import grpc
 
-        channel = grpc.insecure_channel(
+        class Stops(grpc.UnaryUnaryClientInterceptor):  # as LocalSession, which see
+            def intercept_unary_unary(inner, proceed, details, request):
+                call = proceed(details, request)
+                if "Connection refused" in (call.details() or ""):
+                    raise stopped(self.settings)
+                return call
+
+        channel = grpc.intercept_channel(grpc.insecure_channel(
             self.bigquery_grpc, options=[
-                ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)])
+                ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]), Stops())
         return bigquery_storage_v1.BigQueryReadClient(
             transport=transports.BigQueryReadGrpcTransport(channel=channel))
 
