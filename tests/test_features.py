@@ -1,18 +1,16 @@
 """Adding a feature as lib/README.md says: disagreements are reported, and the feature is served."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from lib import warehouse
 from lib.config import ROOT
 from lib.operate import preflight_resources
-from tests.conftest import SMALL
+from tests.support import forked
+from tests.support.walk import SMALL
 
 CONFIG = "config.yaml"
 BUILD, REQUEST = "sql/02_build_features.sql", "sql/request_time_features.sql"
@@ -85,18 +83,16 @@ def copy(tmp_path):
     shutil.copy(ROOT / CONFIG, tmp_path)
     (tmp_path / "flow.py").write_text(FLOW)
     yield tmp_path
-    run(tmp_path, "-m", "lib.localcloud", "stop")
+    run(tmp_path, "lib.localcloud", "stop")
 
 
-def run(folder, *arguments):
-    variables = {**os.environ, "CHURN_DEMO_SET": json.dumps(SMALL),
-                 "LOCALCLOUD_STATE": str(folder / "state")}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=variables, text=True,
-                          capture_output=True, timeout=300)
+def run(folder, module, *arguments):
+    return forked.run(module, *arguments, folder=folder, LOCALCLOUD_STATE=str(folder / "state"),
+                      CHURN_DEMO_SET=json.dumps(SMALL))
 
 
 def flow(folder):
-    done = run(folder, "flow.py")
+    done = run(folder, "flow")
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -138,20 +134,20 @@ def test_a_twelfth_feature_is_served_after_the_steps_of_the_page(copy, settings)
     assert {*before["statuses"].values()} == {"created", "done"}
 
     add(copy, CONFIG)
-    done = run(copy, "-m", "lib.operate.preflight")
+    done = run(copy, "lib.operate.preflight")
     assert done.returncode == 1, done.stdout + done.stderr
     for file in (BUILD, REQUEST):
         assert f"but {file} does not select it" in done.stdout
     add(copy, BUILD)
     add(copy, REQUEST)
-    done = run(copy, "-m", "lib.operate.preflight")
+    done = run(copy, "lib.operate.preflight")
     assert done.returncode == 0 and "ok    features:" in done.stdout, done.stdout + done.stderr
 
     after = flow(copy)
     assert {name for name, status in after["statuses"].items() if status == "created"} == {
         "02_build_features", "04_build_train", "04_build_train_naive", "features", "view", "sync",
         "training", "model", "deployment"}
-    done = run(copy, "-m", "lib.predict", "--customer_id", after["customer"])
+    done = run(copy, "lib.predict", "--customer_id", after["customer"])
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert len(answer["features"]) == len(settings.features) + 1

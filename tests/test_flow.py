@@ -7,9 +7,6 @@ that other files of tests may run before or after.
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -30,13 +27,13 @@ from lib import (
     warehouse,
 )
 from lib.cloud import connect, stop_local
-from lib.config import ROOT
 from lib.errors import Needed
 from lib.proof import latency, leakage, parity, sanity
 from lib.training import training
 from tests.conftest import SMALL
+from tests.support import forked
 
-OWN = {**SMALL, "app": "flow"}
+OWN = {**SMALL, "app": "flow", "checks": {"leakage_groups": 2}}
 STEPS = [
     ("dataset", warehouse.create_dataset),
     ("source", warehouse.load_source),
@@ -63,9 +60,7 @@ def upload(cloud):
 
 
 def run_command(module, *arguments):
-    variables = {**os.environ, config.SETTINGS_VARIABLE: json.dumps(OWN)}
-    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, text=True,
-                          capture_output=True, env=variables, timeout=120)
+    return forked.run(module, *arguments, **{config.SETTINGS_VARIABLE: json.dumps(OWN)})
 
 
 def listing(cloud):
