@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import textwrap
 import time
 
@@ -22,6 +21,7 @@ from lib.localcloud import process
 from lib.localcloud.vertex.app import PROJECT_NUMBER
 from tests.contract.conftest import TARGET
 from tests.localcloud.conftest import SERVER
+from tests.support import forked
 
 pytestmark = pytest.mark.skipif(TARGET == "gcp", reason="of the local cloud")
 PROJECT, REGION = "other-clients", "us-central1"
@@ -212,11 +212,9 @@ def test_gcloud_uploads_deploys_predicts_and_deletes(gcloud, tmp_path):
 def test_the_preview_classes_of(package, local, tmp_path):
     if not importlib.util.find_spec(package):
         pytest.skip(f"{package} is not installed")
-    script = tmp_path / "preview.py"
-    script.write_text(PREVIEW)
-    done = subprocess.run(
-        [sys.executable, str(script), package, PROJECT, REGION, local["vertex"], TABLE],
-        text=True, capture_output=True, timeout=60)
+    (tmp_path / "preview.py").write_text(PREVIEW)
+    done = forked.run(
+        "preview", package, PROJECT, REGION, local["vertex"], TABLE, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     saw = json.loads(done.stdout.splitlines()[-1])
     group, store = f"{package}_group", f"{package}_store"
