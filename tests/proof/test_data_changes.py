@@ -108,8 +108,8 @@ def test_a_source_that_is_replaced_between_two_reads_is_copied_again(own, monkey
     statements[number] = statements[number].replace(
         time, f"timestamp_sub(orders.created_at, interval 300 day) {time[-13:]}")
     with monkeypatch.context() as patch:
-        patch.setattr(warehouse, "render", lambda file, settings: (
-            statements if file == "01_prepare_bq" else RENDER(file, settings)))
+        patch.setattr(warehouse, "render", lambda file, settings, **names: (
+            statements if file == "01_prepare_bq" else RENDER(file, settings, **names)))
         with pytest.raises(Needed, match="the source changed while it was copied"):
             warehouse.build(own, "01_prepare_bq")
     assert warehouse.build(own, "01_prepare_bq").status == "created"
