@@ -35,7 +35,7 @@ from lib.localcloud.loopback import no_proxy  # noqa: E402
 
 os.environ.update(no_proxy())  # for the requests that tests make themselves
 
-SMALL = {"thelook": {"users": 3000}}
+SMALL = {"thelook": {"users": 3000}, "waits": {"first_pause_seconds": 0.02}}
 # With two workers (scripts/test.sh) these files are taken first, so that none is left at the end.
 LONG = ("contract/test_failures.py", "contract/test_wire.py", "localcloud/test_process.py",
         "test_flow.py", "operate/test_teardown.py", "operate/test_run.py",

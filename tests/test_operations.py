@@ -54,7 +54,7 @@ def answering(settings, busy):
                 return self.reply({"endpoints": [found]} if listed else found)
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         pauses = {"first_pause_seconds": 0.01, "longest_pause_seconds": 0.02}
         quick = settings.model_copy(update={
