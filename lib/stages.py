@@ -151,7 +151,7 @@ def open_stage(
 
 def _explain_errors_of_cells(opened: Stage | None) -> None:
     """In a notebook: show an error that a user can act on as `Stage.step` does, whichever cell
-    raised it. A run passes on only the name and the text of what is shown.
+    raised it. Papermill passes on only the name and the text of what is shown.
 
     opened: the stage that such an error fails; None: it is finished, and errors are its no more.
     """

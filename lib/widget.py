@@ -2,7 +2,7 @@
 
 It is a picture and, below it, the controls that change it. The picture is an output of its own, so
 that it is there wherever controls cannot work: in slides, in a saved notebook, on a web page. An
-unattended run (run_all.sh, nbval) has the picture only.
+unattended run (papermill, nbval) has the picture only.
 """
 
 import os
@@ -18,7 +18,7 @@ from lib.charts.style import Chart
 from lib.config import ENTITY
 from lib.language import mark, tr
 
-# Set by Jupyter's server for the kernels of its notebooks, but not by a run or nbval.
+# Set by Jupyter's server for the kernels of its notebooks, but not by papermill or nbval.
 SESSION_VARIABLE = "JPY_SESSION_NAME"
 NO_CONTROLS = mark("(Here are controls to choose a customer: run this cell in JupyterLab.)")
 

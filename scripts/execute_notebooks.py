@@ -27,10 +27,18 @@ def execute(path: Path) -> None:
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the file is unchanged.
     """
-    from lib.operate.kernels import Client
+    from nbclient import NotebookClient
+
+    from lib.operate.kernels import Kernels
 
     notebook = nbformat.read(path, as_version=4)
-    Client(notebook, path.parent).execute()
+    client = NotebookClient(
+        notebook, timeout=None, kernel_manager_class=Kernels, record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else it warns about loopback
+        resources={"metadata": {"path": str(path.parent)}})
+    client.execute(env={**os.environ})
+    notebook.metadata.pop("papermill", None)
     nbformat.write(notebook, path)
 
 

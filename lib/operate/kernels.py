@@ -13,16 +13,12 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable
 from multiprocessing import forkserver
-from pathlib import Path
 
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
-from nbclient import NotebookClient
-from nbformat import NotebookNode
 
 # What the notebooks import, the slow ones first. A name that does not exist is skipped. Of `lib`
 # only its __init__: it makes the imports quicker.
@@ -51,26 +47,6 @@ def end() -> None:
     for process in multiprocessing.active_children():
         process.kill()
         process.join()
-
-
-class Client(NotebookClient):
-    """Executes the cells of a notebook; what they print also goes to `printed`."""
-
-    def __init__(
-        self, notebook: NotebookNode, folder: Path, printed: Callable[[str], object] | None = None
-    ):
-        super().__init__(
-            notebook, resources={"metadata": {"path": str(folder)}}, kernel_manager_class=Kernels,
-            record_timing=False, coalesce_streams=True,
-            # Else ipykernel warns that loopback is not encrypted, and of the interrupt at its end.
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
-        self._printed = printed
-
-    def process_message(self, msg: dict, cell: NotebookNode, cell_index: int):
-        """As in the class above: what a message of the kernel adds to the cell's outputs."""
-        if self._printed and msg["msg_type"] == "stream" and msg["content"]["name"] == "stdout":
-            self._printed(msg["content"]["text"])
-        return super().process_message(msg, cell, cell_index)
 
 
 class Kernels(AsyncKernelManager):

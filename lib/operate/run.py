@@ -10,6 +10,7 @@ by Ctrl-C.
 
 import argparse
 import gc
+import logging
 import os
 import re
 import sys
@@ -21,7 +22,6 @@ from operator import itemgetter
 from pathlib import Path
 
 import filelock
-import nbformat
 from tqdm import tqdm
 
 from lib import cli, config, errors, prose, stages
@@ -128,7 +128,7 @@ def _alone() -> Iterator[None]:
 
 def _close_running(folder: Path) -> str | None:
     """Record that the stage which was running has failed; its name, None if there is none."""
-    begun = [n.stem for n in sorted(folder.glob("0*.ipynb"))]  # `_execute` writes it at the start
+    begun = [n.stem for n in sorted(folder.glob("0*.ipynb"))]  # papermill writes it at the start
     with suppress(OSError):  # the disk may be full, which is said then
         running = stages.close_running(folder)
         known = {stage["name"] for stage in stages.read_summary(folder)["stages"]}
@@ -184,31 +184,34 @@ def check(cloud: Cloud, folder: Path) -> None:
 
 
 def _execute(notebook: Path, settings: Settings, folder: Path, position: str) -> None:
-    """Run one notebook, save it in the run's folder, and print one line about it.
+    """Run one notebook by papermill, and print one line about it.
 
     Raises:
         NotebookFailed: with the stage's own error, or the cell's.
         lib.errors.StageError: the notebook's process has ended.
     """
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
 
     from lib.operate import kernels
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    bar = {"desc": f"{position} {notebook.stem}", "leave": False} if sys.stderr.isatty() else False
     parameters = {"target": settings.target, "env": settings.env, "run_dir": str(folder)}
-    book = _with_parameters(prose.localized(notebook, settings.language), parameters)
-    nbformat.write(book, folder / notebook.name)
-    cells = tqdm(book.cells, f"{position} {notebook.stem}", leave=False, unit="cell",
-                 disable=not sys.stderr.isatty())
-    if cells.disable:
+    if not bar:
         print(f"{position} {notebook.stem}: started", flush=True)
     began = time.monotonic()
-    client = kernels.Client(book, notebook.parent, _Progress(folder).write)
     try:
-        with cells, client.setup_kernel():
-            for index, cell in enumerate(cells):
-                client.execute_cell(cell, index)
-    except CellExecutionError as error:
-        raise NotebookFailed(_cell_error(error, cell, notebook.stem)) from None
+        papermill.execute_notebook(
+            prose.localized(notebook, settings.language), folder / notebook.name,
+            parameters=parameters, cwd=notebook.parent,
+            kernel_name="python3", kernel_manager_class=kernels.Kernels, progress_bar=bar,
+            stdout_file=_Progress(folder),
+            # Else ipykernel warns that loopback is not encrypted, and of the interrupt at its end.
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
+    except PapermillExecutionError as error:
+        raise NotebookFailed(_cell_error(error, notebook.stem)) from None
     except RuntimeError as error:
         # nbclient's of a kernel at work; jupyter_client's of one that was still starting has no
         # class of its own.
@@ -221,30 +224,14 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
             settings.rerun_command(notebook.stem[:2])) from None
     finally:
         kernels.end()
-        nbformat.write(book, folder / notebook.name)
     summary = stages.read_summary(folder)
     stage = next(s for s in summary["stages"] if s["name"] == notebook.stem)
     say(folder, f"{position} {notebook.stem}: {stage['status']} in "
                 f"{time.monotonic() - began:.1f} s | {_headline(summary, stage)}")
 
 
-def _with_parameters(path: Path, parameters: dict[str, str]) -> nbformat.NotebookNode:
-    """A notebook without outputs, with these values below its cell tagged "parameters"."""
-    book = nbformat.read(path, as_version=4)
-    given = nbformat.v4.new_code_cell(
-        "\n".join(f"{name} = {value!r}" for name, value in parameters.items()),
-        metadata={"tags": ["injected-parameters"]})
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    first = next(n for n, cell in enumerate(book.cells)
-                 if "parameters" in cell.metadata.get("tags", ()))
-    book.cells.insert(first + 1, given)
-    return book
-
-
 class _Progress:
-    """What the cells print; shows the lines of a long wait, which are indented."""
+    """A file for what the cells print; shows the lines of a long wait, which are indented."""
 
     def __init__(self, folder: Path):
         self.folder, self._rest = folder, ""
@@ -255,16 +242,18 @@ class _Progress:
             if line.startswith("  "):
                 say(self.folder, line)
 
+    def flush(self) -> None:
+        pass
 
-def _cell_error(error: Exception, cell: nbformat.NotebookNode, stage: str) -> str:
-    """The message for a cell's error. stages.open_stage has it shown as a StageError in the
+
+def _cell_error(error: Exception, stage: str) -> str:
+    """The message for a cell's error. stages.open_stage has it explained as a StageError in the
     notebook; what it cannot explain is a bug, and keeps its traceback."""
-    for output in cell.outputs:
-        if output.output_type == "error" and output.ename == "StageError":
-            return output.evalue
-    traceback = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback)  # no colours in a log
+    if error.ename == "StageError":
+        return error.evalue
+    traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))  # no colours in a log
     return (f"stage:     {stage}\ncause:     {error.ename}: {error.evalue}\n"
-            f"needed:    a fix in the code. {traceback}")
+            f"needed:    a fix in the code; the traceback of cell {error.exec_count}:\n{traceback}")
 
 
 def _headline(summary: dict, stage: dict) -> str:

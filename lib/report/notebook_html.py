@@ -18,7 +18,7 @@ from lib import prose, stages
 from lib.config import ROOT
 from lib.language import current, tr
 
-PARAMETERS = {"parameters", "injected-parameters"}  # tags of cells
+PARAMETERS = {"parameters", "injected-parameters"}  # tags of papermill's cells
 ACTIVE = ("script", "style", "iframe", "object", "embed", "link", "meta", "base", "form")
 HEADING = re.compile(r"^h[1-6]$")
 
@@ -68,7 +68,7 @@ def read_books(folder: Path) -> list[Book]:
 
 
 def read_book(path: Path, translated: Mapping[str, str] = MappingProxyType({})) -> Book:
-    """One executed notebook, without its parameters.
+    """One executed notebook, without papermill's parameters.
 
     translated: cell id -> the Markdown to show instead of the cell's own.
     """

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from types import SimpleNamespace
 
 import filelock
 import nbformat
+import papermill
 import pytest
 from jupyter_client.asynchronous import AsyncKernelClient
 
@@ -76,8 +77,8 @@ def test_gcp_without_credentials_says_what_to_do(tmp_path):
 
 
 def fake(patch, folder, settings):
-    """Tiny notebooks instead of the seven, another folder for runs, no cloud at all, and a report
-    without pages."""
+    """Tiny notebooks instead of the seven, another folder for runs, no cloud at all, a report
+    without pages, and kernels that import only what such a notebook needs."""
     def write(name, *cells):
         book = nbformat.v4.new_notebook(cells=[
             nbformat.v4.new_code_cell("target = env = None\nrun_dir = ''",
@@ -96,6 +97,9 @@ def fake(patch, folder, settings):
         settings=settings, note="no cloud", started_local=False, local_pid=None))
     patch.setattr(stages, "RUNS", folder / "runs")
     patch.setattr(report, "after_run", lambda folder: [])
+    patch.setattr(kernels, "PACKAGES", [
+        "ipykernel.kernelapp", "ipykernel.ipkernel", "pydantic.types", "pydantic.main", "yaml",
+        "requests", "google.api_core.exceptions", "tenacity"])
     return lambda *books: patch.setattr(run, "NOTEBOOKS", [write(*b) for b in books])
 
 
@@ -108,10 +112,13 @@ def fake_notebooks(tmp_path, monkeypatch, settings):
 @pytest.fixture
 def without_kernels(fake_notebooks, monkeypatch):
     """The same, for a run whose notebooks are executed in this process."""
-    names = {}
-    monkeypatch.setattr(kernels.Client, "setup_kernel", lambda self: nullcontext(names.clear()))
-    monkeypatch.setattr(kernels.Client, "execute_cell",
-                        lambda self, cell, index: exec(cell.source, names))
+    def execute(notebook, output, parameters, **_):
+        names = {}
+        for cell in nbformat.read(notebook, as_version=4).cells:
+            exec(cell.source, names)
+            names |= parameters
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
     return fake_notebooks
 
 
@@ -550,7 +557,7 @@ def no_space(where, patch):
             patch.setattr(stages, "write_summary", full)
             full()
 
-        patch.setattr(kernels.Client, "execute_cell", fills)
+        patch.setattr(papermill, "execute_notebook", fills)
         yield ("01_data", "run.finish()")
     else:  # summary.json and run.log, in the notebook
         yield ("01_data", "def full(*_): raise OSError(28, 'No space left on device')\n"
