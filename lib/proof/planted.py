@@ -62,19 +62,28 @@ FAULTS = {
 }
 
 
-def plant(cloud: Cloud, fault: Callable[[Cloud], None]) -> pd.DataFrame:
+def plant(
+    cloud: Cloud, fault: Callable[[Cloud], None], offline: pd.DataFrame
+) -> pd.DataFrame:
     """Compare what a copy with this fault serves with the healthy offline rows; remove the copy.
+
+    offline: of `healthy_rows`.
 
     Returns:
         The table of `parity.compare`.
     """
-    customers = choose(cloud, cloud.settings.checks.planted_customers)
+    customers = list(offline.index)
     try:
         copied = copy(cloud, NAME, customers)
         fault(copied)
-        return parity.compare(copied, customers, lookups.newest_rows(cloud, customers))
+        return parity.compare(copied, customers, offline)
     finally:
         remove(cloud, NAME)
+
+
+def healthy_rows(cloud: Cloud) -> pd.DataFrame:
+    """The newest row of each customer of the copies, by customer_id."""
+    return lookups.newest_rows(cloud, choose(cloud, cloud.settings.checks.planted_customers))
 
 
 def check(cloud: Cloud, healthy: pd.DataFrame) -> Outcome:
@@ -88,10 +97,10 @@ def check(cloud: Cloud, healthy: pd.DataFrame) -> Outcome:
     """
     if not cloud.settings.target_settings.planted_faults:
         return left_out(cloud, "planted_faults")
-    found = {mark("healthy"): healthy}
+    found, offline = {mark("healthy"): healthy}, healthy_rows(cloud)
     for name, fault in FAULTS.items():
         print(f"  planted fault: {name}", flush=True)
-        found[name] = plant(cloud, fault)
+        found[name] = plant(cloud, fault, offline)
     noticed = sum(count > 0 for count in caught(found).values())
     return Outcome("done", figures={
         "planted": len(FAULTS), "caught": noticed,

@@ -132,7 +132,7 @@ def send_everything(cloud):
     served.logged_rows(cloud, datetime(2026, 3, 10, tzinfo=UTC))
     parity.ages(cloud, empty(parity.COLUMNS))
     for fault in planted.FAULTS.values():
-        planted.plant(cloud, fault)
+        planted.plant(cloud, fault, planted.healthy_rows(cloud))
     freshness.new_day(freshness.prepare(cloud))
     ladder.compute(cloud, ["7"], AT)
     future.features_after(cloud, 30)
