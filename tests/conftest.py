@@ -37,9 +37,9 @@ os.environ.update(no_proxy())  # for the requests that tests make themselves
 
 SMALL = {"thelook": {"users": 3000}, "waits": {"first_pause_seconds": 0.02}}
 # With two workers (scripts/test.sh) these files are taken first, so that none is left at the end.
-LONG = ("contract/test_failures.py", "contract/test_wire.py", "localcloud/test_process.py",
-        "test_flow.py", "operate/test_teardown.py", "operate/test_run.py",
-        "operate/test_kill_and_resume.py")
+LONG = ("contract/test_failures.py", "contract/test_wire.py", "proof/",
+        "localcloud/test_process.py", "test_flow.py", "operate/test_teardown.py",
+        "operate/test_run.py", "operate/test_kill_and_resume.py", "test_refresh.py")
 
 
 def pytest_collection_finish():
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items):
     """The long files first."""
     def place(item):
         file = item.path.relative_to(ROOT / "tests").as_posix()
-        return LONG.index(file) if file in LONG else len(LONG)
+        return next((n for n, name in enumerate(LONG) if file.startswith(name)), len(LONG))
 
     items.sort(key=place)
 

@@ -11,6 +11,7 @@ from tests.conftest import SMALL
 OVERRIDES = {
     **SMALL, "app": "proof",
     "checks": {"leakage_groups": 4, "min_join_coverage": 0.9},
+    "train": {"params": {"random_forest": {"n_estimators": 25}}},
 }
 
 
