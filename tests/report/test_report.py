@@ -180,6 +180,8 @@ def test_every_page_brings_the_korean_letters_that_it_shows(folder):
         known = TTFont(io.BytesIO(base64.b64decode(data))).getBestCmap()
         shown = {ord(letter) for letter in soup(page).get_text() if "가" <= letter <= "힣"}
         assert len(shown) > 100 and shown <= set(known) and len(known) < 1500
+        assert all(one.startswith(("Hangul", "inherit"))
+                   for one in re.findall(r"font-family:\s*([^;]+);(?! src)", text))
 
 
 def test_headings_go_down_one_level_at_a_time_and_pictures_are_described(folder):
