@@ -13,6 +13,7 @@ from lib import widget
 from lib.charts import walk as charts
 from lib.config import ROOT
 from lib.feature_store import EntityNotServed
+from lib.operate import kernels
 from lib.predict import Prediction
 from lib.report import notebook_html
 
@@ -134,7 +135,8 @@ widget.live(predictor, [predictor.predict(c) for c in "123"], PEERS, 0.85, inter
 def test_a_saved_notebook_shows_the_picture_on_any_page(tmp_path):
     """As the repository's web page, nbconvert and the report show it: without a kernel."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    NotebookClient(book, kernel_name="python3", store_widget_state=False).execute()
+    kernels.warm()
+    NotebookClient(book, kernel_manager_class=kernels.Kernels, store_widget_state=False).execute()
     picture, controls = book.cells[0].outputs
     assert set(picture.data) == {"image/png", "text/plain"}
     assert set(controls.data) == {"application/vnd.jupyter.widget-view+json", "text/plain"}

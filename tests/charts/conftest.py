@@ -31,7 +31,7 @@ def shown_texts(chart):
 
 def check_texts(chart):
     """Text lies inside the figure, is large enough, and does not overlap."""
-    chart._repr_png_()  # lays it out
+    chart.draw_without_rendering()  # lays it out
     texts = shown_texts(chart)
     assert len(texts) >= 4
     for text, box in texts:

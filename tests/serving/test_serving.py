@@ -25,7 +25,7 @@ GOOD = {"orders_90d": 1, "avg_order_value_90d": 40.5, "tenure_days": 300}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
+def model(tmp_path_factory, train) -> Path:
     """A folder with a model that the train component made. Not to be changed."""
     data, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("model")
     rng = np.random.default_rng(0)
@@ -33,11 +33,10 @@ def model(tmp_path_factory) -> Path:
     rows.loc[::5, "avg_order_value_90d"] = np.nan
     rows[LABEL] = (rng.random(3000) < rows["tenure_days"] / 1000).astype("int64")
     rows.to_parquet(data / "train.parquet")
-    subprocess.run(
-        [sys.executable, "src/main.py", "--input_dataset", data, "--output_model", folder,
-         "--model_type", "random_forest", "--label_col", LABEL, "--feature_cols",
-         ",".join(FEATURES), "--params", '{"n_estimators": 20}'],
-        cwd=LIB / "components" / "train", check=True, timeout=60)
+    assert train.main([
+        "--input_dataset", str(data), "--output_model", str(folder), "--model_type",
+        "random_forest", "--label_col", LABEL, "--feature_cols", ",".join(FEATURES),
+        "--params", '{"n_estimators": 20}']) == 0
     return folder
 
 
@@ -271,12 +270,11 @@ def test_routes_and_port_of_vertex_and_a_clean_end(model):
     assert "random_forest" in running.output and str(running.port) in running.output
 
 
-def test_a_name_of_a_web_page_is_refused_on_loopback(model):
-    with Server(model) as running:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{running.port}/health", headers={"Host": "evil.example"})
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            urllib.request.urlopen(request)
+def test_a_name_of_a_web_page_is_refused_on_loopback(server):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/health", headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(request)
 
 
 def test_model_in_cloud_storage(model, serving, monkeypatch):
