@@ -54,13 +54,13 @@ def newest_features(cloud: Cloud, most: int = SHOWN) -> pd.DataFrame:
     return found.sort_values(ENTITY, ignore_index=True)
 
 
-def active_features(cloud: Cloud, most: int = SHOWN) -> pd.DataFrame:
+def active_features(cloud: Cloud) -> pd.DataFrame:
     """The rows in the newest snapshot of the customers with an order in the last
     label.active_days days, by customer_id: those of whom `base_rate` is the rate. Of at most so
     many customers, chosen by hash."""
     found = query_file(cloud, "lookups/active_features", large=True,
                        feature_timestamp=newest_snapshot(cloud),
-                       active_days=cloud.settings.label.active_days, most=most)
+                       active_days=cloud.settings.label.active_days, most=SHOWN)
     return found.sort_values(ENTITY, ignore_index=True)
 
 

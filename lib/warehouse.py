@@ -486,15 +486,12 @@ def load_table(cloud: Cloud, name: str, rows: pa.Table, schema: dict[str, str]) 
     cloud.bigquery.load_table_from_file(file, name, size=None, job_config=config).result()
 
 
-def read_table(cloud: Cloud, key: str, columns: list[str] | None = None) -> pd.DataFrame:
-    """One of our tables, or some of its columns, through the Storage Read API."""
-    frame = read_rows(cloud, cloud.settings.table(key), columns).to_pandas()
-    return frame if columns is None else frame[columns]
+def read_table(cloud: Cloud, key: str) -> pd.DataFrame:
+    """One of our tables, through the Storage Read API."""
+    return read_rows(cloud, cloud.settings.table(key)).to_pandas()
 
 
-def read_rows(
-    cloud: Cloud, table: str | bigquery.TableReference, columns: list[str] | None = None
-) -> pa.Table:
+def read_rows(cloud: Cloud, table: str | bigquery.TableReference) -> pa.Table:
     """The rows of a table (project.dataset.table) in their order, through the Storage Read API.
 
     By that API's own client: `to_arrow` of BigQuery's looks only every 0.2 s whether the rows have
@@ -503,8 +500,8 @@ def read_rows(
     project, dataset, name = str(table).split(".")
     session = cloud.bigquery_read.create_read_session(
         parent=f"projects/{cloud.settings.project}", max_stream_count=1, read_session={
-            "table": f"projects/{project}/datasets/{dataset}/tables/{name}", "data_format": "ARROW",
-            "read_options": {"selected_fields": columns or []}})
+            "table": f"projects/{project}/datasets/{dataset}/tables/{name}",
+            "data_format": "ARROW"})
     if session.streams:
         return cloud.bigquery_read.read_rows(session.streams[0].name).to_arrow(session)
     return pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema)).empty_table()

@@ -17,7 +17,7 @@ OWN = {name: leak.check for name, leak in ladder.LEAKS.items() if leak.mistakes}
 
 @pytest.fixture(scope="module")
 def at(proof):
-    return warehouse.read_table(proof, "train", [TIMESTAMP])[TIMESTAMP].max()
+    return warehouse.read_table(proof, "train")[TIMESTAMP].max()
 
 
 @pytest.fixture(scope="module")
