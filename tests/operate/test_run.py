@@ -23,7 +23,7 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from lib import cloud, config, localcloud, stages
 from lib.config import ROOT
 from lib.localcloud import process
-from lib.operate import kernels, run, teardown
+from lib.operate import run, teardown
 from lib.report import report
 
 # The command, for a run that ends before it needs a kernel: its imports would go on for seconds.
@@ -77,8 +77,8 @@ def test_gcp_without_credentials_says_what_to_do(tmp_path):
 
 
 def fake(patch, folder, settings):
-    """Tiny notebooks instead of the seven, another folder for runs, no cloud at all, a report
-    without pages, and kernels that import only what such a notebook needs."""
+    """Tiny notebooks instead of the seven, another folder for runs, no cloud at all, and a report
+    without pages."""
     def write(name, *cells):
         book = nbformat.v4.new_notebook(cells=[
             nbformat.v4.new_code_cell("target = env = None\nrun_dir = ''",
@@ -97,9 +97,6 @@ def fake(patch, folder, settings):
         settings=settings, note="no cloud", started_local=False, local_pid=None))
     patch.setattr(stages, "RUNS", folder / "runs")
     patch.setattr(report, "after_run", lambda folder: [])
-    patch.setattr(kernels, "PACKAGES", [
-        "ipykernel.kernelapp", "ipykernel.ipkernel", "pydantic.types", "pydantic.main", "yaml",
-        "requests", "google.api_core.exceptions", "tenacity"])
     return lambda *books: patch.setattr(run, "NOTEBOOKS", [write(*b) for b in books])
 
 
