@@ -30,8 +30,15 @@ KILLS = {  # and the stage that the killed run starts from: where the one before
 }
 
 
+class Kept(Place):
+    """Its runs leave the local cloud running: to start it anew each time takes seconds."""
+
+    def start(self, *options):
+        return super().start(*options, "--keep-running")
+
+
 def test_a_walk_that_is_killed_five_times_ends_as_an_undisturbed_one(tmp_path):
-    undisturbed, place = Place(tmp_path / "undisturbed"), Place(tmp_path / "killed")
+    undisturbed, place = Place(tmp_path / "undisturbed"), Kept(tmp_path / "killed")
     for each in (undisturbed, place):
         each.environment["CHURN_DEMO_SET"] = json.dumps(SMALLER)
     try:
