@@ -19,15 +19,6 @@ with orders as (
     select * from `{{ tables.raw_orders }}`
 ),
 
--- The bounds are for BigQuery: it reads only the months that the snapshots need.
-order_items as (
-    select *
-    from `{{ tables.raw_order_items }}`
-    where
-        ordered_at > timestamp_sub(@snapshots_from, interval 90 day)
-        and ordered_at <= @snapshots_until
-),
-
 products as (
     select * from `{{ tables.raw_products }}`
 ),
@@ -57,6 +48,17 @@ spine as (
     where
         mod(date_diff(last_date, snapshot_date, day), @step_days) = 0
         and snapshot_date >= date(@snapshots_from)
+),
+
+-- Only items that a window holds. The first two bounds are for BigQuery: it reads only the months
+-- that the snapshots need.
+order_items as (
+    select *
+    from `{{ tables.raw_order_items }}`
+    where
+        ordered_at > timestamp_sub(@snapshots_from, interval 90 day)
+        and ordered_at <= @snapshots_until
+        and ordered_at > (select min(after_90d) from spine)
 ),
 
 -- What is known of a customer changes when an order arrives, and stays until the next one
@@ -136,8 +138,8 @@ items_in_window as (
     select
         items.customer_id,
         spine.feature_timestamp,
-        sum(if(items.ordered_at > spine.after_30d, items.sale_price, 0)) as revenue_30d,
-        sum(items.sale_price) as revenue_90d,
+        round(sum(if(items.ordered_at > spine.after_30d, items.sale_price, 0)), 2) as revenue_30d,
+        round(sum(items.sale_price), 2) as revenue_90d,
         cast(countif(
             items.product_id is not null
             and coalesce(items.same_product_at <= spine.after_90d, true)
@@ -161,12 +163,10 @@ select
 
     coalesce(orders_in_window.orders_30d, 0) as orders_30d,
     coalesce(orders_in_window.orders_90d, 0) as orders_90d,
-    round(coalesce(items_in_window.revenue_30d, 0), 2) as revenue_30d,
-    round(coalesce(items_in_window.revenue_90d, 0), 2) as revenue_90d,
+    coalesce(items_in_window.revenue_30d, 0) as revenue_30d,
+    coalesce(items_in_window.revenue_90d, 0) as revenue_90d,
     -- Not rounded: BigQuery and the local one round half a cent in different directions.
-    safe_divide(
-        round(items_in_window.revenue_90d, 2), orders_in_window.orders_90d
-    ) as avg_order_value_90d,
+    safe_divide(items_in_window.revenue_90d, orders_in_window.orders_90d) as avg_order_value_90d,
     cast(floor(
         (unix_seconds(base.feature_timestamp) - unix_seconds(base.last_ordered_at)) / 86400
     ) as int64) as days_since_last_order,
