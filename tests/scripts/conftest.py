@@ -81,29 +81,34 @@ class Project:
         return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in paths if p.is_file()}
 
 
-@pytest.fixture(scope="session")
-def committed(tmp_path_factory) -> Path:
-    """What the scripts need of the working tree, as one commit. Not to be changed."""
-    folder = tmp_path_factory.mktemp("committed")
+def make_project(folder: Path) -> Project:
+    """Copy what the scripts need of the working tree, as one commit."""
+    root, tools = folder / "project", folder / "tools"
     ignore = shutil.ignore_patterns("__pycache__", ".*.tmp")
     for part in ("scripts", "lib", "tests/components", ".github"):
-        shutil.copytree(ROOT / part, folder / part, ignore=ignore)
+        shutil.copytree(ROOT / part, root / part, ignore=ignore)
     for part in ("config.yaml", "pyproject.toml", "tests/conftest.py"):
-        shutil.copy(ROOT / part, folder / part)
-    (folder / ".gitignore").write_text(".venv\n__pycache__/\n.pytest_cache/\n")
-    (folder / ".venv").symlink_to(ROOT / ".venv")
-    (folder / "lib" / "images.lock.json").write_text("{}\n")
-    project = Project(folder, folder)
+        shutil.copy(ROOT / part, root / part)
+    (root / ".gitignore").write_text(".venv\n__pycache__/\n.pytest_cache/\n")
+    (root / ".venv").symlink_to(ROOT / ".venv")
+    (root / "lib" / "images.lock.json").write_text("{}\n")
+    tools.mkdir()
+    project = Project(root, tools)
     project.git("init", "--quiet", "--initial-branch", "main")
     project.commit("all of it")
-    return folder
+    return project
+
+
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory) -> Path:
+    """Its two folders. Not to be changed."""
+    return make_project(tmp_path_factory.mktemp("committed")).root.parent
 
 
 @pytest.fixture
 def real_project(tmp_path, committed) -> Project:
     """The repository, with whatever docker this machine has."""
-    shutil.copytree(committed, tmp_path / "project", symlinks=True)
-    (tmp_path / "tools").mkdir()
+    shutil.copytree(committed, tmp_path, symlinks=True, dirs_exist_ok=True)
     return Project(tmp_path / "project", tmp_path / "tools")
 
 
