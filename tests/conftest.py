@@ -37,9 +37,9 @@ os.environ.update(no_proxy())  # for the requests that tests make themselves
 
 SMALL = {"thelook": {"users": 3000}, "waits": {"first_pause_seconds": 0.02}}
 # With two workers (scripts/test.sh) these files are taken first, so that none is left at the end.
-LONG = ("contract/test_failures.py", "contract/test_wire.py", "proof/",
+LONG = ("contract/test_failures.py", "contract/test_wire.py", "proof/", "test_strange_answers.py",
         "operate/test_kill_and_resume.py", "operate/test_teardown.py", "test_flow.py",
-        "training/test_training.py", "test_refresh.py")
+        "test_features.py", "training/test_training.py", "test_refresh.py")
 
 
 def pytest_collection_finish():

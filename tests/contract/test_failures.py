@@ -65,8 +65,8 @@ FAILURES = {
         "the service is away": (
             {"method": "vertex.CreatePipelineJob", "times": ALWAYS, "status": "UNAVAILABLE",
              "message": "The service is currently unavailable."},
-            ("attempted: training", "currently unavailable", "5 attempts failed",
-             "what was made so far is kept", "--from 03"), {}),
+            ("attempted: training", "currently unavailable", "2 attempts failed",
+             "what was made so far is kept", "--from 03"), {"retries": {"attempts": 2}}),
     },
     "04": {
         "no room for another online store": (
