@@ -371,7 +371,10 @@ def _connect_local(settings: Settings) -> Cloud:
 
     thelook = None if settings.source_is_folder else settings.thelook.model_dump(mode="json")
     try:
-        running, started = localcloud.start(settings.project, thelook)
+        # The clients of Vertex AI take most of a second to import, and every command needs some.
+        running, started = localcloud.start(
+            settings.project, thelook,
+            meanwhile=lambda: import_module("google.cloud.aiplatform_v1"))
     except localcloud.LocalCloudError as error:
         raise Needed(str(error), error.need, error.command or settings.rerun_command()) from None
     os.environ.update({

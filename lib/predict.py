@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from lib import cli, endpoint, feature_store, served_log
+from lib import cli, served_log
 from lib.cloud import Cloud, connect
 from lib.config import Settings
 from lib.stages import Outcome
 
 if TYPE_CHECKING:  # the command needs no pandas, which takes half a second to import
     import pandas as pd
+# lib.endpoint and lib.feature_store import the clients of Vertex AI: the functions that use them
+# import them, so that the command starts the local cloud before.
 
 NOT_SERVED, NOT_DEPLOYED = 3, 4
 
@@ -44,6 +46,8 @@ class Predictor:
 
     def __init__(self, cloud: Cloud):
         """Raises lib.endpoint.NotDeployed if no model is deployed."""
+        from lib import endpoint
+
         self.cloud, self.endpoint = cloud, endpoint.connect(cloud)
 
     def predict(self, customer_id: str) -> Prediction:
@@ -56,6 +60,8 @@ class Predictor:
         Raises:
             lib.feature_store.EntityNotServed: nothing is served for this customer.
         """
+        from lib import endpoint, feature_store
+
         settings, asked_at, probability = self.cloud.settings, datetime.now(UTC), None
         began = time.perf_counter()
         try:
@@ -126,6 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _print_prediction(settings: Settings, options: argparse.Namespace) -> int:
     cloud = connect(settings)
+    from lib import endpoint, feature_store
+
     if cloud.started_local:
         print("local cloud started; it keeps running until `.venv/bin/python -m lib.localcloud "
               "stop`", file=sys.stderr)

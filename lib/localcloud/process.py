@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class LocalCloudError(RuntimeError):
 def start(
     project: str, thelook: dict | None, images: dict[str, Path] | None = None,
     state: Path = STATE, runner: str | None = None, module: str | None = None,
-    answers: str | None = None,
+    answers: str | None = None, meanwhile: Callable[[], object] = lambda: None,
 ) -> tuple[dict, bool]:
     """Start the local cloud, or find one that runs with the same arguments.
 
@@ -67,6 +68,7 @@ def start(
             `server.Front`; None accepts any that runs, and starts this package.
         answers: "usual", "strange" or "random:SEED" (vertex/base/answers.py); None accepts any that
             runs, and starts "usual".
+        meanwhile: called while a new one starts: the caller's work that need not wait for it.
 
     Returns:
         What running.json holds (pid and the URL of each service), and whether it was started
@@ -91,7 +93,7 @@ def start(
             "images": {k: str(v) for k, v in (images or local_images()).items()},
             "runner": runner or "process", "module": module or SERVER,
             "answers": answers or "usual",
-        }), True
+        }, meanwhile), True
 
 
 def local_images() -> dict[str, Path]:
@@ -224,7 +226,7 @@ def not_answering(pid: int | None) -> LocalCloudError:
         "kept)", STOP)
 
 
-def _launch(state: Path, arguments: dict) -> dict:
+def _launch(state: Path, arguments: dict, meanwhile: Callable[[], object]) -> dict:
     if (free := shutil.disk_usage(state).free) < FREE_BYTES:
         raise LocalCloudError(
             f"the disk of {state} is full: {free // 1_000_000} MB are free",
@@ -236,6 +238,7 @@ def _launch(state: Path, arguments: dict) -> dict:
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C in a notebook must not reach it
         )
+    meanwhile()
     users = (arguments["thelook"] or {}).get("users", 0)
     seconds = START_SECONDS + users // USERS_PER_SECOND
     deadline = time.monotonic() + seconds
