@@ -32,12 +32,12 @@ def test_help(program):
     assert done.returncode == 0 and "--model_type" in done.stdout and not done.stderr
 
 
-def test_program_gives_the_same_bytes_twice(program, model, train_arguments, tmp_path):
-    """Those of another process, and of another number of jobs."""
-    done = program("train", *train_arguments(tmp_path / "new" / "one", n_jobs=1))
-    assert (done.returncode, done.stderr) == (0, "")
+def test_program_gives_the_same_bytes_twice(program, train_arguments, tmp_path):
+    for folder, jobs in (("a", 1), ("b", 2)):
+        done = program("train", *train_arguments(tmp_path / "new" / folder, n_jobs=jobs))
+        assert (done.returncode, done.stderr) == (0, "")
     assert "valid ROC-AUC" in done.stdout
-    same_files(tmp_path / "new" / "one", model)
+    same_files(tmp_path / "new" / "a", tmp_path / "new" / "b")
 
 
 def test_logistic_regression_gives_the_same_bytes_twice(train, train_arguments, tmp_path):
