@@ -2,8 +2,9 @@
 # Run the seven notebooks on real orders, and show what the naive join promises and keeps on them
 # beside theLook, in runs/latest/report.html.
 #   scripts/real_orders.sh
-# The orders are CDNOW's, out of a PyPI package that is not installed. Their licence is not stated: they
-# stay in .real_orders on your machine. lib/README.md, "Bring your own orders", has the rest.
+# The orders are Bruce Hardie's public CDNOW set, out of a PyPI package that is not installed. Their
+# licence is not stated: they stay in .real_orders on your machine. lib/README.md, "Bring your own
+# orders", has the rest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
