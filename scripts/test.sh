@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run all tests: unit, contract and data tests in three processes, and meanwhile the notebooks, whose
+# Run all tests: unit, contract and data tests in two processes, and meanwhile the notebooks, whose
 # outputs are compared (nbval).
 #   scripts/test.sh             everything
 #   scripts/test.sh --quick     without the notebooks
@@ -18,10 +18,9 @@ case "${1:-}" in
     *) exec .venv/bin/python -m pytest "$@" ;;
 esac
 
-# Each worker takes a whole file: its tests share a local cloud, or build on each other. Three
-# workers, because they wait for processes a third of the time, also on two cores. The files are
+# Each worker takes a whole file: its tests share a local cloud, or build on each other. They are
 # taken in the order of tests/conftest.py, the long ones first.
-files=(.venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests)
+files=(.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests)
 [ "${1:-}" = --quick ] && exec "${files[@]}"
 
 # A new local cloud for the notebooks: the outputs to compare are those of a first run.

@@ -36,7 +36,7 @@ from lib.localcloud.loopback import no_proxy  # noqa: E402
 os.environ.update(no_proxy())  # for the requests that tests make themselves
 
 SMALL = {"thelook": {"users": 3000}, "waits": {"first_pause_seconds": 0.02}}
-# With three workers (scripts/test.sh) these files are taken first, so that none is left at the end.
+# With two workers (scripts/test.sh) these files are taken first, so that none is left at the end.
 LONG = ("operate/test_kill_and_resume.py", "contract/test_wire.py", "proof/",
         "contract/test_failures.py", "test_strange_answers.py", "operate/test_teardown.py",
         "training/test_training.py", "test_refresh.py", "test_flow.py", "test_features.py")
