@@ -98,7 +98,7 @@ class Target(Block):
 
 
 class TheLook(Block):
-    users: Annotated[int, between(1000, 1_000_000)]
+    users: Annotated[int, between(1000, 5_000_000)]
     seed: Seed
     # The first customers sign up in 2019: from 2020 on there is a year of orders.
     as_of: Annotated[AwareDatetime, between(

@@ -69,6 +69,8 @@ CHEAP = {
     f"{PYTHON} -m lib.localcloud stop": f"{PYTHON} -m lib.localcloud stop",
     f"{PYTHON} -m lib.localcloud reset": f"{PYTHON} -m lib.localcloud reset",
     f"{PYTHON} -m scripts.bench join build sync": f"{PYTHON} -m scripts.bench --help",
+    f"{PYTHON} -m scripts.bench serve": f"{PYTHON} -m scripts.bench --help",
+    f"{PYTHON} -m scripts.bench runs": f"{PYTHON} -m scripts.bench --help",
     f"{PYTHON} -m scripts.readmes --run runs/latest": f"{PYTHON} -m scripts.readmes --help",
 }
 
