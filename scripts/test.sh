@@ -20,7 +20,8 @@ esac
 
 # Each worker takes a whole file: its tests share a local cloud, or build on each other. They are
 # taken in the order of tests/conftest.py, the long ones first.
-files=(.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests)
+# nbval takes two seconds to import, in each worker.
+files=(.venv/bin/python -m pytest -q -p no:nbval -n 2 --dist loadfile --no-loadscope-reorder tests)
 [ "${1:-}" = --quick ] && exec "${files[@]}"
 
 # A new local cloud for the notebooks: the outputs to compare are those of a first run.
@@ -37,7 +38,7 @@ trap end EXIT
 # CHURN_DEMO_SET: as config.yaml says, but English, whatever the last run used.
 english='{"language": "en"}'
 LOCALCLOUD_STATE="$folder/state" CHURN_DEMO_SET="${CHURN_DEMO_SET:-$english}" \
-    .venv/bin/python -m pytest -q -p no:cacheprovider -p nbval.plugin --nbval --nbval-current-env \
+    .venv/bin/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env \
     --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks >"$folder/notebooks" 2>&1 &
 notebooks=$!
 failed=0

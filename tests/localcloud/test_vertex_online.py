@@ -11,7 +11,9 @@ from google.cloud import aiplatform_v1
 
 from lib.localcloud import rest
 from lib.localcloud.vertex import app
+from lib.localcloud.vertex.base.state import State
 from lib.localcloud.vertex.online import sync as sync_module
+from lib.localcloud.vertex.online import values
 
 JAN_1 = 1704067200000000  # 2024-01-01 in microseconds
 # The example of the proto comment on FeatureGroup.BigQuery.dense.
@@ -398,6 +400,15 @@ def test_a_restart_keeps_everything(start_vertex, tmp_path, location, table, wai
             request={"feature_view": view, "data_key": {"key": "e1"}})
         assert answer.key_values.features[0].value.int64_value == 20
         app.stop(second.vertex)  # stopping twice does no harm
+
+
+def test_values_that_an_older_version_kept_as_json_are_served(tmp_path):
+    state, columns = State(tmp_path / "vertex.db"), [["f0", "int64_value"]]
+    values.put(state, "view", "table", columns, [("e1", (20,))])
+    assert values.get(state, "view", "e1") == [(columns, (20,))]
+    with state.transaction() as connection:
+        connection.execute("update online_values set data = '[20]'")
+    assert values.get(state, "view", "e1") == [(columns, [20])]
 
 
 def test_fetching_is_quick(vertex, group, view, sync, table):
