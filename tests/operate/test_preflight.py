@@ -430,6 +430,7 @@ def test_what_the_data_need_of_this_machine_is_said_early(
 ):
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 21_000, "SC_PAGE_SIZE": 10**6}.get)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**18))
+    monkeypatch.setattr(preflight_machine, "MEMORY", 2.0)
     monkeypatch.setattr(preflight_machine, "MEMORY_OF_MILLION", 8.0)
     monkeypatch.setattr(preflight_machine, "customers", lambda _: millions * 10**6)
     own = changed(dataclasses.replace(cloud, data_folder=tmp_path),
