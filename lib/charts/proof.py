@@ -73,7 +73,7 @@ def leakage_promise(value: Mapping) -> Chart:
     areas = {**areas, "chance": dict.fromkeys(("value", "low", "high"), 0.5)}
     promised, kept, honest, chance = (orders[key]["value"] for key, *_ in MODELS)
     figure, (left, right) = new_figure(
-        tr("Of 1,000 contacted customers the naive notebook promises {promised:,.0f} orders; "
+        tr("Of 1,000 contacted customers, the naive join promises {promised:,.0f} orders; "
            "production would see {kept:,.0f} (point-in-time model: {honest:,.0f}; at random: "
            "{chance:,.0f})", promised=promised, kept=kept, honest=honest, chance=chance),
         tr("{customers:,} customers in the test weeks; line: 95% interval, from the spread of "
@@ -111,8 +111,7 @@ def future_let_in(found: Mapping) -> Chart:
            "{honest:,.0f}", days=days[-1], promised=found["promised"][-1], kept=found["kept"][-1],
            honest=honest),
         tr("Orders of 1,000 contacted customers. Each step: the same model, trained on the "
-           "features as they are so many days after the label's time (the steps are not to "
-           "scale)"), 4.2)
+           "features of so many days after the day it predicts from (steps not to scale)"), 4.2)
     low, high = (pick(*found["promised"], *found["kept"]) for pick in (min, max))
     for name, label, colour, marker, up in (
             ("promised", tr("promised\nby its test"), ORANGE, "o", 11),

@@ -12,6 +12,8 @@ from lib.language import day, mark, tr
 # Of runs before summary.json named its source, which could only be theLook or a copy of it.
 THELOOK = {"title": "theLook eCommerce", "is_thelook": True}
 
+MONTH_HOURS = 730  # 365 x 24 / 12
+
 
 class NoRun(LookupError):
     """The folder has no summary.json, or no run to compare it with exists."""
@@ -198,9 +200,10 @@ def parity(found: Mapping | None) -> dict | None:
 
 
 def freshness(found: Mapping | None) -> dict | None:
-    """Values that differ before the sync and after it, of how many ("served"; older runs have
-    no such figure), and one customer's probability."""
-    found = found and {"served": None, **found}
+    """Values that differ before the sync and after it, of how many ("served"), one customer's
+    probability, and the decisions that old values change ("logged"). Both are None in older runs,
+    "logged" also in one without a log."""
+    found = found and {"served": None, "logged": None, **found}
     return _complete(found, "mismatches_before", "mismatches_after", "customers",
                      "probability_before", "probability_after")
 
@@ -217,12 +220,16 @@ def costs(run: Mapping, settings: Settings | None) -> dict:
     figures = {step: values for stage in run["stages"] for step, values in stage["figures"].items()}
     prices = settings.costs.model_dump() if settings else {}
     nodes = figures.get("online store", {}).get("nodes", "1").split(" to ")
+    node = prices.get("usd_per_bigtable_node_hour")
+    machine = prices.get("usd_per_serving_node_hour")
     scans = [values for values in figures.values() if "scanned_gb" in values]
     return {
         "nodes": " to ".join(dict.fromkeys(nodes)),
         "machine": figures.get("deployment", {}).get("machine"),
-        "usd_node_hour": prices.get("usd_per_bigtable_node_hour"),
-        "usd_machine_hour": prices.get("usd_per_serving_node_hour"),
+        "usd_node_hour": node,
+        "usd_machine_hour": machine,
+        "usd_month": (None if node is None or machine is None else
+                      MONTH_HOURS * (int(nodes[0]) * node + machine)),
         "usd_tib": prices.get("usd_per_tib_scanned"),
         "scanned_gb": sum(scan["scanned_gb"] for scan in scans) if scans else None,
         "usd_scanned": sum(scan["usd_at_most"] for scan in scans) if scans else None,

@@ -37,7 +37,7 @@ HEALTHY = BROKEN.assign(outcome="equal")
 CASES = {
     "leakage_promise": (
         lambda: charts.leakage_promise(LEAKAGE),
-        "Of 1,000 contacted customers the naive notebook promises 404 orders; production would "
+        "Of 1,000 contacted customers, the naive join promises 404 orders; production would "
         "see 171 (point-in-time model: 299; at random: 123)"),
     "future_let_in": (
         lambda: charts.future_let_in(

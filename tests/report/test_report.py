@@ -393,12 +393,13 @@ def test_eight_core_slides_come_first_and_each_title_is_a_message_with_its_numbe
     titles = [title for title, *_ in core(full)]
     assert len(titles) == 8 and all(re.search(r"\d", title) for title in titles[:3] + titles[4:])
     for n, part in enumerate([
-            "404 orders, and production would see 171",
+            "404 orders of 1,000 contacts where production would see 171",
             "promises 404 orders; production would see 171",
-            "With 30 days of future let in, the promise rises from 299 to 635 orders, and "
-            "production falls to 159", "feeds both the training and the prediction",
-            "All 2,200 compared values", "57 of 550 served values are out of date; after the sync "
-            "0", "A prediction takes 17 ms", "We ask you to decide 5 points; 5 of them are still"]):
+            "If training sees 30 days of the future, the promise rises from 299 to 635 orders, "
+            "and production falls to 159", "feeds both the training and the prediction",
+            "All 2,200 compared values",
+            "57 of 550 served values are out of date; after the sync, 0",
+            "A prediction takes 17 ms", "We ask you to decide 5 points; all are still"]):
         assert part in titles[n]
 
 
@@ -412,11 +413,25 @@ def test_every_slide_has_notes_and_those_of_the_core_say_what_will_be_asked(full
 
 
 @pytest.mark.parametrize("target, said", [("local", True), ("gcp", False)])
-def test_the_first_slide_says_that_google_cloud_was_not_used_while_that_is_so(
+def test_both_pages_say_at_once_that_google_cloud_was_not_used_while_that_is_so(
         tmp_path, target, said):
     (tmp_path / "summary.json").write_text(json.dumps({**FULL, "target": target}))
     report.slides(tmp_path)
-    assert ("Not yet run on Google Cloud" in core(tmp_path)[0][1]) == said
+    header = soup(report.build(tmp_path)).header.get_text()
+    for first in (core(tmp_path)[0][1], header):
+        assert ("Not yet run on Google Cloud" in first) == said
+    assert ("synthetic" in header) == said
+
+
+def test_with_both_hourly_prices_a_month_is_summed(tmp_path, monkeypatch):
+    prices = {"usd_per_bigtable_node_hour": 2, "usd_per_serving_node_hour": 0.5}
+    monkeypatch.setattr(facts, "settings_of", lambda run: config.load(
+        target="local", overrides={"costs": prices}))
+    (tmp_path / "summary.json").write_text(json.dumps(FULL))
+    report.build(tmp_path)
+    report.slides(tmp_path)
+    assert "at least $1,825 a month (730 hours)" in core(tmp_path)[6][1]  # 1 of 1 to 2 nodes
+    assert "최소 1,825달러" in (tmp_path / "요약.md").read_text(encoding="utf-8")
 
 
 def test_the_last_core_slide_asks_for_what_config_names(tmp_path, monkeypatch):
