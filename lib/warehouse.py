@@ -24,7 +24,8 @@ from lib.config import ANY_RATE, ROOT, Settings
 from lib.errors import Needed, wrong_location
 from lib.stages import Outcome
 
-# The tables that each file makes, and the tables of ours that it reads.
+# The tables that each file makes, and those of ours that it reads; of the raw tables, which are
+# built together, at most three: their build times must fit into a label of 63 characters.
 BUILDS = {
     "01_prepare_bq": (
         ("raw_users", "raw_orders", "raw_order_items", "raw_products", "source_counts"), ()),
@@ -174,9 +175,11 @@ def build(cloud: Cloud, file: str) -> Outcome:
         return Outcome("reused", settings.table(makes[-1]), _figures(tables))
     outdated = {settings.table(key) for key, table, statement
                 in zip(makes, tables, statements, strict=True)
-                if table is not None and _must_go(cloud, table, statement)}
-    for statement in statements if outdated else ():  # a cap must stop it before the deletion
-        _check_cap(cloud, estimate(cloud, select_in(statement)))
+                if table is not None and _has_other_layout(cloud, table, statement)}
+    if outdated:  # the cap must stop the build before it deletes a table
+        for statement in statements:
+            _check_cap(cloud, estimate(cloud, select_in(statement)))
+    forget(cloud, file)  # Google does not say whether a table that is replaced keeps its labels
     scanned = 0
     for number, statement in enumerate(statements, 1):
         name, _ = layout_in_sql(statement)
@@ -284,7 +287,7 @@ def find_table(cloud: Cloud, key: str) -> bigquery.Table | None:
         return None
 
 
-def _must_go(cloud: Cloud, table: bigquery.Table, statement: str) -> bool:
+def _has_other_layout(cloud: Cloud, table: bigquery.Table, statement: str) -> bool:
     """True if an existing table of ours has another layout than the statement makes.
 
     A table without labels, left by an interrupted build, is ours if its dataset is.
@@ -440,23 +443,30 @@ def _load_source(cloud: Cloud) -> Outcome:
     settings = cloud.settings
     if not settings.source_is_folder:
         return Outcome("done", settings.source_dataset, {"as": "read where it is"})
-    stamp = _origin(settings)
-    reference = bigquery.DatasetReference(settings.project, settings.names.source_dataset)
+    origin = _origin(settings)
     try:
-        if cloud.bigquery.get_dataset(reference).description == stamp:
-            return Outcome("reused", settings.source_dataset)
+        loaded = cloud.bigquery.get_dataset(settings.source_dataset).description
+        for name in source.NEEDED:  # a table may have expired
+            cloud.bigquery.get_table(f"{settings.source_dataset}.{name}")
     except NotFound:
-        pass
+        loaded = None
+    if loaded == origin:
+        return Outcome("reused", settings.source_dataset)
     tables = source.read_export(settings.source_folder)  # raises before anything is loaded
-    if _origin(settings) != stamp:
+    if _origin(settings) != origin:
         raise Needed(f"the files in {settings.source_folder} changed while they were read",
                      "a folder that nothing writes to", settings.rerun_command())
+
+    def describe(text: str | None) -> None:
+        dataset = cloud.bigquery.get_dataset(settings.source_dataset)
+        dataset.description = text
+        cloud.bigquery.update_dataset(dataset, ["description"])
+
     create_dataset(cloud, settings.names.source_dataset)
+    describe(None)  # until all is loaded, so that an interrupted load is repeated
     for name, rows in tables.items():
         load_table(cloud, f"{settings.source_dataset}.{name}", rows, source.NEEDED[name])
-    dataset = cloud.bigquery.get_dataset(reference)
-    dataset.description = stamp  # last, so that an interrupted load is repeated
-    cloud.bigquery.update_dataset(dataset, ["description"])
+    describe(origin)
     return Outcome("created", settings.source_dataset,
                    {f"{name} rows": rows.num_rows for name, rows in tables.items()})
 

@@ -4,6 +4,7 @@ The server keeps the layout and the labels of tables, which the local BigQuery d
 refuses what BigQuery refuses: another layout, and a statement above its own cap.
 """
 
+import dataclasses
 import json
 import re
 import threading
@@ -86,7 +87,8 @@ class BigQuery(BaseHTTPRequestHandler):
                 "Cannot replace a table with a different partitioning spec. Instead, DROP the "
                 "table, and then recreate it."), "errors": [{"reason": "invalid"}]}}
         if not dry_run:
-            self.server.tables[name] = dict(layout)
+            kept = {"labels": old["labels"]} if old and self.server.keeps_labels else {}
+            self.server.tables[name] = layout | kept
         return 200, {"jobReference": self._reference, "configuration": body["configuration"],
                      "status": {"state": "DONE"}, "statistics": {
                          "query": {"totalBytesProcessed": str(self.server.scanned)}}}
@@ -116,6 +118,7 @@ class BigQuery(BaseHTTPRequestHandler):
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), BigQuery) as running:
         running.requests, running.scanned, running.dataset_labels = [], 1000, OURS
+        running.keeps_labels = False
         running.tables = {"raw_orders": {"labels": OURS | {"build": "1"}}}
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield running
@@ -150,6 +153,23 @@ def test_our_table_with_the_same_layout_is_replaced_in_place(server, cloud):
     server.tables["labels_customer_churn"] = BY_DAY | {"labels": OURS}
     assert warehouse.build(cloud, "03_build_labels_churn").status == "created"
     assert deleted(server) == []
+
+
+@pytest.mark.parametrize("keeps_labels", [False, True])
+def test_an_interrupted_build_is_repeated(server, cloud, monkeypatch, keeps_labels):
+    """Google does not say whether `create or replace table` keeps a table's labels."""
+    server.keeps_labels, file = keeps_labels, "03_build_labels_churn"
+    warehouse.build(cloud, file)
+    settings = config.load(target="gcp", env="dev", overrides={
+        "targets": {"gcp": {"project": PROJECT}}, "label": {"active_days": 60}})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(warehouse, "stamp", killed)
+        warehouse.build(dataclasses.replace(cloud, settings=settings), file)
+    assert warehouse.build(cloud, file).status == "created"  # the rows are those of 60 days
 
 
 @pytest.mark.parametrize("labels, of_dataset", [

@@ -213,3 +213,35 @@ def test_files_that_change_while_they_are_read_end_the_load(load, monkeypatch, t
     monkeypatch.setattr(source, "read_export", read_and_change)
     with pytest.raises(Needed, match="changed while they were read"):
         load(make())
+
+
+def test_a_folder_is_loaded_again_if_a_table_of_it_is_gone(load, cloud, tmp_path):
+    """In dev BigQuery deletes tables after retention.table_expiration_days, not the dataset."""
+    load(make())
+    settings = config.load(target="local", env="dev", overrides={
+        "app": "srctest", "source": str(tmp_path)})
+    own = dataclasses.replace(cloud, settings=settings)
+    assert warehouse.load_source(own).status == "reused"
+    cloud.bigquery.delete_table(f"{settings.source_dataset}.orders")
+    assert warehouse.load_source(own).status == "created"
+
+
+def test_a_load_that_was_interrupted_is_repeated(load, cloud, tmp_path, monkeypatch):
+    """Also for the files that were loaded before it: some tables are of the others now."""
+    settings = config.load(target="local", env="dev", overrides={
+        "app": "srctest", "source": str(tmp_path)})
+    own = dataclasses.replace(cloud, settings=settings)
+    load(make())
+    path, real = tmp_path / "users.parquet", warehouse.load_table
+    before = path.read_bytes()
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+    def killed(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(warehouse, "load_table", killed)
+        warehouse.load_source(own)
+    path.write_bytes(before)
+    assert warehouse.load_source(own).status == "created"
