@@ -7,6 +7,7 @@ Built on the GAPIC clients: the preview classes of the SDK can set neither `dens
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -135,8 +136,9 @@ def register_features(cloud: Cloud) -> Outcome:
                 feature=vertex.Feature(
                     description=feature.description, version_column_name=feature.name,
                     point_of_contact=settings.owner,
-                    labels={**settings.labels, "unit": feature.unit.lower(),
-                            "type": feature.type.lower()},
+                    # A label has lower case, digits, "_" and "-", 63 characters at the most.
+                    labels={**settings.labels, "type": feature.type.lower(),
+                            "unit": re.sub(r"[^\w-]+", "_", feature.unit.lower())[:63]},
                 ),
             )
             for feature in missing
@@ -377,20 +379,22 @@ def _reads_as_itself(cloud: Cloud) -> bool:
 
 
 def _sync_of_this_build(cloud: Cloud) -> vertex.FeatureViewSync | None:
-    """The newest sync since features_customer was built that succeeded or is running."""
+    """The newest sync that succeeded or is running, since features_customer was built and the
+    group was made: one with another `dense` had to be deleted first, see `create_group`."""
     from lib import warehouse
 
     built = warehouse.built_at(cloud, "features")
     if built is None:
         return None
-    built_time = datetime.fromtimestamp(int(built) / 1e9, UTC)
+    group = cloud.registry.get_feature_group(name=group_name(cloud))
+    since = max(datetime.fromtimestamp(int(built) / 1e9, UTC), group.create_time)
     return next((s for s in list_syncs(cloud)
-                 if s.create_time > built_time and s.final_status.code == 0), None)
+                 if s.create_time > since and s.final_status.code == 0), None)
 
 
 def is_done(sync: vertex.FeatureViewSync) -> bool:
     """True if the sync has ended, successfully or not. A sync has no state, only an end time."""
-    # google.type.Interval is a plain protobuf message: an unset end is an empty, true one.
+    # run_time is a plain protobuf message, in which an unset end is an empty Timestamp, not None.
     return vertex.FeatureViewSync.pb(sync).run_time.HasField("end_time")
 
 

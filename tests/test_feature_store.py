@@ -9,6 +9,7 @@ from google.cloud import aiplatform_v1 as vertex
 
 from lib import feature_store, waiting
 from lib.errors import Needed
+from lib.localcloud.vertex.base.rules import check_labels
 
 
 @pytest.fixture
@@ -177,6 +178,21 @@ def test_features_are_waited_for_until_the_list_has_all(fake, monkeypatch, exist
     assert list(feature_store.read_registry(cloud)["feature"]) == cloud.settings.feature_names
 
 
+def test_a_unit_of_any_words_is_registered_as_a_label(fake, monkeypatch):
+    """config.yaml takes any text as a unit, and charts show it; labels have few characters."""
+    cloud, sent = fake(registry={}), []
+    feature = cloud.settings.features[0].model_copy(update={"unit": "% of Items, per week " * 9})
+    cloud.settings = cloud.settings.model_copy(update={"features": [feature]})
+    cloud.registry.batch_create_features = lambda parent, requests: sent.extend(requests)
+    cloud.registry.list_features = lambda parent: [
+        vertex.Feature(name=f"{parent}/features/{r.feature_id}") for r in sent]
+    monkeypatch.setattr(waiting, "operation", lambda *_: None)
+    feature_store.register_features(cloud)
+    (request,) = sent
+    check_labels(request.feature.labels)
+    assert request.feature.labels["unit"].startswith("_of_items_per_week_")
+
+
 def test_an_answer_without_any_feature_is_nothing_served(fake, monkeypatch):
     monkeypatch.setattr(feature_store, "_why_not_served", lambda *_: "never been synced")
     cloud = fake(online={"fetch_feature_values": lambda *_, **__: served()})
@@ -208,3 +224,19 @@ def test_a_sync_without_a_start_has_no_seconds(fake):
             feature_view_sync=sync.name),
         "get_feature_view_sync": lambda **_: sync})
     assert feature_store.sync(cloud, force=True).figures == {"rows": 0}
+
+
+@pytest.mark.parametrize(("group_made", "status"), [(50, "reused"), (200, "started")])
+def test_a_sync_of_a_group_that_was_replaced_is_not_reused(fake, monkeypatch, group_made, status):
+    """The message about another `dense` says to delete the group: what was synced before then is
+    what the old group serves."""
+    from lib import warehouse
+
+    monkeypatch.setattr(warehouse, "built_at", lambda *_: "10000000000")  # second 10
+    done = vertex.FeatureViewSync(name="old", create_time=datetime.fromtimestamp(100, UTC))
+    vertex.FeatureViewSync.pb(done).run_time.end_time.FromSeconds(110)
+    made = vertex.FeatureGroup(create_time=datetime.fromtimestamp(group_made, UTC))
+    cloud = fake(registry={"get_feature_group": lambda name: made}, online_admin={
+        "list_feature_view_syncs": lambda parent: [done],
+        "sync_feature_view": lambda **_: vertex.SyncFeatureViewResponse(feature_view_sync="new")})
+    assert feature_store.start_sync(cloud).status == status
