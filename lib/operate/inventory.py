@@ -282,7 +282,8 @@ def _delete_bucket(cloud: Cloud, name: str) -> None:
     bucket = cloud.storage.bucket(name.removeprefix("gs://"))
     printed = time.monotonic()
     for number, blob in enumerate(cloud.storage.list_blobs(bucket, versions=True), 1):
-        bucket.delete_blobs([blob], on_error=lambda _: None)  # on_error: it is deleted already
+        with suppress(NotFound):  # it is deleted already
+            blob.delete()  # this version of it
         if time.monotonic() - printed > cloud.settings.waits.progress_seconds:
             printed = time.monotonic()
             print(f"  deleting {name}: {number} objects", flush=True)

@@ -6,14 +6,17 @@ On a local cloud of its own, with 1,000 users of theLook: other tests need their
 import dataclasses
 import io
 import json
+import threading
 from contextlib import redirect_stdout
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from google.api_core.exceptions import BadRequest, Forbidden
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1 as vertex
-from google.cloud import bigquery
+from google.cloud import bigquery, storage
 
 from lib import config, endpoint, feature_store, lookups, model_registry, warehouse
 from lib.cloud import EMULATOR_VARIABLES, Cloud
@@ -21,6 +24,7 @@ from lib.config import ROOT
 from lib.errors import Needed
 from lib.localcloud import process
 from lib.operate import teardown
+from lib.operate.inventory import KINDS
 from lib.proof import freshness, planted
 from lib.training import custom_jobs, inputs, jobs, pipeline_job, training
 from tests.support import forked
@@ -219,6 +223,40 @@ def tear_down(cloud, delete=True):
     with redirect_stdout(printed):
         status = teardown.run(cloud, delete=delete)
     return status, printed.getvalue()
+
+
+def test_every_version_of_an_object_is_deleted():
+    """An organisation may switch versioning on; the local storage has none, so a server here."""
+    kept = {("a", "1"), ("a", "2"), ("b", "1")}
+
+    class Bucket(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def reply(self, status, content):
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def do_GET(self):
+            self.reply(200, {"items": [{"name": n, "generation": g} for n, g in sorted(kept)]})
+
+        def do_DELETE(self):
+            parts = urlsplit(self.path)
+            if "/o/" not in parts.path:  # the bucket
+                return self.reply(409 if kept else 204, {})
+            # Without a generation the live object becomes an older version, which is kept.
+            kept.discard((parts.path[-1], parse_qs(parts.query).get("generation", [""])[0]))
+            self.reply(204, {})
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Bucket) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        client = storage.Client(PROJECT, AnonymousCredentials(), client_options={
+            "api_endpoint": f"http://127.0.0.1:{server.server_port}"})
+        KINDS["bucket"].delete(SimpleNamespace(storage=client, settings=settings_of()), "gs://x")
+        server.shutdown()
+    assert not kept
 
 
 @pytest.mark.parametrize("last", [name for name, _ in STEPS])
