@@ -367,6 +367,8 @@ def test_a_schedule_is_made_anew_listed_paused_and_torn_down(cloud, capsys, monk
     assert "lib.operate.schedule --target local --env dev create" in capsys.readouterr().out
 
 
-def test_a_folder_cannot_be_refreshed_on_a_schedule(closed):
+@pytest.mark.parametrize("action", [schedule.create, schedule.run])
+def test_a_folder_cannot_be_refreshed_on_a_schedule(closed, action):
     with pytest.raises(Needed, match="a scheduled step cannot read"):
-        schedule.plan(closed.settings)
+        action(closed)
+    assert closed.storage.lookup_bucket(closed.settings.names.bucket) is None  # nothing was made

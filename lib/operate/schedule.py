@@ -96,13 +96,14 @@ def find(cloud: Cloud) -> list[vertex.Schedule]:
 def create(cloud: Cloud) -> vertex.Schedule:
     """Make the schedule; one that exists is deleted after the new one is there."""
     settings = cloud.settings
+    wanted = job(settings)  # it refuses a folder, before anything is made
     inputs.make_bucket(cloud)
     old = find(cloud)
     made = cloud.schedules.create_schedule(parent=cloud.parent, schedule=vertex.Schedule(
         display_name=jobs.display_name(settings, STEP), cron=settings.feature_view.refresh_cron,
         max_concurrent_run_count=1,
         create_pipeline_job_request=vertex.CreatePipelineJobRequest(
-            parent=cloud.parent, pipeline_job=job(settings))))
+            parent=cloud.parent, pipeline_job=wanted)))
     for schedule in old:
         delete(cloud, schedule.name)
     return made
@@ -120,10 +121,9 @@ def run(cloud: Cloud) -> str:
     Raises:
         Needed: it failed; the message has the last line of its step.
     """
+    client, wanted = cloud.pipeline_jobs, job(cloud.settings)
     inputs.make_bucket(cloud)
-    client = cloud.pipeline_jobs
-    name = client.create_pipeline_job(
-        parent=cloud.parent, pipeline_job=job(cloud.settings)).name
+    name = client.create_pipeline_job(parent=cloud.parent, pipeline_job=wanted).name
     waiting.until(cloud.settings, STEP, lambda: jobs.state(client.get_pipeline_job(name=name)),
                   jobs.ENDED.__contains__, cloud.settings.waits.training_seconds, str)
     ended = client.get_pipeline_job(name=name)
