@@ -114,7 +114,7 @@ def _nodes(store) -> str:
 def _add_sync(cloud: Cloud, found: Lineage) -> None:
     """The newest sync that succeeded: when, and how many rows."""
     done = [s for s in feature_store.list_syncs(cloud)
-            if s.final_status.code == 0 and s.sync_summary.row_synced]
+            if s.final_status.code == 0 and feature_store.is_done(s)]
     node = found.nodes["store"]
     facts = (tr("never synced"),) if not done else (
         tr("{rows:,} rows synced", rows=done[0].sync_summary.row_synced),

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from google.cloud import aiplatform_v1 as vertex
 
 from lib import config, endpoint, feature_store, lineage, model_registry, warehouse
 from lib.lineage import Lineage, LineageNode
@@ -16,7 +17,7 @@ CHAIN = [("sources", "features", ""), ("sources", "labels", ""), ("labels", "tra
 NODES = {kind: LineageNode(f"app_{kind}", ("1,000 rows",)) for kind in lineage.BOXES}
 
 
-def test_lineage_is_read_from_the_resources(cloud):
+def test_lineage_is_read_from_the_resources(cloud, monkeypatch):
     settings = config.load(target="local", env="dev", overrides={
         **SMALL, "app": "lineage", "snapshots": {"history_days": 126, "sample_percent": 20}})
     mine = dataclasses.replace(cloud, settings=settings)
@@ -30,6 +31,10 @@ def test_lineage_is_read_from_the_resources(cloud):
     early = lineage.read(mine)
     assert early.nodes["store"].facts[-1] == "never synced"
     assert lineage.finding(early).endswith("not created yet: Model Registry, Endpoint")
+    running = vertex.FeatureViewSync(sync_summary={"row_synced": 5})  # it has no end yet
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_store, "list_syncs", lambda cloud: [running])
+        assert lineage.read(mine).nodes["store"].facts[-1] == "never synced"
     rows = feature_store.sync(mine).figures["rows"]
     model_registry.upload(mine, Training(
         f"gs://{settings.names.bucket}/model", f"{mine.parent}/pipelineJobs/some-job",

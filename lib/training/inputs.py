@@ -23,6 +23,7 @@ def parameters(cloud: Cloud) -> dict[str, object]:
     """
     settings = cloud.settings
     low, high = settings.positive_rate_band or ANY_RATE
+    build = _build(cloud)
     return {
         "table": settings.table("train"), "label_col": settings.label.column,
         "time_col": "label_timestamp", "id_col": ENTITY,
@@ -33,8 +34,7 @@ def parameters(cloud: Cloud) -> dict[str, object]:
         "params": json.dumps(settings.train.params[settings.train.model_type]),
         "seed": settings.train.seed, "min_roc_auc": settings.train.min_roc_auc,
         "max_roc_auc": 1.0 if settings.max_honest_roc_auc is None else settings.max_honest_roc_auc,
-        "positive_rate_low": low,
-        "positive_rate_high": high, "build": _build(cloud),
+        "positive_rate_low": low, "positive_rate_high": high, "build": build,
     }
 
 

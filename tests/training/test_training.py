@@ -63,6 +63,13 @@ def test_a_passing_model_is_approved_and_the_same_training_is_reused(built):
     assert second.value == first.value
 
 
+@pytest.mark.parametrize("needs_the_table", [inputs.parameters, inputs.fingerprint])
+def test_without_the_training_table_the_notebook_that_builds_it_is_named(cloud, needs_the_table):
+    settings = config.load(target="local", env="dev", overrides={**SMALL, "app": "unbuilt"})
+    with pytest.raises(Needed, match="train_dataset is not built. Needed: notebook 03"):
+        needs_the_table(dataclasses.replace(cloud, settings=settings))
+
+
 def test_below_the_gate_nothing_is_registered(built):
     training.train(built)
     strict = having(built, min_roc_auc=0.99)
