@@ -110,22 +110,19 @@ def read_split(dataset: Path, split: str, features: list[str], label: str):
         InputError: no such file or column, no rows, a value or label that cannot be used.
     """
     import numpy as np
-    import pandas as pd
     import pyarrow.parquet as pq
 
     path = dataset / f"{split}.parquet"
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     try:
-        columns = pq.read_schema(path).names
-        missing = [name for name in (*features, label) if name not in columns]
-        if missing:
-            raise InputError(f"{path} has no column {', '.join(missing)}")
-        rows = pd.read_parquet(path, columns=[*features, label]).astype("float64")
-    except InputError:
-        raise
+        with pq.ParquetFile(path) as file:  # of these columns it reads those that exist
+            rows = file.read(columns=[*features, label]).to_pandas().astype("float64")
     except (ValueError, TypeError) as error:  # not a parquet file, or text in a column
         raise InputError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
+    missing = [name for name in (*features, label) if name not in rows]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}")
     if rows.empty:
         raise InputError(f"{path} has no rows")
     infinite = [name for name in features if np.isinf(rows[name]).any()]
