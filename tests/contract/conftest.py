@@ -41,10 +41,9 @@ class Project:
     folder: Path
     running: dict | None
 
-    def run(self, *arguments: str, timeout: float = 900, **settings) -> subprocess.CompletedProcess:
-        """`python -m lib.operate.run ARGUMENTS`; `settings` are laid over config.yaml."""
-        return self.command(
-            "lib.operate.run", *arguments, "--target", TARGET, timeout=timeout, **settings)
+    def run(self, module: str = "lib.operate.run") -> subprocess.CompletedProcess:
+        """`python -m lib.operate.run`, or a plain run."""
+        return self.command(module, "--target", TARGET, timeout=3600)
 
     def command(self, module: str, *arguments: str, timeout: float = 900, **settings):
         return forked.run(

@@ -135,7 +135,7 @@ FAILURES = {
 ])
 def test_preflight_stops_the_run_before_anything_is_made(project, missing, rule, says):
     project.fail(rule)
-    done = project.run()
+    done = project.run("tests.support.plain_run")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert_told(done.stdout + done.stderr, "00_preflight", says)

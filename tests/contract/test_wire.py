@@ -64,7 +64,7 @@ def flow(project):
     recording = project.running is not None
     if recording:
         project.forget()
-    run = project.run(timeout=3600)
+    run = project.run()
     summary, asked = project.summary(), {}
     if recording:
         asked["a run"] = project.requests()

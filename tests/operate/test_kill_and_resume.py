@@ -4,23 +4,16 @@
 """
 
 import json
+import os
+from pathlib import Path
+
+import pytest
 
 from scripts.kill_and_resume import WHERE, Place, Trial, differences, plan, strike
+from tests.support import forked
 from tests.support.walk import NO_COPIES, SMALL
 
 SMALLER = SMALL | NO_COPIES
-UNDISTURBED = """
-import contextlib, json, pathlib, sys
-from lib import config, stages
-from lib.cloud import connect
-from scripts import kill_and_resume
-from tests.support import walk
-settings, folder = config.load(target="local", env="dev"), pathlib.Path(sys.argv[1])
-with contextlib.redirect_stdout(sys.stderr):
-    walk.walk(settings, folder)
-    state = kill_and_resume.read_state()
-print(json.dumps([stages.read_summary(folder)["stages"], state]))
-"""
 KILLS = {  # and the stage that the killed run starts from: where the one before it was killed
     Trial("kernel", "02_features", 0.7, whole=False): "01_data",
     Trial("task", "train", 0.1, whole=False): "02_features",
@@ -30,33 +23,76 @@ KILLS = {  # and the stage that the killed run starts from: where the one before
 }
 
 
-class Kept(Place):
-    """Its runs leave the local cloud running: to start it anew each time takes seconds."""
+class Forked(Place):
+    """Its commands are forks of a process that has imported the packages, and its runs are plain
+    ones, except where a kernel is killed. They leave the local cloud running: to start it anew
+    each time takes seconds."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        folder.mkdir()
+        self.environment = self.mark | {"CHURN_DEMO_SET": json.dumps(SMALLER)}
+        self.outputs, self.kernels = folder / "outputs", False
+        os.mkfifo(self.outputs)
 
     def start(self, *options):
-        return super().start(*options, "--keep-running")
+        options = *options, "--keep-running"
+        if self.kernels:
+            return super().start(*options)
+        return Run(self.outputs, *options, **self.environment)
+
+    def command(self, *words):
+        _, module, *arguments = words
+        done = forked.run(module, *arguments, **self.environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def finish(self, *options):
+        self.command("-m", "tests.support.plain_run", "--keep-running", *options)
 
 
-def test_a_walk_that_is_killed_five_times_ends_as_an_undisturbed_one(tmp_path):
-    undisturbed, place = Place(tmp_path / "undisturbed"), Kept(tmp_path / "killed")
-    for each in (undisturbed, place):
-        each.environment["CHURN_DEMO_SET"] = json.dumps(SMALLER)
-    try:
-        stages, expected = json.loads(undisturbed.command(
-            "-c", UNDISTURBED, str(undisturbed.runs / "undisturbed")))
-        undisturbed.command("-m", "lib.localcloud", "stop")
-        # That was without kernels and pictures.
-        place.seconds = {stage["name"]: 1.5 + 2 * stage["seconds"] for stage in stages}
-        for kill, start in KILLS.items():
-            wrong, said, done = strike(place, kill, start)
-            assert not wrong, (kill, said)
-        if not done:
-            place.finish("--from", start[:2])
-        assert not differences(expected, place.end_state())
-        assert not place.left_running()
-    finally:
-        for process in [*undisturbed.processes(), *place.processes()]:
+class Run:
+    """What `strike` uses of a subprocess.Popen."""
+
+    def __init__(self, outputs: Path, *options: str, **environment: str):
+        self._process = forked.start(
+            "tests.support.plain_run", *options, files=[outputs, outputs], **environment)
+        self.pid, self.stdout = self._process.pid, outputs.open()
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self):
+        self._process.join()
+        return self._process.exitcode
+
+
+@pytest.fixture
+def places(tmp_path):
+    made = [Forked(tmp_path / name) for name in ("undisturbed", "killed")]
+    yield made
+    for place in made:
+        for process in place.processes():
             process.kill()
+
+
+def test_a_walk_that_is_killed_five_times_ends_as_an_undisturbed_one(places):
+    undisturbed, place = places
+    undisturbed.finish()
+    stages = json.loads((undisturbed.runs / "latest" / "summary.json").read_text())["stages"]
+    expected = undisturbed.end_state()
+    for kill, start in KILLS.items():
+        place.kernels = kill.victim == "kernel"
+        # Those are of a run without kernels and pictures.
+        place.seconds = {
+            stage["name"]: stage["seconds"] * (2 if place.kernels else 1) + 1.5 * place.kernels
+            for stage in stages}
+        wrong, said, done = strike(place, kill, start)
+        assert not wrong, (kill, said)
+    if not done:
+        place.finish("--from", start[:2])
+    assert not differences(expected, place.end_state())
+    assert not place.left_running()
 
 
 def test_trials_are_spread_over_the_victims_and_the_stages():

@@ -12,6 +12,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from lib.operate import kernels
@@ -27,31 +28,41 @@ def run(
     Raises:
         subprocess.TimeoutExpired: it ran longer than `timeout` seconds, and was killed.
     """
-    kernels.warm()
     with tempfile.TemporaryDirectory(prefix="forked-") as outputs:
-        process = multiprocessing.get_context("forkserver" if kernels.FORKS else "spawn").Process(
-            target=_become,
-            args=(module, arguments, str(folder), {**os.environ, **variables}, outputs))
-        process.start()
+        files = [Path(outputs) / name for name in ("stdout", "stderr")]
+        process = start(module, *arguments, files=files, folder=folder, **variables)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(module, timeout)
-        out, err = ((Path(outputs) / name).read_text() for name in ("stdout", "stderr"))
+        out, err = (file.read_text() for file in files)
         return subprocess.CompletedProcess([module, *arguments], process.exitcode, out, err)
 
 
+def start(
+    module: str, *arguments: str, files: Sequence[Path], folder: Path = ROOT, **variables: str
+) -> multiprocessing.Process:
+    """The same, while it runs. `files`: for stdout and stderr, which may be one."""
+    kernels.warm()
+    process = multiprocessing.get_context("forkserver" if kernels.FORKS else "spawn").Process(
+        target=_become,
+        args=(module, arguments, str(folder), {**os.environ, **variables}, *map(str, files)))
+    process.start()
+    return process
+
+
 def _become(
-    module: str, arguments: tuple[str, ...], folder: str, environment: dict[str, str], outputs: str
+    module: str, arguments: tuple[str, ...], folder: str, environment: dict[str, str], stdout: str,
+    stderr: str
 ) -> None:
     gc.freeze()  # a search for garbage would copy the memory that it shares
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+    for descriptor, name in ((1, stdout), (2, stderr)):
         # O_APPEND: its own child processes write to the same file.
-        file = os.open(Path(outputs) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("lib", "tests")]:
