@@ -194,7 +194,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from lib.operate import kernels
+    from lib.operate import engine, kernels
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     bar = {"desc": f"{position} {notebook.stem}", "leave": False} if sys.stderr.isatty() else False
@@ -205,7 +205,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     try:
         papermill.execute_notebook(
             prose.localized(notebook, settings.language), folder / notebook.name,
-            parameters=parameters, cwd=notebook.parent,
+            engine_name=engine.NAME, parameters=parameters, cwd=notebook.parent,
             kernel_name="python3", kernel_manager_class=kernels.Kernels, progress_bar=bar,
             stdout_file=_Progress(folder),
             # Else ipykernel warns that loopback is not encrypted, and of the interrupt at its end.

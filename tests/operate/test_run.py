@@ -83,6 +83,7 @@ def fake(patch, folder, settings):
         book = nbformat.v4.new_notebook(cells=[
             nbformat.v4.new_code_cell("target = env = None\nrun_dir = ''",
                                       metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_markdown_cell("Prose"),
             nbformat.v4.new_code_cell(
                 f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
                 "from lib import config, stages\n"
@@ -112,7 +113,8 @@ def without_kernels(fake_notebooks, monkeypatch):
     def execute(notebook, output, parameters, **_):
         names = {}
         for cell in nbformat.read(notebook, as_version=4).cells:
-            exec(cell.source, names)
+            if cell.cell_type == "code":
+                exec(cell.source, names)
             names |= parameters
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
@@ -121,8 +123,9 @@ def without_kernels(fake_notebooks, monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, settings):
-    """One run to its end: its folder, what it printed, also before it connected, and how often it
-    stopped the local cloud. Jupyter finds another kernel first; the report is made."""
+    """One run to its end: its folder, what it printed, also before it connected, how often it
+    stopped the local cloud, and (notebook, cells with output) each time that papermill wrote one.
+    Jupyter finds another kernel first; the report is made."""
     folder, out, stops = tmp_path_factory.mktemp("finished"), io.StringIO(), []
     other = folder / "jupyter" / "kernels" / "python3"
     other.mkdir(parents=True)
@@ -134,7 +137,13 @@ def finished(tmp_path_factory, settings):
         return SimpleNamespace(settings=settings, note="local cloud started", started_local=True,
                                local_pid=None)
 
-    found = SimpleNamespace(runs=folder / "runs", latest=folder / "runs" / "latest", stops=stops)
+    def write(book, path):
+        found.writes.append((path.rsplit("/")[-1], sum(bool(c.get("outputs")) for c in book.cells)))
+        wrote(book, path)
+
+    wrote = papermill.engines.write_ipynb
+    found = SimpleNamespace(runs=folder / "runs", latest=folder / "runs" / "latest", stops=stops,
+                            writes=[])
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         made = report.after_run
         fake(patch, folder, settings)(
@@ -150,6 +159,7 @@ def finished(tmp_path_factory, settings):
         patch.setattr(report, "after_run", made)
         patch.setattr(cloud, "connect", connect)
         patch.setattr(cloud, "stop_local", lambda: stops.append(1))
+        patch.setattr(papermill.engines, "write_ipynb", write)
         patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
         assert run.main([]) == 0
     found.out = out.getvalue()
@@ -167,6 +177,12 @@ def test_a_run_leaves_notebooks_log_summary_and_latest(finished):
 
 def test_notebooks_run_in_this_python_whatever_kernels_jupyter_finds(finished):
     assert f"  by {sys.executable}\n" in finished.out
+
+
+def test_a_notebook_is_written_when_a_cell_of_code_has_run_and_not_more_often(finished):
+    """A killed run leaves the cells that ran. At the start, after each of 8 cells, at the end."""
+    written = [outputs for name, outputs in finished.writes if name == "01_data.ipynb"]
+    assert written == [0, 0, 0, 0, 1, 2, 3, 4, 5, 5]
 
 
 def test_the_lines_of_a_long_wait_are_shown_while_it_lasts(finished):
