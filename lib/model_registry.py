@@ -1,4 +1,4 @@
-"""Upload a model version with its evaluation, or reuse the version that holds the same bytes."""
+"""Upload a model version with its evaluation, or reuse one with the same file and image."""
 
 from __future__ import annotations
 
@@ -31,55 +31,66 @@ def find(cloud: Cloud) -> vertex.Model | None:
 
 
 def upload(cloud: Cloud, training: Training) -> Outcome:
-    """Upload a new version of the app's model, unless its default version is this very file.
+    """Upload a new version of the app's model, unless its default version is this file and image.
 
     Returns:
         Outcome whose value is the vertex.Model.
 
     Raises:
-        Needed: the model did not pass the gate, so there is nothing to register.
+        Needed: the model did not pass the gate, so there is nothing to register; or the serving
+            image was not pushed yet.
     """
-    settings, meta = cloud.settings, training.meta
+    settings = cloud.settings
     if training.artifact_uri is None:
         raise Needed("the model did not pass the gate: "
                      + "; ".join(training.metrics["gate"]["reasons"]),
                      "a model inside train.min_roc_auc, checks.max_honest_roc_auc and "
                      "label.positive_rate_band",
                      f"edit config.yaml, then {settings.rerun_command('05')}")
-    digest = meta["sha256"][:16]
-    # The serving container loads no other model.pkl than the one with this SHA-256.
-    recorded = vertex.EnvVar(name="MODEL_SHA256", value=meta["sha256"])
-    existing = find(cloud)
-    if existing is not None and recorded in existing.container_spec.env:
+    existing, sent = find(cloud), model_message(cloud, training)
+    if existing is not None and _is_same(existing, sent):
         _import_evaluation(cloud, existing, training.metrics)
         return _outcome("reused", existing)
-    image = images.reference(
-        settings, settings.serve.image, required=settings.target_settings.pinned_images)
     operation = cloud.models.upload_model(vertex.UploadModelRequest(
-        parent=cloud.parent, parent_model=existing.name if existing else None,
-        model=vertex.Model(
-            display_name=settings.names.model, artifact_uri=training.artifact_uri,
-            container_spec=vertex.ModelContainerSpec(
-                image_uri=image, predict_route=PREDICT_ROUTE, health_route=HEALTH_ROUTE,
-                ports=[vertex.Port(container_port=PORT)], env=[recorded]),
-            version_aliases=[f"sha-{digest}", "default"],
-            # Where this version comes from, for whoever finds it in a year.
-            version_description=(
-                f"{meta['model_type']} on {settings.table('train')}, by {training.job}"),
-            labels={**settings.labels, "model_sha": digest, "model_type": meta["model_type"],
-                    "training_job": training.job.rsplit("/", 1)[1][-63:],
-                    "training_table": settings.tables.train})))
+        parent=cloud.parent, parent_model=existing.name if existing else None, model=sent))
     stub = waiting.operation(settings, "model", operation, settings.names.model)
 
     def uploaded() -> vertex.Model | None:
         if stub:
             return cloud.models.get_model(name=f"{stub.model}@{stub.model_version_id}")
         found = find(cloud)
-        return found if found and found.labels.get("model_sha") == digest else None
+        same = found and found.labels.get("model_sha") == sent.labels["model_sha"]
+        return found if same else None
 
     model = waiting.made(settings, "model", uploaded)
     _import_evaluation(cloud, model, training.metrics)
     return _outcome("created", model)
+
+
+def model_message(cloud: Cloud, training: Training) -> vertex.Model:
+    """The model as it is sent: its file, the serving image, and where this version comes from."""
+    settings, meta = cloud.settings, training.meta
+    digest = meta["sha256"][:16]
+    return vertex.Model(
+        display_name=settings.names.model, artifact_uri=training.artifact_uri,
+        container_spec=vertex.ModelContainerSpec(
+            image_uri=images.reference(settings, settings.serve.image,
+                                       required=settings.target_settings.pinned_images),
+            predict_route=PREDICT_ROUTE, health_route=HEALTH_ROUTE,
+            ports=[vertex.Port(container_port=PORT)],
+            # The container loads no other model.pkl than the one with this SHA-256.
+            env=[vertex.EnvVar(name="MODEL_SHA256", value=meta["sha256"])]),
+        version_aliases=[f"sha-{digest}", "default"],
+        version_description=f"{meta['model_type']} on {settings.table('train')}, by {training.job}",
+        labels={**settings.labels, "model_sha": digest, "model_type": meta["model_type"],
+                "training_job": training.job.rsplit("/", 1)[1][-63:],
+                "training_table": settings.tables.train})
+
+
+def _is_same(existing: vertex.Model, sent: vertex.Model) -> bool:
+    """Does this version have the same file, by its checksum, and the same serving image?"""
+    here, (checksum,) = existing.container_spec, sent.container_spec.env
+    return checksum in here.env and here.image_uri == sent.container_spec.image_uri
 
 
 def newest(cloud: Cloud) -> Outcome:

@@ -6,7 +6,7 @@ import json
 
 from google.cloud import storage
 
-from lib import warehouse
+from lib import images, warehouse
 from lib.cloud import Cloud
 from lib.config import ANY_RATE, ENTITY, ROOT
 from lib.errors import Needed, wrong_location
@@ -46,7 +46,8 @@ def sample_percent(cloud: Cloud) -> float:
 
 
 def fingerprint(cloud: Cloud) -> str:
-    """Changes with the table's build, the settings of training, and the components' files.
+    """Changes with the table's build, the settings of training, the components' files, and their
+    images: a change may be run before it is in them.
 
     Raises:
         Needed: train_dataset is not built.
@@ -54,8 +55,9 @@ def fingerprint(cloud: Cloud) -> str:
     settings = cloud.settings
     code = [path.read_text() for pattern in ("*/src/*.py", "*/*.yaml", "*/requirements.txt")
             for path in sorted(COMPONENTS.glob(pattern))]
+    built = [images.reference(settings, name, required=False) for name in images.TRAINING]
     return settings.fingerprint(
-        _build(cloud), settings.train.model_dump(), settings.label.model_dump(),
+        _build(cloud), built, settings.train.model_dump(), settings.label.model_dump(),
         settings.feature_names, settings.positive_rate_band, settings.max_honest_roc_auc, code)
 
 

@@ -6,13 +6,14 @@ import itertools
 import re
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from google.api_core.exceptions import Conflict
 from google.cloud.aiplatform import pipeline_jobs
 from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
-from lib import config, model_registry, warehouse
+from lib import config, images, model_registry, warehouse
 from lib.errors import Needed
 from lib.training import inputs, pipeline_job, training
 from tests.conftest import SMALL
@@ -68,6 +69,19 @@ def test_without_the_training_table_the_notebook_that_builds_it_is_named(cloud, 
     settings = config.load(target="local", env="dev", overrides={**SMALL, "app": "unbuilt"})
     with pytest.raises(Needed, match="train_dataset is not built. Needed: notebook 03"):
         needs_the_table(dataclasses.replace(cloud, settings=settings))
+
+
+def test_a_training_is_not_reused_for_other_images(monkeypatch):
+    """The images may be built after the code in them was changed, and run in between."""
+    settings = config.load(target="gcp", env="dev", overrides={
+        "targets": {"gcp": {"project": "some-project-1"}}})
+    monkeypatch.setattr(warehouse, "built_at", lambda *_: "1")
+    cloud, found = SimpleNamespace(settings=settings), set()
+    for digest in ("sha256:1", "sha256:2"):
+        lock = {settings.serve.image_repository: {"train": digest}}
+        monkeypatch.setattr(images, "read_lock", lambda lock=lock: lock)
+        found |= {inputs.fingerprint(cloud), inputs.fingerprint(cloud)}
+    assert len(found) == 2
 
 
 def test_below_the_gate_nothing_is_registered(built):

@@ -1,0 +1,35 @@
+"""A model version is reused only if it has this file and this serving image."""
+
+from types import SimpleNamespace
+
+import pytest
+from google.cloud import aiplatform_v1 as vertex
+
+from lib import config, images, model_registry, waiting
+from lib.training.training import Training
+
+TRAINED = Training(
+    "gs://bucket/model", "projects/p/locations/r/pipelineJobs/job", states={}, split={},
+    meta={"sha256": "0" * 64, "model_type": "random_forest"},
+    metrics={"roc_auc": 0.7, "pr_auc": 0.9, "split": "test"}, curves={}, model_uri="")
+
+
+@pytest.mark.parametrize(("built", "sha256", "status"), [
+    ("sha256:1", "0" * 64, "reused"), ("sha256:2", "0" * 64, "created"),
+    ("sha256:1", "1" * 64, "created")])
+def test_a_version_is_reused_if_file_and_image_are_the_same(monkeypatch, built, sha256, status):
+    settings = config.load(target="gcp", env="dev", overrides={
+        "targets": {"gcp": {"project": "some-project-1"}}})
+    lock = {settings.serve.image_repository: {"serving": "sha256:1"}}
+    monkeypatch.setattr(images, "read_lock", lambda: lock)
+    cloud = SimpleNamespace(settings=settings, parent="projects/p/locations/r")
+    existing = model_registry.model_message(cloud, TRAINED)
+    existing.name, existing.version_id = f"{cloud.parent}/models/7", "1"
+    stub = vertex.UploadModelResponse(model=existing.name, model_version_id="2")
+    cloud.models = SimpleNamespace(
+        list_models=lambda request: [existing], get_model=lambda name: existing,
+        upload_model=lambda request: "operation", list_model_evaluations=lambda parent: [1])
+    monkeypatch.setattr(waiting, "operation", lambda *_: stub)
+    lock[settings.serve.image_repository]["serving"] = built
+    TRAINED.meta["sha256"] = sha256
+    assert model_registry.upload(cloud, TRAINED).status == status
