@@ -45,44 +45,34 @@ def until(
         lib.errors.Needed: the limit passed.
     """
     waits, began = settings.waits, time.monotonic()
-    next_line = began + waits.progress_seconds
-
-    def last_result(attempt: tenacity.RetryCallState) -> str:
-        outcome = attempt.outcome
-        return first_line(outcome.exception()) if outcome.failed else describe(outcome.result())
-
-    def progress(attempt: tenacity.RetryCallState) -> None:
-        nonlocal next_line
-        if time.monotonic() >= next_line:
-            next_line = time.monotonic() + waits.progress_seconds
-            last = last_result(attempt)
-            print(f"  {what}: {time.monotonic() - began:.0f} s{last and ', ' + last}", flush=True)
-
-    def time_out(attempt: tenacity.RetryCallState) -> None:
-        raise Needed(
-            f"{what} is not ready after {limit:g} s; last state: "
-            f"{last_result(attempt) or 'unknown'}",
-            "more time (`waits` in config.yaml), or check its page in the console",
-            console or f"https://console.cloud.google.com/vertex-ai?project={settings.project}")
-
-    def pause(attempt: tenacity.RetryCallState) -> float:
-        grown = waits.first_pause_seconds * GROWTH ** (attempt.attempt_number - 1)
+    next_line, pause = began + waits.progress_seconds, waits.first_pause_seconds
+    while True:
+        try:
+            result = probe()
+        except (*BLIPS, google_errors.NotFound) as error:
+            # A refused connection: the local cloud has stopped; Google's service may be restarting.
+            stopped = settings.target == "local" and is_refused(error)
+            # min: the last probe of a limit as short as this one comes a little after it.
+            early = min(limit, time.monotonic() - began) <= waits.visible_seconds
+            if stopped or (isinstance(error, google_errors.NotFound) and not early):
+                raise
+            last = first_line(error)
+        else:
+            if is_done(result):
+                return result
+            last = describe(result)
+        now = time.monotonic()
+        if now - began >= limit:
+            raise Needed(
+                f"{what} is not ready after {limit:g} s; last state: {last or 'unknown'}",
+                "more time (`waits` in config.yaml), or check its page in the console",
+                console or f"https://console.cloud.google.com/vertex-ai?project={settings.project}")
+        if now >= next_line:
+            next_line = now + waits.progress_seconds
+            print(f"  {what}: {now - began:.0f} s{last and ', ' + last}", flush=True)
         # The jitter keeps many waiters from polling at the same moment.
-        return min(grown, waits.longest_pause_seconds) * random.uniform(0.8, 1.2)
-
-    def is_blip(error: BaseException) -> bool:
-        # A refused connection means that the local cloud has stopped; Google's may be a restart.
-        stopped = settings.target == "local" and is_refused(error)
-        early = min(limit, time.monotonic() - began) <= waits.visible_seconds
-        invisible = early and isinstance(error, google_errors.NotFound)
-        return invisible or (isinstance(error, BLIPS) and not stopped)
-
-    return tenacity.Retrying(
-        retry=(tenacity.retry_if_exception(is_blip)
-               | tenacity.retry_if_result(lambda result: not is_done(result))),
-        stop=tenacity.stop_after_delay(limit), wait=pause, before_sleep=progress,
-        retry_error_callback=time_out,
-    )(probe)
+        time.sleep(min(pause, waits.longest_pause_seconds) * random.uniform(0.8, 1.2))
+        pause *= GROWTH
 
 
 def made(settings: Settings, what: str, get: Callable[[], Any]) -> Any:
