@@ -5,7 +5,9 @@ Google's clients by the table TRANSLATIONS.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import requests
 from google.api_core import exceptions as google_errors
@@ -13,6 +15,7 @@ from google.auth import exceptions as auth_errors
 
 from lib.config import Settings
 
+Found = TypeVar("Found")
 # Errors that may be gone at the next try. The clients of BigQuery and Cloud Storage retry them;
 # those of Vertex AI do not.
 TRANSIENT = (google_errors.TooManyRequests, google_errors.ServiceUnavailable)
@@ -224,6 +227,14 @@ def _resource(error: Exception) -> str:
     given = getattr(error, "resource_name", "")
     path = re.search(r"https?://[^/ ]+/[^ ?]*?((?:projects|b)/[^ ?]+)", str(error))
     return given or (path[1].rstrip(":") if path else "")
+
+
+def existing(get: Callable[..., Found], *arguments: object, **named: object) -> Found | None:
+    """What `get` returns for these; None if the resource, or what it is in, does not exist."""
+    try:
+        return get(*arguments, **named)
+    except google_errors.NotFound:
+        return None
 
 
 def is_refused(error: Exception) -> bool:

@@ -22,7 +22,7 @@ from google.rpc import code_pb2
 from lib import waiting
 from lib.cloud import Cloud
 from lib.config import ENTITY, TIMESTAMP, Feature
-from lib.errors import Needed
+from lib.errors import Needed, existing
 from lib.stages import Outcome, short
 
 # pandas and lib.warehouse (BigQuery's client) are imported in the functions that use them: they
@@ -97,10 +97,8 @@ def _find_or_make(
 ) -> tuple[Any, Literal["reused", "created"]]:
     """A resource whose id is ours, and whether it existed. It is read again after it was made:
     the operation's result may have no more than its name."""
-    try:
-        return get(), "reused"
-    except NotFound:
-        pass
+    if (found := existing(get)) is not None:
+        return found, "reused"
     status = "created"
     try:
         waiting.operation(cloud.settings, what, create(), name)
@@ -215,10 +213,7 @@ def _start_store(cloud: Cloud):
 
 
 def _find_store(cloud: Cloud) -> vertex.FeatureOnlineStore | None:
-    try:
-        return cloud.online_admin.get_feature_online_store(name=store_name(cloud))
-    except NotFound:
-        return None
+    return existing(cloud.online_admin.get_feature_online_store, name=store_name(cloud))
 
 
 def _store_figures(cloud: Cloud) -> dict:
@@ -450,9 +445,7 @@ def _why_not_served(cloud: Cloud, customer_id: str) -> str:
         ("online store", store_name(cloud), cloud.online_admin.get_feature_online_store),
         ("feature view", view_name(cloud), cloud.online_admin.get_feature_view),
     ):
-        try:
-            get(name=name)
-        except NotFound:
+        if existing(get, name=name) is None:
             return f"the {kind} {name} does not exist; to create it: {rerun}"
     syncs = list_syncs(cloud)
     if not any(is_done(sync) and sync.final_status.code == 0 for sync in syncs):

@@ -7,13 +7,13 @@ any other arrow is drawn only if one live resource names the other.
 import re
 from dataclasses import dataclass, field
 
-from google.api_core.exceptions import NotFound
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from lib import endpoint, feature_store, model_registry, warehouse
 from lib.charts import style
 from lib.cloud import Cloud
+from lib.errors import existing
 from lib.language import mark, tr
 from lib.stages import short
 
@@ -77,9 +77,8 @@ def _read_tables(cloud: Cloud, found: Lineage) -> None:
 
 
 def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
-    try:
-        group = cloud.registry.get_feature_group(name=feature_store.group_name(cloud))
-    except NotFound:
+    group = existing(cloud.registry.get_feature_group, name=feature_store.group_name(cloud))
+    if group is None:
         return
     features = list(cloud.registry.list_features(parent=group.name))
     dense = tr("dense: newest row") if group.big_query.dense else tr(
@@ -88,11 +87,12 @@ def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
         short(group.name), (tr("{count} features", count=len(features)), dense))
     if group.big_query.big_query_source.input_uri == f"bq://{cloud.settings.table('features')}":
         found.edges.append(("features", "group", ""))
-    try:
-        store = cloud.online_admin.get_feature_online_store(name=feature_store.store_name(cloud))
+    admin = cloud.online_admin
+    store = existing(admin.get_feature_online_store, name=feature_store.store_name(cloud))
+    if store is not None:
         found.nodes["store"] = LineageNode(short(store.name), (_nodes(store),))
-        view = cloud.online_admin.get_feature_view(name=feature_store.view_name(cloud))
-    except NotFound:
+    view = existing(admin.get_feature_view, name=feature_store.view_name(cloud))
+    if view is None:
         return
     found.nodes["view"] = LineageNode(short(view.name), (tr("synced by a schedule"),))
     found.edges.append(("view", "store", ""))

@@ -408,29 +408,20 @@ def _parse_times(text: pa.Array) -> pa.Array:
 
 
 def _key_problems(table: pa.Table, name: str) -> list[str]:
-    """Report key columns with nulls, and ids that repeat."""
+    """Report key columns with nulls (a column that could not be cast is left out of `table`), and
+    ids that repeat."""
     keys = [column for column in KEYS[name] if column in table.column_names]
-    problems = [_nulls(table[column], name, column) for column in keys]
+    problems = []
+    for column in keys:
+        if nulls := table[column].null_count:
+            row = pc.index(table[column].is_null(), True).as_py() + 1
+            problems.append(
+                f"table {name}, column {column}: {nulls} null, first in data row {row}")
     if KEYS[name][0] in keys:
-        problems.append(_repeats(table[KEYS[name][0]], name))
-    return [problem for problem in problems if problem]
-
-
-def _nulls(values: pa.ChunkedArray, name: str, column: str) -> str | None:
-    """The number of nulls in a key column and the first row with one; None without nulls."""
-    if values.null_count == 0:
-        return None
-    row = pc.index(values.is_null(), True).as_py() + 1
-    return f"table {name}, column {column}: {values.null_count} null, first in data row {row}"
-
-
-def _repeats(ids: pa.ChunkedArray, name: str) -> str | None:
-    """The number of ids that repeat, and the smallest of them; None if all are unique."""
-    counts = ids.drop_null().value_counts()
-    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    if len(repeated) == 0:
-        return None
-    return (
-        f"table {name}, column {KEYS[name][0]}: {len(repeated)} used more than once, "
-        f"for instance {pc.min(repeated).as_py()}"
-    )
+        counts = table[KEYS[name][0]].drop_null().value_counts()
+        repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        if len(repeated):
+            problems.append(
+                f"table {name}, column {KEYS[name][0]}: {len(repeated)} used more than once, "
+                f"for instance {pc.min(repeated).as_py()}")
+    return problems

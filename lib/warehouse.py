@@ -15,13 +15,12 @@ import jinja2
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
 
 from lib import source, source_checks
 from lib.cloud import Cloud
 from lib.config import ANY_RATE, ROOT, Settings
-from lib.errors import Needed, wrong_location
+from lib.errors import Needed, existing, wrong_location
 from lib.stages import Outcome
 
 # The tables that each file makes, and those of ours that it reads; of the raw tables, which are
@@ -143,10 +142,10 @@ def job_config(
         labels=cloud.settings.labels, **options)
 
 
-def _capped(cloud: Cloud, sql: str, values: dict | None = None) -> bigquery.QueryJobConfig:
-    """`job_config` of a statement that runs: BigQuery refuses it above the cap on bytes."""
-    return job_config(
-        cloud, sql, values, maximum_bytes_billed=cloud.settings.costs.max_bytes_billed)
+def _start(cloud: Cloud, sql: str, values: dict) -> bigquery.QueryJob:
+    """Start one statement; BigQuery refuses it above the cap on bytes."""
+    return cloud.bigquery.query(sql, job_config=job_config(
+        cloud, sql, values, maximum_bytes_billed=cloud.settings.costs.max_bytes_billed))
 
 
 def _used(values: dict, sql: str) -> dict:
@@ -266,7 +265,7 @@ def _run(cloud: Cloud, statement: str, what: str = "a statement", **values: obje
         print(f"  {what}: will scan {scanned / 1e9:.3f} GB, at most "
               f"${dollars(cloud.settings, scanned):.4f}; the first TiB a month is free", flush=True)
     _check_cap(cloud, scanned)
-    cloud.bigquery.query(statement, job_config=_capped(cloud, statement, values)).result()
+    _start(cloud, statement, values).result()
     return scanned
 
 
@@ -281,10 +280,7 @@ def _check_cap(cloud: Cloud, scanned: int) -> None:
 
 def find_table(cloud: Cloud, key: str) -> bigquery.Table | None:
     """One of our tables, or None if it does not exist. key: a key of `tables` in config.yaml."""
-    try:
-        return cloud.bigquery.get_table(cloud.settings.table(key))
-    except NotFound:
-        return None
+    return existing(cloud.bigquery.get_table, cloud.settings.table(key))
 
 
 def _has_other_layout(cloud: Cloud, table: bigquery.Table, statement: str) -> bool:
@@ -335,28 +331,31 @@ def built_at(cloud: Cloud, key: str) -> str | None:
     return table.labels.get("build") if table else None
 
 
+def find_dataset(cloud: Cloud, name: str = "") -> bigquery.Dataset | None:
+    """The app's dataset, or another one (project.dataset); None if it does not exist."""
+    return existing(cloud.bigquery.get_dataset, name or cloud.settings.dataset)
+
+
 def create_dataset(cloud: Cloud, name: str | None = None) -> Outcome:
-    """Create or reuse the app's dataset (or another one) in the configured location.
+    """Create or reuse the app's dataset (or another one: project.dataset) in its location.
 
     Its tables expire after retention.table_expiration_days, if that is set.
 
     Raises:
         Needed: it exists in another location.
     """
-    settings = cloud.settings
-    dataset = bigquery.Dataset(f"{settings.project}.{name or settings.names.dataset}")
-    try:
-        found = cloud.bigquery.get_dataset(dataset.reference)
-        if found.location != settings.target_settings.location:
-            raise wrong_location("dataset", str(dataset.reference), found.location,
-                                 settings.target_settings.location)
-        return Outcome("reused", str(dataset.reference))
-    except NotFound:
-        dataset.location, dataset.labels = settings.target_settings.location, settings.labels
-        if days := settings.retention.table_expiration_days:
-            dataset.default_table_expiration_ms = days * DAY_MS
-        cloud.bigquery.create_dataset(dataset)
-        return Outcome("created", str(dataset.reference))
+    settings, location = cloud.settings, cloud.settings.target_settings.location
+    name = name or settings.dataset
+    if found := find_dataset(cloud, name):
+        if found.location != location:
+            raise wrong_location("dataset", name, found.location, location)
+        return Outcome("reused", name)
+    dataset = bigquery.Dataset(name)
+    dataset.location, dataset.labels = location, settings.labels
+    if days := settings.retention.table_expiration_days:
+        dataset.default_table_expiration_ms = days * DAY_MS
+    cloud.bigquery.create_dataset(dataset)
+    return Outcome("created", name)
 
 
 def grant_reader(cloud: Cloud, email: str) -> None:
@@ -444,13 +443,9 @@ def _load_source(cloud: Cloud) -> Outcome:
     if not settings.source_is_folder:
         return Outcome("done", settings.source_dataset, {"as": "read where it is"})
     origin = _origin(settings)
-    try:
-        loaded = cloud.bigquery.get_dataset(settings.source_dataset).description
-        for name in source.NEEDED:  # a table may have expired
-            cloud.bigquery.get_table(f"{settings.source_dataset}.{name}")
-    except NotFound:
-        loaded = None
-    if loaded == origin:
+    found = find_dataset(cloud, settings.source_dataset)
+    if found and found.description == origin and all(  # a table may have expired
+            existing(cloud.bigquery.get_table, found.table(name)) for name in source.NEEDED):
         return Outcome("reused", settings.source_dataset)
     tables = source.read_export(settings.source_folder)  # raises before anything is loaded
     if _origin(settings) != origin:
@@ -462,7 +457,7 @@ def _load_source(cloud: Cloud) -> Outcome:
         dataset.description = text
         cloud.bigquery.update_dataset(dataset, ["description"])
 
-    create_dataset(cloud, settings.names.source_dataset)
+    create_dataset(cloud, settings.source_dataset)
     describe(None)  # until all is loaded, so that an interrupted load is repeated
     for name, rows in tables.items():
         load_table(cloud, f"{settings.source_dataset}.{name}", rows, source.NEEDED[name])
@@ -522,7 +517,7 @@ def query(cloud: Cloud, sql: str, large: bool = False, **values: object) -> pd.D
 
     values: query parameters (str, int, float, datetime, list of str).
     """
-    job = cloud.bigquery.query(sql, job_config=_capped(cloud, sql, values))
+    job = _start(cloud, sql, values)
     rows = job.result()
     if large:
         return read_rows(cloud, job.destination).to_pandas()

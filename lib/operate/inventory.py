@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from google.api_core.exceptions import BadRequest, NotFound
 from google.cloud import aiplatform_v1 as vertex
-from google.cloud import bigquery
 from google.protobuf import field_mask_pb2
 
-from lib import feature_store, waiting
+from lib import feature_store, waiting, warehouse
 from lib.cloud import Cloud
 from lib.config import Settings
+from lib.errors import existing
 from lib.operate import schedule, service_account
 from lib.proof import freshness, planted
 from lib.training import inputs, jobs
@@ -71,14 +71,6 @@ def _not_ours(labels: Any, settings: Settings) -> str:
         return ""
     found = {key: dict(labels or {}).get(key) for key in ("app", "env")}
     return "labels differ (" + ", ".join(f"{k} {v or 'missing'}" for k, v in found.items()) + ")"
-
-
-def _if_found(get: Callable[[], Iterable]) -> list:
-    """What `get` returns; nothing if that, or its parent, does not exist."""
-    try:
-        return list(get())
-    except NotFound:
-        return []
 
 
 def _with_copies(cloud: Cloud) -> list[Cloud]:
@@ -161,8 +153,8 @@ def _models(cloud: Cloud) -> Iterator[Resource]:
 def _views(cloud: Cloud) -> Iterator[Resource]:
     """All views of our store: it cannot be deleted while it holds a view that is not ours."""
     ours = {c.settings.names.feature_view for c in _with_copies(cloud)}
-    for view in _if_found(
-            lambda: cloud.online_admin.list_feature_views(parent=feature_store.store_name(cloud))):
+    store = feature_store.store_name(cloud)
+    for view in existing(cloud.online_admin.list_feature_views, parent=store) or ():
         not_ours = _not_ours(view.labels, cloud.settings)
         if view.name.rsplit("/", 1)[1] not in ours:
             not_ours = "its name is none of config.yaml's"
@@ -170,28 +162,31 @@ def _views(cloud: Cloud) -> Iterator[Resource]:
 
 
 def _stores(cloud: Cloud) -> Iterator[Resource]:
-    name = feature_store.store_name(cloud)
-    for store in _if_found(lambda: [cloud.online_admin.get_feature_online_store(name=name)]):
-        scale = store.bigtable.auto_scaling
-        nodes = _range(scale.min_node_count, scale.max_node_count)
-        billed = Billed(f"{nodes} Bigtable node{'s' if nodes != '1' else ''}",
-                        scale.min_node_count, "usd_per_bigtable_node_hour")
-        yield Resource("online store", store.name, store.create_time, billed=billed,
-                       not_ours=_not_ours(store.labels, cloud.settings))
+    store = existing(cloud.online_admin.get_feature_online_store,
+                     name=feature_store.store_name(cloud))
+    if store is None:
+        return
+    scale = store.bigtable.auto_scaling
+    nodes = _range(scale.min_node_count, scale.max_node_count)
+    billed = Billed(f"{nodes} Bigtable node{'s' if nodes != '1' else ''}",
+                    scale.min_node_count, "usd_per_bigtable_node_hour")
+    yield Resource("online store", store.name, store.create_time, billed=billed,
+                   not_ours=_not_ours(store.labels, cloud.settings))
 
 
 def _groups(cloud: Cloud) -> Iterator[Resource]:
     """Our groups, and features in them that are not ours: a group is deleted with its features."""
     for name in map(feature_store.group_name, _with_copies(cloud)):
-        for group in _if_found(lambda name=name: [cloud.registry.get_feature_group(name=name)]):
-            features = list(cloud.registry.list_features(parent=name))
-            for feature in features:
-                if not_ours := _not_ours(feature.labels, cloud.settings):
-                    yield Resource("feature", feature.name, feature.create_time,
-                                   not_ours=not_ours)
-            yield Resource("feature group", group.name, group.create_time,
-                           f"with {_count(len(features), 'feature')}",
-                           not_ours=_not_ours(group.labels, cloud.settings))
+        group = existing(cloud.registry.get_feature_group, name=name)
+        if group is None:
+            continue
+        features = list(cloud.registry.list_features(parent=name))
+        for feature in features:
+            if not_ours := _not_ours(feature.labels, cloud.settings):
+                yield Resource("feature", feature.name, feature.create_time, not_ours=not_ours)
+        yield Resource("feature group", group.name, group.create_time,
+                       f"with {_count(len(features), 'feature')}",
+                       not_ours=_not_ours(group.labels, cloud.settings))
 
 
 # -- jobs -----------------------------------------------------------------------------------------
@@ -260,10 +255,10 @@ def _cancel(cloud: Cloud, name: str, get: Callable, cancel: Callable) -> None:
 def _datasets(cloud: Cloud) -> Iterator[Resource]:
     names = [c.settings.names.dataset for c in _with_copies(cloud)]
     for name in [*names, cloud.settings.names.source_dataset]:
-        reference = bigquery.DatasetReference(cloud.settings.project, name)
-        for dataset in _if_found(lambda at=reference: [cloud.bigquery.get_dataset(at)]):
-            tables = len(list(cloud.bigquery.list_tables(reference)))
-            yield Resource("dataset", str(reference), dataset.created,
+        dataset = warehouse.find_dataset(cloud, f"{cloud.settings.project}.{name}")
+        if dataset is not None:
+            tables = len(list(cloud.bigquery.list_tables(dataset)))
+            yield Resource("dataset", str(dataset.reference), dataset.created,
                            f"with {_count(tables, 'table')}",
                            not_ours=_not_ours(dataset.labels, cloud.settings))
 

@@ -12,7 +12,8 @@ from lib.errors import Needed, grant_command
 from lib.operate import accounts, finding, service_account
 from lib.operate.finding import Finding
 from lib.operate.permissions import ACT_AS_ROLE, INCLUDES, PERMISSIONS, by_role
-from lib.operate.preflight_resources import find_bucket, find_dataset
+from lib.operate.preflight_resources import find_bucket
+from lib.warehouse import find_dataset
 
 BUILD_API = "cloudbuild.googleapis.com"
 VERTEX_API = "aiplatform.googleapis.com"

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from google.api_core import exceptions as google_errors
-
 from lib import images
 from lib.cloud import Cloud
+from lib.errors import existing
 from lib.operate import accounts, preflight_access
 from lib.operate.finding import Finding
 
@@ -38,9 +37,7 @@ def check(cloud: Cloud) -> Iterator[Finding]:
         return
     location, project, folder = google.groups()
     parent = f"projects/{project}/locations/{location}/repositories/{folder}"
-    try:
-        cloud.artifacts.get_repository(name=parent)
-    except google_errors.NotFound:
+    if existing(cloud.artifacts.get_repository, name=parent) is None:
         yield Finding("blocker", f"there is no repository {repository}", "a repository for images",
                       f"gcloud artifacts repositories create {folder} --repository-format docker "
                       f"--location {location} --project {project}")
@@ -101,8 +98,5 @@ def _builder(cloud: Cloud) -> Finding:
 
 
 def _in_registry(cloud: Cloud, parent: str, image: str, digest: str) -> bool:
-    try:
-        cloud.artifacts.get_docker_image(name=f"{parent}/dockerImages/{image}@{digest}")
-        return True
-    except google_errors.NotFound:
-        return False
+    name = f"{parent}/dockerImages/{image}@{digest}"
+    return existing(cloud.artifacts.get_docker_image, name=name) is not None

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import sqlglot
 from google.api_core import exceptions as google_errors
-from google.cloud.bigquery import Dataset
 from sqlglot import exp
 
 from lib import warehouse
@@ -31,14 +30,6 @@ def region(cloud: Cloud) -> Iterator[Finding]:
                   f"{settings.target_settings.location}")
 
 
-def find_dataset(cloud: Cloud, name: str = "") -> Dataset | None:
-    """The app's dataset (or another); None if it does not exist."""
-    try:
-        return cloud.bigquery.get_dataset(name or cloud.settings.dataset)
-    except google_errors.NotFound:
-        return None
-
-
 def find_bucket(cloud: Cloud):
     """The app's bucket (storage.Bucket); None if it does not exist."""
     return cloud.storage.lookup_bucket(cloud.settings.names.bucket)
@@ -46,7 +37,7 @@ def find_bucket(cloud: Cloud):
 
 def dataset(cloud: Cloud) -> Iterator[Finding]:
     """The app's dataset does not exist, or exists in the right location."""
-    yield _place("dataset", cloud.settings.dataset, find_dataset(cloud),
+    yield _place("dataset", cloud.settings.dataset, warehouse.find_dataset(cloud),
                  cloud.settings.target_settings.location)
 
 

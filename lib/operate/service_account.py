@@ -17,7 +17,7 @@ from google.api_core import exceptions as google_errors
 from lib import cli, waiting
 from lib.cloud import Cloud, connected
 from lib.config import Settings
-from lib.errors import Needed, first_line
+from lib.errors import Needed, existing, first_line
 from lib.operate import accounts, finding
 from lib.stages import Outcome
 
@@ -38,10 +38,7 @@ ADMINISTRATOR = ("roles/iam.serviceAccountCreator", "roles/resourcemanager.proje
 
 def find(cloud: Cloud) -> dict | None:
     """The account, as in IAM's API; None if it does not exist."""
-    try:
-        return cloud.iam("GET", _name(cloud.settings))
-    except google_errors.NotFound:
-        return None
+    return existing(cloud.iam, "GET", _name(cloud.settings))
 
 
 def may_act_as(cloud: Cloud) -> bool:

@@ -277,7 +277,7 @@ def test_nothing_is_left_of_a_run_that_stopped_at(last, cloud):
 def test_a_half_finished_teardown_is_finished(cloud):
     build(cloud, "sync")
     cloud.online_admin.delete_feature_view(name=feature_store.view_name(cloud)).result()
-    warehouse.create_dataset(cloud, cloud.settings.names.source_dataset)
+    warehouse.create_dataset(cloud, f"{PROJECT}.{cloud.settings.names.source_dataset}")
     cloud.bigquery.delete_dataset(cloud.settings.dataset, delete_contents=True)
     status, printed = tear_down(cloud)
     assert status == 0, printed
