@@ -20,15 +20,15 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
-# What the notebooks import, the slow ones first. A name that does not exist is skipped. Of `lib`
-# only its __init__: it makes the imports quicker.
+# What the notebooks import, the slow ones first; not what is needed for a new training only
+# (kfp, the SDK, scikit-learn). A name that does not exist is skipped. Of `lib` only its __init__:
+# it makes the imports quicker.
 PACKAGES = [
     "lib", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure", "matplotlib.style",
     "matplotlib_inline.backend_inline", "pandas", "google.cloud.bigquery",
     "google.cloud.bigquery_storage_v1", "google.cloud.aiplatform_v1", "google.cloud.storage",
     "pydantic.types", "pydantic.main", "jinja2", "pyarrow.parquet", "yaml", "requests", "nbformat",
-    "tenacity", "ipywidgets", "sklearn.ensemble", "kfp.compiler", "kfp.components",
-    "google.cloud.aiplatform",
+    "tenacity", "ipywidgets",
 ]
 # macOS ends a forked process that uses some of its own libraries: there, each kernel is a new one.
 FORKS = sys.platform == "linux"

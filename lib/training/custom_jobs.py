@@ -6,7 +6,9 @@ that the pipeline would give it; artifacts pass through Cloud Storage, mounted a
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+
+from google.cloud.aiplatform_v1.types import CustomJob
 
 from lib import images
 from lib.cloud import Cloud
@@ -46,10 +48,10 @@ def arguments(values: dict, folder: str) -> dict[str, dict[str, object]]:
 
 @dataclass
 class Chain:
-    """One training: its fingerprint, and the CustomJob (aiplatform.CustomJob) of each step."""
+    """One training: its fingerprint, and the job of each step."""
 
     fingerprint: str
-    jobs: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, CustomJob] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -64,36 +66,41 @@ def find_or_submit(cloud: Cloud, fingerprint: str) -> tuple[Chain, str]:
     chain = Chain(fingerprint)
     verdict = _verdict(cloud, chain)
     if verdict is not None:
-        for job in cloud.aiplatform.CustomJob.list(filter=jobs.label_filter(fingerprint)):
+        for job in cloud.custom_jobs.list_custom_jobs(request={
+                "parent": cloud.parent, "filter": jobs.label_filter(fingerprint)}):
             if jobs.state(job) == "SUCCEEDED":
                 chain.jobs.setdefault(job.display_name.rsplit("-", 1)[1], job)
     wanted = inputs.STEPS if verdict == "pass" else inputs.STEPS[:-1]
     return (chain, "reused") if set(wanted) <= set(chain.jobs) else (Chain(fingerprint), "started")
 
 
-def wait(cloud: Cloud, chain: Chain, say: Callable[[str], None] = print) -> None:
-    """Run the steps of an empty chain; approval only if eval's verdict lets the model pass.
+def wait(cloud: Cloud, chain: Chain, say: Callable[[str], None] = print) -> Chain:
+    """Run the steps of an empty chain, and return it; approval only if eval's verdict lets the
+    model pass.
 
     Raises:
         Needed: a job failed (naming the step and its last line), or has not ended after
             waits.training_seconds.
     """
     if chain.jobs:
-        return
+        return chain
     folder = f"/gcs/{cloud.settings.names.bucket}/{chain.prefix}"
     for step, given in arguments(inputs.parameters(cloud), folder).items():
         if step == "approve" and _verdict(cloud, chain) != "pass":
             say("  approve: not triggered")
             break
-        job = chain.jobs[step] = start(cloud, chain, step, given)
-        if jobs.wait(cloud, step, job) != "SUCCEEDED":
-            raise Needed(f"step {step} ({job.resource_name}) failed: {jobs.last_line(job.error)}",
+        name = start(cloud, chain, step, given).name
+        job = chain.jobs[step] = jobs.wait(
+            cloud, step, name, partial(cloud.custom_jobs.get_custom_job, name=name))
+        if jobs.state(job) != "SUCCEEDED":
+            raise Needed(f"step {step} ({name}) failed: {jobs.last_line(job.error)}",
                          "a step that succeeds", cloud.settings.rerun_command("05"))
         say(f"  {step}: succeeded")
+    return chain
 
 
-def start(cloud: Cloud, chain: Chain, step: str, given: dict):
-    """Submit the CustomJob of one step with these arguments (aiplatform.CustomJob)."""
+def start(cloud: Cloud, chain: Chain, step: str, given: dict) -> CustomJob:
+    """Submit the job of one step with these arguments, by the SDK."""
     settings = cloud.settings
     image = images.reference(settings, "eval" if step == "approve" else step,
                              required=settings.target_settings.pinned_images)
@@ -107,12 +114,12 @@ def start(cloud: Cloud, chain: Chain, step: str, given: dict):
                 "image_uri": image, "args": ["approve", *words] if step == "approve" else words},
         }])
     job.submit(service_account=settings.service_account)
-    return job
+    return job.gca_resource
 
 
 def name(chain: Chain) -> str:
     """Resource name of the train job."""
-    return chain.jobs["train"].resource_name
+    return chain.jobs["train"].name
 
 
 def states(chain: Chain) -> dict[str, str]:

@@ -29,22 +29,31 @@ def label_filter(fingerprint: str) -> str:
 
 
 def state(job: Any) -> str:
-    """State of a job or of a pipeline's task, such as RUNNING; jobs of the SDK read it anew."""
+    """State of a job, or of a pipeline's task, as it was read: such as RUNNING."""
     name = waiting.state_name(job.state)
     return name.removeprefix("PIPELINE_STATE_").removeprefix("JOB_STATE_")
 
 
-def wait(cloud: Cloud, what: str, job: Any, probe: Callable[[], str] | None = None) -> str:
-    """Poll a job of the SDK until it has ended; its state.
+def wait(cloud: Cloud, what: str, name: str, read: Callable[[], Any]) -> Any:
+    """Read a job of that name until it has ended; the job.
 
-    what: for the lines of progress. probe: instead of asking for the state alone.
+    what: for the lines of progress.
 
     Raises:
         lib.errors.Needed: it has not ended after waits.training_seconds.
     """
     return waiting.until(
-        cloud.settings, what, probe or (lambda: state(job)), ENDED.__contains__,
-        cloud.settings.waits.training_seconds, str, job._dashboard_uri())
+        cloud.settings, what, read, lambda job: state(job) in ENDED,
+        cloud.settings.waits.training_seconds, state, console(name))
+
+
+def console(name: str) -> str:
+    """The address of a job's page in Google's console."""
+    _, project, _, region, kind, job = name.split("/")
+    app, page = {"pipelineJobs": ("vertex-ai", "pipelines/runs"),
+                 "customJobs": ("agent-platform", "training")}[kind]
+    return (f"https://console.cloud.google.com/{app}/locations/{region}/{page}/{job}"
+            f"?project={project}")
 
 
 def last_line(error: Any) -> str:

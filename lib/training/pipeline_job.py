@@ -14,18 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from google.api_core.exceptions import Conflict
-from google.cloud.aiplatform_v1.types import PipelineTaskDetail
+from google.cloud.aiplatform_v1.types import PipelineJob, PipelineTaskDetail
 
 from lib import cli, waiting
 from lib.cloud import Cloud, connect
 from lib.config import Settings
 from lib.errors import Needed
 from lib.training import inputs, jobs
-from lib.training.compile import compile_to
 
 
-def submit(cloud: Cloud, fingerprint: str, cache: bool = True):
-    """Compile and submit; the running aiplatform.PipelineJob, labelled with `fingerprint`."""
+def submit(cloud: Cloud, fingerprint: str, cache: bool = True) -> PipelineJob:
+    """Compile and submit by the SDK; the running job, labelled with `fingerprint`."""
+    # With the SDK a second of imports, which a run that reuses its training does not need.
+    from lib.training.compile import compile_to
+
     settings = cloud.settings
     with tempfile.TemporaryDirectory() as folder:
         template, _ = compile_to(settings, Path(folder))
@@ -40,18 +42,23 @@ def submit(cloud: Cloud, fingerprint: str, cache: bool = True):
         try:
             job.submit(service_account=settings.service_account)
         except Conflict:  # the id is the second: submitted by a call that seemed to fail
-            earlier = waiting.made(
-                settings, "training", lambda: cloud.aiplatform.PipelineJob.get(job.job_id))
+            earlier = waiting.made(settings, "training", lambda: _get(
+                cloud, f"{cloud.parent}/pipelineJobs/{job.job_id}"))
             if earlier.labels.get("training") != fingerprint:
                 raise
-            job = earlier
-    return job
+            return earlier
+    return job.gca_resource
 
 
-def find_or_submit(cloud: Cloud, fingerprint: str):
-    """A job with this fingerprint (aiplatform.PipelineJob), and whether it is "reused", because
-    it has succeeded, or "started": running, or submitted now."""
-    listed = cloud.aiplatform.PipelineJob.list(filter=jobs.label_filter(fingerprint))
+def _get(cloud: Cloud, name: str) -> PipelineJob:
+    return cloud.pipeline_jobs.get_pipeline_job(name=name)
+
+
+def find_or_submit(cloud: Cloud, fingerprint: str) -> tuple[PipelineJob, str]:
+    """A job with this fingerprint, and whether it is "reused", because it has succeeded, or
+    "started": running, or submitted now."""
+    listed = cloud.pipeline_jobs.list_pipeline_jobs(request={
+        "parent": cloud.parent, "filter": jobs.label_filter(fingerprint)})
     known = [(job, jobs.state(job)) for job in listed]
     for job, state in known:
         if state == "SUCCEEDED":
@@ -61,9 +68,10 @@ def find_or_submit(cloud: Cloud, fingerprint: str):
 
 
 def wait(
-    cloud: Cloud, job, say: Callable[[str], None] = print, running: bool = False
-) -> None:
-    """Poll the job until it has ended; print which tasks have (with `running`: have started, too).
+    cloud: Cloud, job: PipelineJob, say: Callable[[str], None] = print, running: bool = False
+) -> PipelineJob:
+    """Poll the job until it has ended, and return it with its steps, which a list leaves out;
+    print which of them have ended (with `running`: have started, too).
 
     Raises:
         Needed: the job failed or was cancelled (naming the step and its last line), or has not
@@ -72,49 +80,49 @@ def wait(
     printed: dict[str, str] = {}
     words = {"SKIPPED": "reused from cache", "NOT_TRIGGERED": "not triggered"}
 
-    def probe() -> str:
+    def probe() -> PipelineJob:
         # One response for both: in a second one the last step could have ended unprinted.
-        state = jobs.state(job)
-        for step, reached in states(job).items():
+        read = _get(cloud, job.name)
+        for step, reached in states(read).items():
             shown = reached in jobs.ENDED or (running and reached == "RUNNING")
             if shown and printed.get(step) != reached:
                 printed[step] = reached
                 say(f"  {step}: {words.get(reached, reached.lower())}")
-        return state
+        return read
 
-    if jobs.wait(cloud, "training", job, probe) != "SUCCEEDED":
-        raise Needed(_why(job), "a step that succeeds; finished steps are kept in the cache",
+    ended = jobs.wait(cloud, "training", job.name, probe)
+    if jobs.state(ended) != "SUCCEEDED":
+        raise Needed(_why(ended), "a step that succeeds; finished steps are kept in the cache",
                      cloud.settings.command("lib.training.pipeline_job"))
+    return ended
 
 
-def _why(job) -> str:
+def _why(job: PipelineJob) -> str:
     """Which step failed, and the last line of its error."""
     for step, task in tasks(job).items():
         if task.error.code or jobs.state(task) == "FAILED":
-            return f"step {step} of {job.resource_name} failed: {jobs.last_line(task.error)}"
-    message = job.gca_resource.error.message or jobs.state(job)
-    return f"pipeline job {job.resource_name}: {message}"
+            return f"step {step} of {job.name} failed: {jobs.last_line(task.error)}"
+    return f"pipeline job {job.name}: {job.error.message or jobs.state(job)}"
 
 
-def tasks(job) -> dict[str, PipelineTaskDetail]:
-    """Our steps, in their order, as last read by `job.state`. The service lists more tasks (the
-    pipeline itself, the condition), and kfp writes "-" for "_" in their names."""
-    found = {task.task_name.replace("-", "_"): task
-             for task in job.gca_resource.job_detail.task_details}
+def tasks(job: PipelineJob) -> dict[str, PipelineTaskDetail]:
+    """Our steps, in their order. The service lists more tasks (the pipeline itself, the
+    condition), and kfp writes "-" for "_" in their names."""
+    found = {task.task_name.replace("-", "_"): task for task in job.job_detail.task_details}
     return {step: found[step] for step in inputs.STEPS if step in found}
 
 
-def name(job) -> str:
+def name(job: PipelineJob) -> str:
     """Resource name of the job."""
-    return job.resource_name
+    return job.name
 
 
-def states(job) -> dict[str, str]:
+def states(job: PipelineJob) -> dict[str, str]:
     """Step -> state, as the service reports it."""
     return {step: jobs.state(task) for step, task in tasks(job).items()}
 
 
-def artifacts(cloud: Cloud, job) -> dict[str, str]:
+def artifacts(cloud: Cloud, job: PipelineJob) -> dict[str, str]:
     """Step and output -> gs:// address, e.g. {"train.output_model": "gs://..."}."""
     return {f"{step}.{output}": found.artifacts[0].uri for step, task in tasks(job).items()
             for output, found in task.outputs.items() if found.artifacts}
@@ -132,7 +140,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> None:
     cloud = connect(settings)
     inputs.make_bucket(cloud)
     job = submit(cloud, inputs.fingerprint(cloud), cache=not options.no_cache)
-    print(job.resource_name, job._dashboard_uri(), sep="\n")
+    print(job.name, jobs.console(job.name), sep="\n")
     if not options.no_wait:
         wait(cloud, job, running=True)
 

@@ -49,7 +49,7 @@ def start(cloud: Cloud) -> Outcome:
     if cloud.settings.train.runner == "custom_job":
         return Outcome("done", figures={"runner": "custom_job, in notebook 05"})
     job, status = pipeline_job.find_or_submit(cloud, inputs.fingerprint(cloud))
-    return Outcome(status, job.resource_name)
+    return Outcome(status, job.name)
 
 
 def train(cloud: Cloud) -> Outcome:
@@ -66,7 +66,7 @@ def train(cloud: Cloud) -> Outcome:
     fingerprint = inputs.fingerprint(cloud)
     inputs.make_bucket(cloud)
     job, status = runner.find_or_submit(cloud, fingerprint)
-    runner.wait(cloud, job)  # of one that has ended: only lists its steps
+    job = runner.wait(cloud, job)  # of one that has ended: only lists its steps
     training = _read(cloud, runner.name(job), runner.states(job), runner.artifacts(cloud, job))
     keys = ("roc_auc", "pr_auc", "accuracy", "positive_rate")
     figures = {k: training.metrics[k] for k in keys}

@@ -195,10 +195,10 @@ def delete_everything(cloud):
         cloud.online_admin.delete_feature_online_store(name=store.name, force=True).result()
     for group in cloud.registry.list_feature_groups(parent=cloud.parent):
         cloud.registry.delete_feature_group(name=group.name, force=True).result()
-    for job in cloud.aiplatform.PipelineJob.list():
+    for job in cloud.pipeline_jobs.list_pipeline_jobs(parent=cloud.parent):
         if jobs.state(job) not in jobs.ENDED:
             end(cloud, job)
-        job.delete()
+        cloud.pipeline_jobs.delete_pipeline_job(name=job.name).result()
     for dataset in cloud.bigquery.list_datasets():
         if dataset.dataset_id not in LEFT_OUT:
             cloud.bigquery.delete_dataset(dataset.reference, delete_contents=True)
@@ -210,7 +210,7 @@ def delete_everything(cloud):
 def end(cloud, job):
     """Cancel a pipeline job, unless it has ended, and wait until it has."""
     try:
-        job.cancel()
+        cloud.pipeline_jobs.cancel_pipeline_job(name=job.name)
     except BadRequest:
         return
     with pytest.raises(Needed, match="CANCELLED|failed"):
@@ -319,7 +319,7 @@ def test_a_custom_job_that_runs_is_cancelled_and_deleted(cloud):
 def test_dev_is_deleted_and_prod_another_app_and_foreign_resources_stay(cloud, open_cloud):
     prod, other = open_cloud(settings_of("prod")), open_cloud(settings_of(app="churn2"))
     build(prod, "deployment")
-    for job in prod.aiplatform.PipelineJob.list():
+    for job in prod.pipeline_jobs.list_pipeline_jobs(parent=prod.parent):
         end(prod, job)  # else it goes on writing into its bucket
     build(other, "view")
     similar(cloud)

@@ -15,7 +15,7 @@ from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
 from lib import config, images, model_registry, warehouse
 from lib.errors import Needed
-from lib.training import inputs, pipeline_job, training
+from lib.training import inputs, jobs, pipeline_job, training
 from tests.conftest import SMALL
 
 
@@ -111,7 +111,7 @@ def test_a_submission_that_seemed_to_fail_is_found_by_its_id(built, monkeypatch)
     monkeypatch.setattr(pipeline_jobs, "_get_current_time", lambda: now)
     inputs.make_bucket(built)
     first = pipeline_job.submit(built, "one")
-    assert pipeline_job.submit(built, "one").resource_name == first.resource_name
+    assert pipeline_job.submit(built, "one").name == first.name
     with pytest.raises(Conflict):
         pipeline_job.submit(built, "another")
     pipeline_job.wait(built, first)
@@ -125,8 +125,7 @@ def test_the_command_exits_non_zero_and_names_the_step(failed):
 
 def test_no_cache_runs_every_step_anew(built):
     training.train(built)
-    job = pipeline_job.submit(built, "without-cache", cache=False)
-    pipeline_job.wait(built, job)
+    job = pipeline_job.wait(built, pipeline_job.submit(built, "without-cache", cache=False))
     assert set(pipeline_job.states(job).values()) == {"SUCCEEDED"}
 
 
@@ -136,25 +135,31 @@ def test_every_step_is_printed_though_the_service_moves_on_between_responses(
     """Each response of this service is one step further than the last; none may be skipped."""
     training.train(built)
     job = pipeline_job.find_or_submit(built, inputs.fingerprint(built))[0]
-    ended, responses = job.gca_resource, itertools.count(ended_at_first)
+    ended, responses = pipeline_job.wait(built, job), itertools.count(ended_at_first)
     names = [task.task_name for task in ended.job_detail.task_details
              if task.task_name in inputs.STEPS]
     assert len(names) == 4
 
-    def answer(resource_name, **_):
+    def answer(name):
+        assert name == job.name
         seen, further = type(ended)(ended), next(responses)
         details = seen.job_detail.task_details
         ours = {task.task_name: task for task in details}
-        for name in names[further:]:
-            ours[name].state = PipelineTaskDetail.State.RUNNING
+        for running in names[further:]:
+            ours[running].state = PipelineTaskDetail.State.RUNNING
         if further < len(names):
             seen.state = PipelineState.PIPELINE_STATE_RUNNING
         return seen
 
-    monkeypatch.setattr(job, "_get_gca_resource", answer)
+    monkeypatch.setattr(built.pipeline_jobs, "get_pipeline_job", answer)
     printed = []
     pipeline_job.wait(built, job, say=printed.append)
     assert printed == [f"  {name}: succeeded" for name in names]
+
+
+def test_a_wait_for_a_job_names_its_page_in_the_console():
+    page = "https://console.cloud.google.com/agent-platform/locations/r/training/7?project=p"
+    assert jobs.console("projects/p/locations/r/customJobs/7") == page
 
 
 def test_custom_jobs_give_the_same_metrics(built):
