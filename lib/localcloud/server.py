@@ -23,6 +23,7 @@ from lib.localcloud.platform import Platform
 from lib.localcloud.storage import StorageServer
 from lib.localcloud.vertex import app
 from lib.localcloud.vertex.base.context import Vertex
+from lib.localcloud.vertex.programs.forks import FORKS, Forks
 
 # front(vertex, platform, addresses): what may be put between clients and the services. It gets the
 # addresses under the keys of running.json, and yields those that clients are given instead, maybe
@@ -45,17 +46,18 @@ def run(arguments: str, front: Front | None = None) -> None:
         front: see Front.
     """
     given = json.loads(arguments)
+    forks = Forks() if FORKS else None  # before anything is open
     os.environ.update(loopback.direct())  # its services are clients of each other
     try:
         process.own(Path(given["state"]))
     except process.LocalCloudError as error:
         sys.exit(f"{error}; needed: {error.need}")
-    asyncio.run(_serve(front=front, **given))
+    asyncio.run(_serve(front=front, forks=forks, **given))
 
 
 async def _serve(
     state: str, project: str, thelook: dict | None, images: dict[str, str], runner: str,
-    module: str, answers: str = "usual", front: Front | None = None,
+    module: str, answers: str = "usual", front: Front | None = None, forks: Forks | None = None,
 ) -> None:
     folder = Path(state)
     stop = asyncio.Event()
@@ -77,7 +79,7 @@ async def _serve(
             "storage": storage.url, "platform": url}
         vertex = app.start(
             folder / "vertex", project, addresses,
-            {name: Path(image) for name, image in images.items()}, runner, answers)
+            {name: Path(image) for name, image in images.items()}, runner, answers, forks)
         running.callback(app.stop, vertex)
         platform = Platform(project, app.PROJECT_NUMBER, folder / "artifactregistry.json")
         vertex.middleware.append(platform.guard)

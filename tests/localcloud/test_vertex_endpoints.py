@@ -292,12 +292,14 @@ def test_a_restart_restarts_the_model_and_a_stop_stops_it(start_vertex, tmp_path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
-def test_a_model_server_dies_with_a_local_cloud_that_is_killed(images, tmp_path, wait_for):
+@pytest.mark.parametrize("forks", ["Forks()", "None"])
+def test_a_model_server_dies_with_a_local_cloud_that_is_killed(images, tmp_path, wait_for, forks):
     program = f"""
 import pathlib, time
+from lib.localcloud.vertex.programs.forks import Forks
 from lib.localcloud.vertex.programs.images import Images
 from lib.localcloud.vertex.programs.servers import Servers, Spec
-images = Images({{"echo": pathlib.Path({str(images["echo"])!r})}})
+images = Images({{"echo": pathlib.Path({str(images["echo"])!r})}}, {forks})
 servers = Servers(images, pathlib.Path({str(tmp_path)!r}))
 environment = {{"AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p", "AIP_STORAGE_URI": ""}}
 print(servers.start(Spec("1", "echo", "/h", "/p", environment)).process.pid, flush=True)

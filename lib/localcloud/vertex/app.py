@@ -23,6 +23,7 @@ from lib.localcloud.vertex.models import methods as models
 from lib.localcloud.vertex.online import methods as online
 from lib.localcloud.vertex.online.sync import Syncs
 from lib.localcloud.vertex.pipelines import methods as pipelines
+from lib.localcloud.vertex.programs.forks import Forks
 from lib.localcloud.vertex.programs.images import Images
 from lib.localcloud.vertex.programs.mount import Storage
 from lib.localcloud.vertex.programs.runner import Runner
@@ -56,7 +57,7 @@ PROJECT_NUMBER = 100000000001  # of the local project
 
 def start(
     data_dir: Path, project: str, addresses: dict[str, str], images: dict[str, Path],
-    runner: str = "process", answers: str = USUAL,
+    runner: str = "process", answers: str = USUAL, forks: Forks | None = None,
 ) -> Vertex:
     """Open the stored state and end what an earlier process left unfinished; see `stop`.
 
@@ -69,10 +70,11 @@ def start(
         runner: how the tasks of pipelines and custom jobs run: "process", or "container" on the
             Docker engine at DOCKER_HOST.
         answers: "usual", "strange" or "random:SEED": see base/answers.py.
+        forks: what forks programs; without it each is started as a Python of its own.
     """
     data_dir = Path(data_dir).resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
-    known = Images(images)
+    known = Images(images, forks)
     vertex = Vertex(
         project=project, project_number=PROJECT_NUMBER, data_dir=data_dir,
         addresses=dict(addresses), state=State(data_dir / "vertex.sqlite"),

@@ -12,10 +12,15 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 
-if __name__ == "__main__":
-    parent, command = int(sys.argv[1]), sys.argv[2:]
+
+def end_with(parent: int) -> None:
+    """Have this process killed (on Linux) when its parent, which has that pid, ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the call
             sys.exit(1)
-    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])

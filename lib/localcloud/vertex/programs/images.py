@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from lib.localcloud.errors import defect, refused
+from lib.localcloud.vertex.programs.forks import Forks, Program
 
 WRAPPER = Path(__file__).with_name("end_with_parent.py")
 # A container sees none of the host's environment; a process needs these.
@@ -21,10 +22,11 @@ HOST_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
 
 
 class Images:
-    """The known images, and the thread that starts all processes."""
+    """The known images, and what starts all processes: `forks`, or else a thread."""
 
-    def __init__(self, folders: dict[str, Path]):
+    def __init__(self, folders: dict[str, Path], forks: Forks | None = None):
         self._folders = {name: Path(folder) for name, folder in folders.items()}
+        self._forks = forks
         # Linux sends a parent's death signal when the *thread* that started the child ends: all
         # are started by this one, which lives as long as the local cloud.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
@@ -68,13 +70,17 @@ class Images:
 
     def start(
         self, command: list[str], folder: Path, environment: dict[str, str], output: IO,
-        error: IO | int = subprocess.STDOUT,
-    ) -> subprocess.Popen:
-        """Start a process that ends with this one (on Linux)."""
+        error: IO | None = None,
+    ) -> subprocess.Popen | Program:
+        """Start a process that ends with this one (on Linux); without `error`, its errors go to
+        `output`."""
+        if self._forks and (
+                program := self._forks.start(command, folder, environment, output, error)):
+            return program
         return self._starter.submit(
             subprocess.Popen, [sys.executable, "-S", str(WRAPPER), str(os.getpid()), *command],
-            cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=error,
-            start_new_session=True).result()
+            cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=error or subprocess.STDOUT, start_new_session=True).result()
 
 
 def host_environment() -> dict[str, str]:

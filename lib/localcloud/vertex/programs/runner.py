@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lib.localcloud.errors import precondition, refused
 from lib.localcloud.vertex.programs.docker import Engine
+from lib.localcloud.vertex.programs.forks import Program
 from lib.localcloud.vertex.programs.images import Images, host_environment, log_end
 
 RUNNERS = ("process", "container")
@@ -83,7 +84,7 @@ class Runner:
         with task.log.open("wb") as output, errors.open("w+b") as error:
             process = self._images.start(
                 command, folder, environment, output,
-                error if self._engine else subprocess.STDOUT)
+                error if self._engine else None)
             try:
                 self._wait(process, task, stop)
             finally:
@@ -93,7 +94,7 @@ class Runner:
                 errors.unlink()
         return process.returncode
 
-    def _wait(self, process: subprocess.Popen, task: Task, stop: threading.Event) -> None:
+    def _wait(self, process: subprocess.Popen | Program, task: Task, stop: threading.Event) -> None:
         """Wait for the process; end it if stopped or too late, and raise."""
         deadline = time.monotonic() + task.seconds if task.seconds else None
         while process.poll() is None:
@@ -110,7 +111,7 @@ class Runner:
             time.sleep(0.02)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen | Program) -> None:
     """End the process and those that it has started."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):

@@ -14,6 +14,7 @@ from pathlib import Path
 import urllib3
 
 from lib.localcloud.errors import ApiError, refused
+from lib.localcloud.vertex.programs.forks import Program
 from lib.localcloud.vertex.programs.images import Images, host_environment, log_end
 
 START_SECONDS = 60
@@ -38,7 +39,7 @@ class Spec:
 class Server:
     """One running model server."""
 
-    def __init__(self, spec: Spec, process: subprocess.Popen, port: int, log: Path):
+    def __init__(self, spec: Spec, process: subprocess.Popen | Program, port: int, log: Path):
         self.spec = spec
         self.process = process
         self.log = log
@@ -138,7 +139,7 @@ class Servers:
         server = self._servers.get(deployed_model_id)
         return server if server and server.healthy and server.process.poll() is None else None
 
-    def processes(self) -> dict[str, subprocess.Popen]:
+    def processes(self) -> dict[str, subprocess.Popen | Program]:
         """Deployed model id -> process, also of servers that have ended by themselves."""
         return {key: server.process for key, server in self._servers.items()}
 
