@@ -79,6 +79,7 @@ MAY_NOT_USE = r"USER_PROJECT_DENIED|permission to use project|serviceusage\.serv
 NO_QUOTA_PROJECT = "requires a quota project"
 CONSUMER = "roles/serviceusage.serviceUsageConsumer"
 LOGIN = "gcloud auth application-default login"
+NETWORK = "a network that reaches Google's addresses (for target local: the local cloud)"
 
 # The first that matches is used. Patterns are Google's words; where those could not be seen, any
 # that say the same.
@@ -99,8 +100,12 @@ TRANSLATIONS = (
     Translation((auth_errors.DefaultCredentialsError,), "",
         "application default credentials of an account in the project", LOGIN),
     Translation((auth_errors.TransportError, requests.ConnectionError, requests.Timeout), "",
-        "a network that reaches Google's addresses (for target local: the local cloud)",
-        "{rerun}"),
+        NETWORK, "{rerun}"),
+    # The same two by gRPC, which raises them as its own statuses.
+    Translation((google_errors.ServiceUnavailable,), "metadata from plugin failed",
+        "valid credentials: these have expired or were revoked", LOGIN),
+    Translation((google_errors.DeadlineExceeded, google_errors.ServiceUnavailable),
+        "(?i)deadline exceeded|failed to connect|errors resolving", NETWORK, "{rerun}"),
     Translation((auth_errors.GoogleAuthError,), "",
         "credentials that Google accepts", LOGIN),
     # These two come before the rules for an API and for quota, because Google's message has the

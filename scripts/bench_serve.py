@@ -1,5 +1,9 @@
-"""scripts/bench.py: answers under load, from several processes."""
+"""scripts/bench.py: answers under load, from several processes.
 
+"fetch" is what the walkthrough does: Google's client, by gRPC. Beside it, the same client by REST.
+"""
+
+import dataclasses
 import http.client
 import json
 import multiprocessing
@@ -10,6 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
+from google.cloud.aiplatform_v1 import FeatureOnlineStoreServiceClient
 
 from lib import config, endpoint, feature_store, lookups
 from lib.cloud import Cloud, connect, connected
@@ -18,7 +23,7 @@ from scripts.bench import Different, Options, Row
 CALLERS = (1, 8, 32)
 PROCESSES = 8  # at most; the callers are threads in them
 REQUESTS = 400  # of all callers, in one turn
-KINDS = ("fetch, raw HTTP", "fetch", "predict, raw HTTP", "predict", "both")
+KINDS = ("fetch, raw HTTP", "fetch", "fetch, REST", "predict, raw HTTP", "predict", "both")
 
 
 class Caller:
@@ -26,6 +31,10 @@ class Caller:
 
     def __init__(self, cloud: Cloud):
         self.cloud, self.endpoint = cloud, endpoint.connect(cloud)
+        self._by_rest = dataclasses.replace(cloud)
+        vars(self._by_rest)["online"] = FeatureOnlineStoreServiceClient(
+            credentials=cloud.credentials, transport="rest",
+            client_options={"api_endpoint": cloud.vertex})
         address = urlsplit(cloud.vertex)
         self._http = http.client.HTTPConnection(address.hostname, address.port)
 
@@ -33,6 +42,8 @@ class Caller:
         """The answer: features, probability, or the body of a raw answer."""
         if kind == "fetch":
             return feature_store.fetch(self.cloud, customer)[0]
+        if kind == "fetch, REST":
+            return feature_store.fetch(self._by_rest, customer)[0]
         if kind == "predict":
             return endpoint.predict(self.cloud, self.endpoint, [features])[0]
         if kind == "both":
@@ -81,6 +92,7 @@ def _expected(caller: Caller, customers: list[str]) -> dict[str, dict]:
     """The right answer of each kind for each customer, by the tables and one call for all."""
     rows = lookups.newest_rows(caller.cloud, customers)
     found = {"fetch": {c: lookups.instance(caller.cloud, rows.loc[c]) for c in customers}}
+    found["fetch, REST"] = found["fetch"]
     features = list(found["fetch"].values())
     together = endpoint.predict(caller.cloud, caller.endpoint, features)
     found["predict"] = found["both"] = dict(zip(customers, together, strict=True))

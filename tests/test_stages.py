@@ -185,6 +185,19 @@ REFUSALS = {
     "unavailable": (
         google_errors.ServiceUnavailable("The service is currently unavailable."),
         "5 attempts failed, and what was made so far is kept", "--from 04"),
+    # The words of gRPC's own library.
+    "expired, by gRPC": (
+        google_errors.ServiceUnavailable("Getting metadata from plugin failed with error: "
+                                         "Reauthentication is needed."),
+        "these have expired", "gcloud auth application-default login"),
+    "no answer, by gRPC": (
+        google_errors.DeadlineExceeded("Deadline Exceeded"), "a network", "./run_all.sh"),
+    "no connection, by gRPC": (
+        google_errors.ServiceUnavailable("failed to connect to all addresses; last error: x"),
+        "a network", "./run_all.sh"),
+    "no address, by gRPC": (
+        google_errors.ServiceUnavailable("errors resolving us-central1-x:443: y"),
+        "a network", "./run_all.sh"),
     "network": (
         requests.ConnectionError("Failed to resolve 'aiplatform.googleapis.com'"), "a network",
         "./run_all.sh"),

@@ -8,7 +8,8 @@ from lib.localcloud import ledger, process
 from lib.localcloud.vertex.base.answers import Answers
 
 DEFAULT_THELOOK = {"users": 100_000, "seed": 7, "as_of": "2026-07-03T00:40:00Z"}
-SHOWN = ("pid", "project", "answers", "vertex", "bigquery", "bigquery_grpc", "storage", "admin")
+SHOWN = ("pid", "project", "answers", "vertex", "vertex_grpc", "bigquery", "bigquery_grpc",
+         "storage", "admin")
 
 
 def main() -> int:

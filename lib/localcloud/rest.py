@@ -68,6 +68,7 @@ class Api:
     it has; any other is answered 501. `render(rpc, result, integers)` gives the JSON of a result,
     enums as integers if asked for; `rename` changes the project in the names of an answer.
     `quick`: methods that wait for nothing, and take less time than handing them to a thread.
+    `serialize(rpc, result)`: `render` for gRPC, see rpc.py.
     """
 
     routes: list[Route]
@@ -76,6 +77,7 @@ class Api:
     render: Callable[[str, Message | dict, bool], str] = render
     rename: Callable[[str], str] = str
     quick: Iterable[str] = ()
+    serialize: Callable[[str, Message], bytes] = lambda rpc, result: result.SerializeToString()
 
 
 def service_routes(package: str, service: str, versions: str = "") -> list[Route]:
@@ -156,14 +158,20 @@ def answer(
         result = _call(api, found, verb, path, query, body)
         integers = ("$alt", "json;enum-encoding=int") in query
         return 200, api.rename(api.render(found[0].rpc, result, integers)), "ok"
-    except ApiError as error:
-        failed = error
-    except Exception as error:  # a defect of the stand-in, reported as Google reports its own
-        logging.getLogger(__name__).exception("%s %s", verb, path)
-        failed = defect(f"Internal error of the stand-in: {error!r}")
+    except Exception as error:
+        failed = failure(error, f"{verb} {path}")
     content = json.dumps(failed.body())
     content = api.rename(content) if api else content
     return HTTP[failed.status], content, failed.rule or "defect"
+
+
+def failure(error: Exception, call: str) -> ApiError:
+    """What to answer after an error; a defect of the stand-in is logged, and reported as Google
+    reports its own."""
+    if isinstance(error, ApiError):
+        return error
+    logging.getLogger(__name__).error(call, exc_info=error)
+    return defect(f"Internal error of the stand-in: {error!r}")
 
 
 def _call(

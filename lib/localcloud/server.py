@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from lib.localcloud import loopback, process, rest
+from lib.localcloud import loopback, process, rest, rpc
 from lib.localcloud.bigquery import BigQueryServer, load_thelook_async
 from lib.localcloud.platform import Platform
 from lib.localcloud.storage import StorageServer
@@ -83,14 +83,18 @@ async def _serve(
         running.callback(app.stop, vertex)
         platform = Platform(project, app.PROJECT_NUMBER, folder / "artifactregistry.json")
         vertex.middleware.append(platform.guard)
+        vertex_api = app.api(vertex)
         application = rest.application(
-            [platform.api(), app.api(vertex)], project, app.PROJECT_NUMBER)
+            [platform.api(), vertex_api], project, app.PROJECT_NUMBER)
         application.router.routes.insert(0, Route("/healthz", _health))
         server = uvicorn.Server(uvicorn.Config(
             application, log_level="warning", lifespan="off", loop="none",
             timeout_graceful_shutdown=1))  # seconds; a client may have stopped in the middle
         server.capture_signals = contextlib.nullcontext  # the signals are handled by `stop`
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        over_grpc, addresses["vertex_grpc"] = rpc.start(
+            vertex_api, app.GRPC_SERVICE, project, app.PROJECT_NUMBER)
+        running.callback(lambda: over_grpc.stop(grace=1).wait())
 
         if thelook:
             await load_thelook_async(

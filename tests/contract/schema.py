@@ -93,10 +93,11 @@ def problems(
         query: decoded pairs, in their order; a key may come again.
         body: decoded JSON, for an upload of its metadata; None if there is none.
         service: "vertex", "bigquery", "storage", "platform" (Resource Manager, Service Usage and
-            Artifact Registry) or "bigquery_storage" (gRPC: protobuf has parsed it already).
+            Artifact Registry) or "bigquery_storage". Of a call by gRPC (verb "GRPC") protobuf has
+            parsed the body already; its query is the metadata by which Google routes it.
     """
-    if service == "bigquery_storage":
-        return []
+    if verb == "GRPC":
+        return [] if dict(query).get("x-goog-request-params") else ["no x-goog-request-params"]
     query = [(key, value) for key, value in query]
     found = _find(verb, path, service)
     if isinstance(found, str):
@@ -113,7 +114,7 @@ def name(verb: str, path: str, service: str) -> str:
     Raises:
         LookupError: no such method.
     """
-    if service == "bigquery_storage":
+    if verb == "GRPC":
         return path.strip("/").replace("/", ".")
     found = _find(verb, path, service)
     if isinstance(found, str):

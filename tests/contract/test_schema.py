@@ -201,9 +201,11 @@ def test_pairs_may_be_lists_as_json_has_them():
     assert schema.problems(verb, path, [list(pair) for pair in query], body, service) == []
 
 
-def test_grpc_requests_pass_unseen():
+def test_grpc_requests_need_only_what_google_routes_them_by():
     path = "/google.cloud.bigquery.storage.v1.BigQueryRead/ReadRows"
-    assert schema.problems("GRPC", path, [], {"any": 1}, "bigquery_storage") == []
+    routed = [["x-goog-request-params", "read_stream=s"]]
+    assert schema.problems("GRPC", path, routed, {"any": 1}, "bigquery_storage") == []
+    assert schema.problems("GRPC", path, [], {"any": 1}, "bigquery_storage") != []
     assert schema.name("GRPC", path, "bigquery_storage").endswith("BigQueryRead.ReadRows")
 
 

@@ -5,18 +5,20 @@ import itertools
 import textwrap
 import time
 
+import grpc
 import pytest
 from google.api_core.client_options import ClientOptions
+from google.api_core.exceptions import GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1, bigquery, storage
 
 from lib.localcloud import ledger
 from lib.localcloud.bigquery import BigQueryServer
-from lib.localcloud.errors import ApiError
+from lib.localcloud.errors import MARK, ApiError
 from lib.localcloud.server import listen
 from lib.localcloud.storage import StorageServer
 from lib.localcloud.vertex import app
-from tests.support.serving import serve
+from tests.support.serving import ServedVertex
 
 PROJECT = "p1"
 VERTEX = {"every", "registry", "online", "sync", "models", "endpoints", "pipelines", "jobs",
@@ -167,6 +169,33 @@ def images(tmp_path_factory):
     return folders
 
 
+class BothWays:
+    """Google's client for fetches, by REST and by gRPC: each call must end alike by both, in the
+    same answer, or in a refusal with the same status, message and rule."""
+
+    def __init__(self, by_rest, by_grpc):
+        self._clients = by_rest, by_grpc
+
+    def fetch_feature_values(self, **arguments):
+        by_rest, by_grpc = [self._end(client, arguments) for client in self._clients]
+        assert by_rest[1:] == by_grpc[1:]
+        if isinstance(by_grpc[0], Exception):
+            raise by_grpc[0]
+        return by_grpc[0]
+
+    @staticmethod
+    def _end(client, arguments):
+        """The answer or the error, and what of it must be the same by both."""
+        try:
+            answer = client.fetch_feature_values(**arguments)
+        except GoogleAPICallError as error:
+            by_grpc = isinstance(error.response, grpc.Call)
+            marks = error.response.trailing_metadata() if by_grpc else error.response.headers
+            return error, int(error.code), error.message.split("%3Dint: ")[-1], dict(marks)[MARK]
+        # Deterministic: NaN is not equal to itself, and a Struct has no order.
+        return answer, type(answer).pb(answer).SerializeToString(deterministic=True)
+
+
 class StandIn:
     """A running stand-in (`vertex`, of lib/localcloud) and GAPIC clients for it."""
 
@@ -174,11 +203,14 @@ class StandIn:
         self.vertex = app.start(data_dir, PROJECT, {
             "bigquery": bq_server.rest, "bigquery_grpc": bq_server.grpc,
             "storage": "http://127.0.0.1:1"}, images, answers=answers)
-        self._served = serve(self.vertex)
+        self._served = ServedVertex(self.vertex)
         self.url = self._served.url
         self.registry = self.client(aiplatform_v1.FeatureRegistryServiceClient)
         self.admin = self.client(aiplatform_v1.FeatureOnlineStoreAdminServiceClient)
-        self.online = self.client(aiplatform_v1.FeatureOnlineStoreServiceClient)
+        online = aiplatform_v1.FeatureOnlineStoreServiceClient
+        self.channel = grpc.insecure_channel(self._served.grpc)
+        self.online = BothWays(self.client(online), online(
+            transport=online.get_transport_class("grpc")(channel=self.channel)))
         self.models = self.client(aiplatform_v1.ModelServiceClient)
         self.endpoints = self.client(aiplatform_v1.EndpointServiceClient)
         self.predictions = self.client(aiplatform_v1.PredictionServiceClient)
@@ -189,8 +221,9 @@ class StandIn:
             client_options=ClientOptions(api_endpoint=self.url))
 
     def close(self):
-        app.stop(self.vertex)
+        self.channel.close()
         self._served.close()
+        app.stop(self.vertex)
 
 
 @pytest.fixture(scope="session")

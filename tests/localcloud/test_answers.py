@@ -9,6 +9,7 @@ import pytest
 import requests
 from google.api_core import exceptions as errors
 from google.cloud import aiplatform_v1
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from lib.localcloud import ledger
 from lib.localcloud.__main__ import main
@@ -242,6 +243,21 @@ def test_values_that_are_left_out_or_empty(answering, table):
     assert set(sync["runTime"]) == {"endTime"} and not {"finalStatus", "syncSummary"} & set(sync)
     assert fetch("a") == [{"name": "f0", "value": {"int64Value": "1"}}, {"name": "f1", "value": {}}]
     assert fetch("b") == []
+
+
+def test_an_answer_by_grpc_may_have_a_field_that_the_package_does_not_know(answering, table):
+    uri = table("""select 'a' as id, 1 as f0, 2 as f1,
+        timestamp '2024-01-01 00:00:00+00' as feature_timestamp""")
+    vertex = answering("unknown_fields=some")
+    view = serve(vertex, uri)
+    synced(vertex, view)
+    asked, answered = (kind.pb() for kind in (
+        aiplatform_v1.FetchFeatureValuesRequest, aiplatform_v1.FetchFeatureValuesResponse))
+    answer = vertex.channel.unary_unary(
+        f"/{app.GRPC_SERVICE}/FetchFeatureValues", asked.SerializeToString, answered.FromString)(
+        asked(feature_view=view, data_key={"key": "a"}))
+    assert [field.field_number for field in UnknownFieldSet(answer)] == [1000]
+    assert [pair.name for pair in answer.key_values.features] == ["f0", "f1", "feature_timestamp"]
 
 
 def test_a_view_that_was_never_synced_may_answer_400(answering, table):

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2, field_mask_pb2
 from google.rpc import code_pb2
 
 from lib.localcloud import process
-from lib.localcloud.errors import HTTP
+from lib.localcloud.errors import HTTP, MARK
 from lib.localcloud.platform import Platform
 from lib.localcloud.vertex.app import PROJECT_NUMBER
 from tests.support import local_cloud
@@ -63,6 +63,9 @@ class Local:
         self.storage = storage.Client(
             PROJECT, credentials=AnonymousCredentials(),
             client_options={"api_endpoint": running["storage"]})
+        online = aiplatform_v1.FeatureOnlineStoreServiceClient
+        self.online = online(transport=online.get_transport_class("grpc")(
+            channel=grpc.insecure_channel(running["vertex_grpc"])))
         self.read = bigquery_storage_v1.BigQueryReadClient(transport=BigQueryReadGrpcTransport(
             channel=grpc.insecure_channel(running["bigquery_grpc"])))
 
@@ -151,6 +154,24 @@ def test_only_the_second_call_of_a_method_fails(local, status, kind, code):
     local.endpoints.list_endpoints(parent=LOCATION)
     assert [r["status"] for r in local.seen("vertex.ListEndpoints")] == [200, code, 200]
     assert local.fired() == [1]
+
+
+def test_a_fetch_by_grpc_is_recorded_and_fails_on_demand(local):
+    view = f"{LOCATION}/featureOnlineStores/s/featureViews/v"
+    fetch = {"feature_view": view, "data_key": {"key": "a"}}
+    local.fail({"method": "vertex.FetchFeatureValues", "status": "PERMISSION_DENIED",
+                "message": "not this time", "reason": "SOME_REASON"})
+    with pytest.raises(errors.PermissionDenied, match="not this time") as failed:
+        local.online.fetch_feature_values(fetch)
+    assert failed.value.reason == "SOME_REASON"
+    with pytest.raises(errors.NotFound) as failed:  # the service's own answer, with its mark
+        local.online.fetch_feature_values(fetch)
+    assert dict(failed.value.response.trailing_metadata())[MARK] == "sync.entity-missing"
+    refused, missing = local.seen("vertex.FetchFeatureValues")
+    assert (refused["status"], missing["status"]) == (403, 404)
+    assert (missing["verb"], missing["service"]) == ("GRPC", "vertex")
+    assert missing["body"] == {"featureView": view, "dataKey": {"key": "a"}}
+    assert missing["query"] == [["x-goog-request-params", f"feature_view={view}"]]
 
 
 def test_no_credentials(local):

@@ -23,6 +23,7 @@ PROXIES |= {name.upper(): value for name, value in PROXIES.items()}
 # Requests by each kind of client; then one to a local cloud that was suspended.
 CLIENTS = """
 import os, signal
+from google.api_core.exceptions import NotFound
 from lib import config, localcloud
 from lib.cloud import connect
 from lib.errors import Needed
@@ -37,6 +38,10 @@ cloud.bigquery.create_dataset("d", exists_ok=True)
 cloud.bigquery.query("create or replace table d.t as select 7 as seven").result()
 print(cloud.bigquery.list_rows("local-demo.d.t").to_arrow(
     bqstorage_client=cloud.bigquery_read).to_pylist())
+try:
+    cloud.online.fetch_feature_values({"feature_view": cloud.parent, "data_key": {"key": "1"}})
+except NotFound as error:
+    print(error.message)
 process.PING_SECONDS = 0.5
 os.kill(cloud.local_pid, signal.SIGSTOP)
 try:
@@ -108,10 +113,11 @@ def test_grpc_has_a_list_of_its_own():
 
 
 def test_every_client_reaches_the_local_cloud_past_a_proxy(clients):
-    """Start, health check, REST by three clients, the Storage Read API by gRPC."""
+    """Start, health check, REST by three clients, the Storage Read API and a fetch by gRPC."""
     state, done = clients
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:6] == ["True", "[1]", "0", "0", "[]", "[{'seven': 7}]"]
+    assert done.stdout.splitlines()[:7] == [
+        "True", "[1]", "0", "0", "[]", "[{'seven': 7}]", "Requested entity was not found."]
     assert process.status(state)
 
 
@@ -140,7 +146,7 @@ def test_a_start_beside_it_names_it_and_does_not_advise_reset(stopped, monkeypat
 
 
 def test_a_client_of_one_that_stops_answering_says_so_and_does_not_retry(clients):
-    said = clients[1].stdout.splitlines()[6:]
+    said = clients[1].stdout.splitlines()[7:]
     assert "but does not answer" in said[0], clients[1].stderr
     assert "localcloud stop" in said[-1] and "reset" not in "".join(said)
 

@@ -27,7 +27,7 @@ from lib.localcloud.server import listen
 from lib.localcloud.storage import StorageServer
 from lib.localcloud.vertex import app
 from lib.localcloud.vertex.app import PROJECT_NUMBER
-from tests.support.serving import serve
+from tests.support.serving import ServedVertex
 
 PROJECT, LOCATION, BUCKET = "p1", "us-central1", "b1"
 PARENT = f"projects/{PROJECT}/locations/{LOCATION}"
@@ -80,7 +80,7 @@ class Lab:
             "bigquery": "http://127.0.0.1:1", "bigquery_grpc": "127.0.0.1:2",
             "storage": storage_url}, images, runner)
         self.folder, self.storage_url = folder, storage_url
-        self._served = serve(self.vertex)
+        self._served = ServedVertex(self.vertex)
         self.url = self._served.url
         self.service = self.client(aiplatform_v1.PipelineServiceClient)
         self.jobs = self.client(aiplatform_v1.JobServiceClient)

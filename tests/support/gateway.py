@@ -24,12 +24,12 @@ from lib.localcloud.platform import Platform
 from lib.localcloud.server import listen
 from tests.support import gcloud
 from tests.support.faults import Fault, Faults, http_error
-from tests.support.method_names import GRPC_REQUESTS, check_methods, json_of, method_of
+from tests.support.method_names import GRPC, READ, check_methods, json_of, method_of
 
 STOP_SECONDS = 2
 # Headers of one connection only: https://www.rfc-editor.org/rfc/rfc9110#name-connection
 HOP_BY_HOP = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
-GRPC_SERVICE = "/google.cloud.bigquery.storage.v1.BigQueryRead/"
+ROUTING = "x-goog-request-params"  # metadata: https://google.aip.dev/client-libraries/4222
 
 
 class Gateway:
@@ -40,8 +40,8 @@ class Gateway:
         Args:
             faults: what to apply; the admin routes add to it.
             platform: the project that the admin routes make new, and apply commands to.
-            services: "vertex", "platform", "bigquery", "storage" -> URL; "bigquery_grpc" ->
-                host:port.
+            services: "vertex", "platform", "bigquery", "storage" -> URL; "bigquery_grpc" and
+                "vertex_grpc" -> host:port.
         """
         self._faults = faults
         self._platform = platform
@@ -57,7 +57,8 @@ class Gateway:
         self._client = await self._running.enter_async_context(httpx.AsyncClient(
             timeout=None, trust_env=False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)))
-        urls = {"bigquery_grpc": await self._start_grpc()}
+        urls = {service: await self._start_grpc(service)
+                for service in ("bigquery_grpc", "vertex_grpc")}
         for service in ("vertex", "platform", "bigquery", "storage"):
             urls[service] = await self._serve(self._proxy(service))
         urls["admin"] = await self._serve(self._admin())
@@ -155,11 +156,11 @@ class Gateway:
             if key.lower() not in HOP_BY_HOP | {b"content-length"}]
         return response
 
-    # The Storage Read API
+    # gRPC: the Storage Read API, and fetches
 
-    async def _start_grpc(self) -> str:
+    async def _start_grpc(self, service: str) -> str:
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        channel = grpc.aio.insecure_channel(self._services["bigquery_grpc"], options=unlimited)
+        channel = grpc.aio.insecure_channel(self._services[service], options=unlimited)
         self._running.push_async_callback(channel.close)
         server = grpc.aio.server(options=unlimited)
         server.add_generic_rpc_handlers([_Forwarder(self, channel)])
@@ -169,15 +170,16 @@ class Gateway:
         return f"127.0.0.1:{port}"
 
     async def grpc_call(
-        self, name: str, request: bytes, context: grpc.aio.ServicerContext,
+        self, path: str, request: bytes, context: grpc.aio.ServicerContext,
         forward: Callable[[], AsyncIterator[bytes]],
     ) -> AsyncIterator[bytes]:
         """Record a call, apply its faults, and forward the answers, or the error."""
-        method = f"bigquerystorage.{name}"
-        message = GRPC_REQUESTS[name].pb().FromString(request)
+        method, kind = GRPC[path]
         record = self._record(
-            service="bigquery_storage", method=method, verb="GRPC", path=GRPC_SERVICE + name,
-            query=[], body=json_format.MessageToDict(message))
+            service="bigquery_storage" if path.startswith(READ) else "vertex", method=method,
+            verb="GRPC", path=path,
+            query=[list(pair) for pair in context.invocation_metadata() if pair[0] == ROUTING],
+            body=json_format.MessageToDict(kind.pb().FromString(request)))
         fault = self._faults.take("call", method)
         await self._delay(fault)
         if fault and fault.status:
@@ -245,33 +247,32 @@ class Gateway:
 
 
 class _Forwarder(grpc.GenericRpcHandler):
-    """The methods of the Storage Read API as bytes; any other is UNIMPLEMENTED."""
+    """The methods of method_names.GRPC as bytes; any other is UNIMPLEMENTED."""
 
     def __init__(self, gateway: Gateway, channel: grpc.aio.Channel):
         self._gateway = gateway
         self._channel = channel
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        name = details.method.removeprefix(GRPC_SERVICE)
-        if name not in GRPC_REQUESTS:
+        if details.method not in GRPC:
             return None
-        if name == "ReadRows":
-            return grpc.unary_stream_rpc_method_handler(self._stream(name, details.method))
-        return grpc.unary_unary_rpc_method_handler(self._unary(name, details.method))
+        if details.method == READ + "ReadRows":
+            return grpc.unary_stream_rpc_method_handler(self._stream(details.method))
+        return grpc.unary_unary_rpc_method_handler(self._unary(details.method))
 
-    def _unary(self, name: str, path: str) -> Callable:
+    def _unary(self, path: str) -> Callable:
         call = self._channel.unary_unary(path)
 
         async def handle(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
             async def forward() -> AsyncIterator[bytes]:
                 yield await call(request, **_forwarded(context))
 
-            answers = [a async for a in self._gateway.grpc_call(name, request, context, forward)]
+            answers = [a async for a in self._gateway.grpc_call(path, request, context, forward)]
             return answers[0]
 
         return handle
 
-    def _stream(self, name: str, path: str) -> Callable:
+    def _stream(self, path: str) -> Callable:
         call = self._channel.unary_stream(path)
 
         async def handle(
@@ -280,7 +281,7 @@ class _Forwarder(grpc.GenericRpcHandler):
             def forward() -> AsyncIterator[bytes]:
                 return call(request, **_forwarded(context))
 
-            async for answer in self._gateway.grpc_call(name, request, context, forward):
+            async for answer in self._gateway.grpc_call(path, request, context, forward):
                 yield answer
 
         return handle

@@ -5,15 +5,18 @@ import re
 from email.parser import BytesParser
 from fnmatch import fnmatchcase
 
-from google.cloud.bigquery_storage_v1 import types
+from google.cloud import aiplatform_v1, bigquery_storage_v1
 
 from lib.localcloud import rest
-from lib.localcloud.vertex.app import ROUTES
+from lib.localcloud.vertex.app import GRPC_SERVICE, ROUTES
 
-GRPC_REQUESTS = {
-    "CreateReadSession": types.CreateReadSessionRequest,
-    "ReadRows": types.ReadRowsRequest,
-    "SplitReadStream": types.SplitReadStreamRequest,
+# Path of a gRPC call -> the method's name, and the type of its request.
+READ = "/google.cloud.bigquery.storage.v1.BigQueryRead/"
+GRPC = {
+    **{READ + rpc: (f"bigquerystorage.{rpc}", getattr(bigquery_storage_v1.types, f"{rpc}Request"))
+       for rpc in ("CreateReadSession", "ReadRows", "SplitReadStream")},
+    f"/{GRPC_SERVICE}/FetchFeatureValues": (
+        "vertex.FetchFeatureValues", aiplatform_v1.FetchFeatureValuesRequest),
 }
 
 # (verb, path, name): names and paths of Google's discovery documents. `*` is one part of a path,
@@ -105,7 +108,7 @@ PATTERNS = {service: [(verb, _pattern(path), name if service == "platform" else 
 METHODS = {
     "sync", *(name for paths in PATTERNS.values() for *_, name in paths),
     *(f"vertex.{route.rpc}" for route in ROUTES),
-    *(f"bigquerystorage.{name}" for name in GRPC_REQUESTS),
+    *(name for name, _ in GRPC.values()),
 }
 
 

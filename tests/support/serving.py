@@ -1,11 +1,11 @@
-"""Serves an ASGI application from a thread of this process."""
+"""Serves an ASGI application, or Vertex AI alone, from threads of this process."""
 
 import threading
 
 import uvicorn
 from starlette.applications import Starlette
 
-from lib.localcloud import rest, server
+from lib.localcloud import rest, rpc, server
 from lib.localcloud.vertex import app
 from lib.localcloud.vertex.base.context import Vertex
 
@@ -28,6 +28,14 @@ class Served:
         self._thread.join(10)
 
 
-def serve(vertex: Vertex) -> Served:
-    """Vertex AI alone, without the other services of the local cloud."""
-    return Served(rest.application([app.api(vertex)], vertex.project, vertex.project_number))
+class ServedVertex(Served):
+    """Vertex AI, without the other services of the local cloud, at `url` and by gRPC at `grpc`."""
+
+    def __init__(self, vertex: Vertex):
+        api, project = app.api(vertex), (vertex.project, vertex.project_number)
+        super().__init__(rest.application([api], *project))
+        self._over_grpc, self.grpc = rpc.start(api, app.GRPC_SERVICE, *project)
+
+    def close(self) -> None:
+        self._over_grpc.stop(None).wait()
+        super().close()
