@@ -137,7 +137,7 @@ TRANSLATIONS = (
         ".venv/bin/python -m lib.operate.service_account {options}"),
     Translation((google_errors.Forbidden,), "",
         "{permission}{roles} on project {project}; a new grant takes effect after some minutes",
-        grant_command("{project}", "{role}")),
+        "{grants}"),
     Translation((google_errors.BadRequest,), "bytes billed",
         "fewer customers (snapshots.sample_percent) or a higher costs.max_bytes_billed",
         "edit config.yaml, then {rerun}"),
@@ -215,7 +215,8 @@ def _known(error: Exception, stage: str, settings: Settings) -> dict[str, object
         "location": settings.target_settings.location,
         "repository": settings.serve.image_repository, "attempts": settings.retries.attempts,
         "permission": f"{permission[1]}, as in " if permission else "",
-        "roles": " and ".join(roles), "role": roles[0], "consumer": CONSUMER,
+        "roles": " and ".join(roles), "consumer": CONSUMER,
+        "grants": " && ".join(grant_command(settings.project, role) for role in roles),
         "quota_project": used[1] if used else settings.project,
         "api": api[1] if api else f"{service}.googleapis.com",
         "rerun": settings.rerun_command(number)}

@@ -306,3 +306,11 @@ def test_a_bug_of_ours_keeps_its_traceback(settings, tmp_path):
     with pytest.raises(ZeroDivisionError):
         run.step("oops", lambda: 1 / 0)
     assert "FAILED" in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.parametrize("stage", ["01_data", "05_train", "06_deploy"])
+def test_the_command_grants_every_role_that_is_needed(settings, stage):
+    error = google_errors.Forbidden("Permission 'bigquery.tables.create' denied")
+    explained = errors.explain(error, stage, "a table", settings)
+    needed = re.findall(r"roles/[\w.]+", explained.need)
+    assert needed and re.findall(r"--role (\S+)", explained.command) == needed
