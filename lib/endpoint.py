@@ -43,7 +43,8 @@ def create(cloud: Cloud) -> Outcome:
 
 
 def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outcome:
-    """Send all traffic of the endpoint to this model version, then remove the older ones.
+    """Send all traffic of the endpoint to this model version on a machine of serve.machine_type,
+    then remove all other deployments.
 
     Raises:
         google.api_core.exceptions.GoogleAPICallError: the container did not start, or did not
@@ -81,13 +82,15 @@ def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outc
 def _deployments(
     cloud: Cloud, name: str, model: vertex.Model
 ) -> tuple[str | None, list[str]]:
-    """(id of the deployment of this model version, ids of all others), read from the endpoint.
+    """(id of the deployment of this version on this machine, ids of all others), read anew.
 
     Of two of this version, the one with more traffic: a deployment that timed out in an earlier
     run may have succeeded later, beside a second one.
     """
     found = cloud.endpoints.get_endpoint(name=name)
-    ours = [d.id for d in found.deployed_models if serves(d, model)]
+    machine = cloud.settings.serve.machine_type
+    ours = [d.id for d in found.deployed_models if serves(d, model)
+            and d.dedicated_resources.machine_spec.machine_type == machine]
     kept = max(ours, key=lambda id_: found.traffic_split.get(id_, 0), default=None)
     return kept, [d.id for d in found.deployed_models if d.id != kept]
 

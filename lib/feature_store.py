@@ -172,7 +172,8 @@ def start_online_store(cloud: Cloud) -> Outcome:
     On Google this takes up to ten minutes, so a run starts it first and waits in notebook 04.
     """
     operation = _start_store(cloud)
-    return Outcome("started" if operation else "reused", store_name(cloud), _store_figures(cloud))
+    store = _find_store(cloud) or store_message(cloud)
+    return Outcome("started" if operation else "reused", store_name(cloud), _nodes(store))
 
 
 def create_online_store(cloud: Cloud) -> Outcome:
@@ -186,28 +187,32 @@ def create_online_store(cloud: Cloud) -> Outcome:
     limit = settings.waits.online_store_seconds
     if operation:
         waiting.operation(settings, "online store", operation, name, limit)
-    waiting.until(
+    store = waiting.until(
         settings, "online store", lambda: _find_store(cloud),
         lambda found: found and found.state == vertex.FeatureOnlineStore.State.STABLE, limit,
         lambda found: f"state {waiting.state_name(found.state)}" if found else "being created",
         _console(cloud))
-    return Outcome("created" if operation else "reused", name, _store_figures(cloud))
+    return Outcome("created" if operation else "reused", name, _nodes(store))
+
+
+def store_message(cloud: Cloud) -> vertex.FeatureOnlineStore:
+    """The online store as it is sent: the Bigtable nodes between which it scales."""
+    scale, bigtable = cloud.settings.online_store, vertex.FeatureOnlineStore.Bigtable
+    return vertex.FeatureOnlineStore(
+        bigtable=bigtable(auto_scaling=bigtable.AutoScaling(
+            min_node_count=scale.min_node_count, max_node_count=scale.max_node_count,
+            cpu_utilization_target=scale.cpu_utilization_target)),
+        labels=cloud.settings.labels)
 
 
 def _start_store(cloud: Cloud):
     """The operation that creates the store; None if it exists or is being created already."""
     if _find_store(cloud):
         return None
-    scale = cloud.settings.online_store
-    autoscaling = vertex.FeatureOnlineStore.Bigtable.AutoScaling(
-        min_node_count=scale.min_node_count, max_node_count=scale.max_node_count,
-        cpu_utilization_target=scale.cpu_utilization_target)
     try:
         return cloud.online_admin.create_feature_online_store(
             parent=cloud.parent, feature_online_store_id=cloud.settings.names.online_store,
-            feature_online_store=vertex.FeatureOnlineStore(
-                bigtable=vertex.FeatureOnlineStore.Bigtable(auto_scaling=autoscaling),
-                labels=cloud.settings.labels))
+            feature_online_store=store_message(cloud))
     except Conflict:  # an earlier stage or another run has started it
         return None
 
@@ -216,8 +221,9 @@ def _find_store(cloud: Cloud) -> vertex.FeatureOnlineStore | None:
     return existing(cloud.online_admin.get_feature_online_store, name=store_name(cloud))
 
 
-def _store_figures(cloud: Cloud) -> dict:
-    scale = cloud.settings.online_store
+def _nodes(store: vertex.FeatureOnlineStore) -> dict[str, str]:
+    """Of the store as it is: one that is reused may have other nodes than config.yaml says."""
+    scale = store.bigtable.auto_scaling
     return {"nodes": f"{scale.min_node_count} to {scale.max_node_count}"}
 
 
@@ -319,8 +325,8 @@ def start_sync(cloud: Cloud) -> Outcome:
 def sync(cloud: Cloud, force: bool = False) -> Outcome:
     """Copy the newest features into the online store and wait for the end.
 
-    Reuses the newest successful sync if it began after features_customer was built; waits for
-    one that is running. `force`: always start a new one.
+    Reuses the newest successful sync if it began after features_customer was built and the group
+    was made; waits for one that is running. `force`: always start a new one.
 
     Raises:
         Needed: the sync failed, or did not end in waits.sync_seconds.

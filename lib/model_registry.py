@@ -59,8 +59,7 @@ def upload(cloud: Cloud, training: Training) -> Outcome:
         if stub:
             return cloud.models.get_model(name=f"{stub.model}@{stub.model_version_id}")
         found = find(cloud)
-        same = found and found.labels.get("model_sha") == sent.labels["model_sha"]
-        return found if same else None
+        return found if found and _is_same(found, sent) else None
 
     model = waiting.made(settings, "model", uploaded)
     _import_evaluation(cloud, model, training.metrics)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from google.cloud import aiplatform_v1 as vertex
 
-from lib import endpoint
+from lib import endpoint, waiting
 from lib.errors import Needed
 
 
@@ -59,3 +59,30 @@ def test_of_two_endpoints_the_one_that_serves_is_found(settings):
     old, new, serving = made("old", 1), made("new", 2), made("serving", 3, "1")
     assert find() is None
     assert [find(new, old), find(new, serving, old)] == [old, serving]
+
+
+@pytest.mark.parametrize(("machine", "status"), [("small-2", "reused"), ("large-8", "created")])
+def test_another_machine_is_another_deployment(settings, monkeypatch, machine, status):
+    """The older one is removed after it, as an older version is."""
+    serve = settings.serve.model_copy(update={"machine_type": machine})
+    model = vertex.Model(name="projects/p/locations/r/models/m", version_id="1")
+    service = vertex.Endpoint(name=SERVICE.name, deployed_models=[{
+        "id": "old", "model": model.name, "model_version_id": "1",
+        "dedicated_resources": {"machine_spec": {"machine_type": "small-2"}}}])
+
+    def deploy(deployed_model, **_):
+        deployed_model.id, deployed_model.model_version_id = "new", "1"
+        service.deployed_models.append(deployed_model)
+
+    def undeploy(deployed_model_id, **_):
+        kept = [d for d in service.deployed_models if d.id != deployed_model_id]
+        service.deployed_models = kept
+
+    monkeypatch.setattr(waiting, "operation", lambda *_: None)
+    cloud = SimpleNamespace(
+        settings=settings.model_copy(update={"serve": serve}), endpoints=SimpleNamespace(
+            get_endpoint=lambda name: service, deploy_model=deploy, undeploy_model=undeploy))
+    outcome = endpoint.deploy(cloud, service, model)
+    (left,) = service.deployed_models
+    assert left.dedicated_resources.machine_spec.machine_type == machine
+    assert (outcome.status, outcome.figures["machine"]) == (status, machine)

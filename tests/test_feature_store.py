@@ -240,3 +240,14 @@ def test_a_sync_of_a_group_that_was_replaced_is_not_reused(fake, monkeypatch, gr
         "list_feature_view_syncs": lambda parent: [done],
         "sync_feature_view": lambda **_: vertex.SyncFeatureViewResponse(feature_view_sync="new")})
     assert feature_store.start_sync(cloud).status == status
+
+
+@pytest.mark.parametrize("step", [
+    feature_store.start_online_store, feature_store.create_online_store])
+def test_the_nodes_are_those_of_the_existing_store(fake, step):
+    """The report multiplies them by a price; config.yaml may have been changed since."""
+    store = vertex.FeatureOnlineStore(
+        bigtable={"auto_scaling": {"min_node_count": 2, "max_node_count": 5}},
+        state=vertex.FeatureOnlineStore.State.STABLE)
+    outcome = step(fake(online_admin={"get_feature_online_store": lambda name: store}))
+    assert (outcome.status, outcome.figures) == ("reused", {"nodes": "2 to 5"})

@@ -1,9 +1,9 @@
 """A model version is reused only if it has this file and this serving image."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
-from google.cloud import aiplatform_v1 as vertex
 
 from lib import config, images, model_registry, waiting
 from lib.training.training import Training
@@ -19,17 +19,20 @@ TRAINED = Training(
     ("sha256:1", "1" * 64, "created")])
 def test_a_version_is_reused_if_file_and_image_are_the_same(monkeypatch, built, sha256, status):
     settings = config.load(target="gcp", env="dev", overrides={
-        "targets": {"gcp": {"project": "some-project-1"}}})
+        "targets": {"gcp": {"project": "some-project-1"}}, "waits": {"first_pause_seconds": 0.01}})
     lock = {settings.serve.image_repository: {"serving": "sha256:1"}}
     monkeypatch.setattr(images, "read_lock", lambda: lock)
     cloud = SimpleNamespace(settings=settings, parent="projects/p/locations/r")
     existing = model_registry.model_message(cloud, TRAINED)
     existing.name, existing.version_id = f"{cloud.parent}/models/7", "1"
-    stub = vertex.UploadModelResponse(model=existing.name, model_version_id="2")
+    lists, uploaded = [existing] * 3, []  # the list shows the new version only after a while
     cloud.models = SimpleNamespace(
-        list_models=lambda request: [existing], get_model=lambda name: existing,
-        upload_model=lambda request: "operation", list_model_evaluations=lambda parent: [1])
-    monkeypatch.setattr(waiting, "operation", lambda *_: stub)
+        list_models=lambda request: [lists.pop() if lists else uploaded[0]],
+        upload_model=lambda request: uploaded.append(request.model),
+        list_model_evaluations=lambda parent: [1])
+    monkeypatch.setattr(waiting, "operation", lambda *_: None)
     lock[settings.serve.image_repository]["serving"] = built
-    TRAINED.meta["sha256"] = sha256
-    assert model_registry.upload(cloud, TRAINED).status == status
+    trained = dataclasses.replace(TRAINED, meta=TRAINED.meta | {"sha256": sha256})
+    outcome = model_registry.upload(cloud, trained)
+    assert outcome.status == status
+    assert outcome.value.container_spec.image_uri.endswith(built)  # as the next notebook finds it
