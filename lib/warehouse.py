@@ -515,7 +515,7 @@ def read_rows(cloud: Cloud, table: str | bigquery.TableReference) -> pa.Table:
 def query(cloud: Cloud, sql: str, large: bool = False, **values: object) -> pd.DataFrame:
     """A query result: a small one by REST, a large one through the Storage Read API.
 
-    values: query parameters (str, int, float, datetime, list of str).
+    values: query parameters (str, int, float, datetime, a list of one of them).
     """
     job = _start(cloud, sql, values)
     rows = job.result()
@@ -537,7 +537,7 @@ def run_checks(cloud: Cloud) -> pd.DataFrame:
 
 
 def _parameter(name: str, value: object):
+    kinds = {str: "STRING", int: "INT64", float: "FLOAT64", datetime: "TIMESTAMP"}
     if isinstance(value, list):
-        return bigquery.ArrayQueryParameter(name, "STRING", value)
-    kinds = {str: "STRING", int: "INT64", float: "FLOAT64"}
+        return bigquery.ArrayQueryParameter(name, kinds[type(value[0])], value)
     return bigquery.ScalarQueryParameter(name, kinds.get(type(value), "TIMESTAMP"), value)

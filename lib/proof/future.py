@@ -51,48 +51,58 @@ def measure(cloud: Cloud, trained: Training, leak: dict) -> Outcome:
     honest = round(leak["orders"]["honest"]["value"])
     value = {"days": [0, *settings.checks.future_days], "promised": [honest], "kept": [honest]}
     part = leak["one_in"]
-    train = lookups.label_rows(cloud, "train", part)
-    splits, known = leakage.split(cloud, train.assign(row=range(len(train)))), {0: train}
-    for days in settings.checks.future_days:
-        known[days] = train[KEYS].merge(
-            features_after(cloud, days, part), how="left", on=KEYS, validate="one_to_one")
-        orders = _orders(cloud, splits, known[days])
+    splits = leakage.split(cloud, lookups.label_rows(cloud, "train", part))
+    later = features_after(cloud, pd.concat([splits["train"], splits["test"]]),
+                           settings.checks.future_days, part)
+    for rows in later.values():
+        orders = _orders(cloud, splits, rows)
         for name in ("promised", "kept"):
             value[name].append(round(orders[name]))
-    value["customer"] = one_customer(cloud, known)
+    value["customer"] = one_customer(cloud, splits["test"], later)
     blob.upload_from_string(json.dumps(value))
     return Outcome("created", figures=dict(zip(
         (f"promised with {days} days" for days in value["days"]), value["promised"], strict=True)),
         value=value)
 
 
-def features_after(cloud: Cloud, days: int, part: int = 1) -> pd.DataFrame:
-    """Label rows with their customer's features as they are `days` days after them: those of one
-    in `part` customers."""
-    (sql,) = warehouse.render("checks/features_after", cloud.settings)
-    return warehouse.query(cloud, sql, large=True, days=days, one_in=part)
+def features_after(cloud: Cloud, rows: pd.DataFrame, days: list[int],
+                   part: int = 1) -> dict[int, pd.DataFrame]:
+    """The features of label rows as they are some days after them.
+
+    Args:
+        rows: label rows, those of one in `part` customers. days: how many, each number once.
+
+    Returns:
+        For each of `days`: the rows of sql/checks/features_after.sql, in the order of `rows`.
+    """
+    times = [time.to_pydatetime() for time in rows[TIME].unique()]
+    found = warehouse.query_file(
+        cloud, "checks/features_after", large=True, days=days, times=times, one_in=part)
+    places = rows[KEYS].assign(place=range(len(rows)))
+    found = found.merge(places, on=KEYS, validate="many_to_one").set_index("place")
+    return {n: found[found["days"] == n].reindex(range(len(rows))) for n in days}
 
 
 def _orders(cloud: Cloud, splits: dict[str, pd.DataFrame], later: pd.DataFrame) -> dict:
-    """Orders of 1,000 customers: of a model trained on `later`, by its own test and on the
-    features that were known. The splits' "row" is the place of their row in `later`."""
+    """Orders of 1,000 customers: of a model trained on `later`, the rows of train and test, by its
+    own test and on the features that were known."""
     settings, label = cloud.settings, cloud.settings.label.column
-    names = settings.feature_names
-    seen = {name: later[names].iloc[splits[name]["row"]].astype(float)
-            for name in ("train", "test")}
-    test = splits["test"]
-    model = leakage.fit(cloud, seen["train"], splits["train"][label], trees=TREES)
+    names, (train, test) = settings.feature_names, (splits["train"], splits["test"])
+    later = later[names].astype(float)
+    model = leakage.fit(cloud, later[:len(train)], train[label], trees=TREES)
     return intervals.measure(
         test[label].to_numpy(), test[TIME],
-        {"promised": model.predict_proba(seen["test"])[:, 1],
+        {"promised": model.predict_proba(later[len(train):])[:, 1],
          "kept": model.predict_proba(test[names].astype(float))[:, 1]},
         settings.campaign.contacted_share)["orders"]
 
 
-def one_customer(cloud: Cloud, known: dict[int, pd.DataFrame]) -> dict | None:
+def one_customer(
+    cloud: Cloud, rows: pd.DataFrame, later: dict[int, pd.DataFrame]
+) -> dict | None:
     """A customer whose next order the features begin to count at one of the steps.
 
-    known: days -> the label rows with features of so many days later.
+    rows: of the test. later: of `features_after`.
 
     Of the customers with, at the newest label time, one order in the 90 days before and one in the
     label window: one whose second order the last step but one has counted and the first has not,
@@ -103,8 +113,8 @@ def one_customer(cloud: Cloud, known: dict[int, pd.DataFrame]) -> dict | None:
         before it); rows (the customer's SHOWN features at each step). None: there is no such
         customer.
     """
-    settings, newest = cloud.settings, known[0][TIME].max()
-    steps = [rows[rows[TIME] == newest].set_index(ENTITY) for rows in known.values()]
+    settings, newest = cloud.settings, rows[TIME].max()
+    steps = [step[step[TIME] == newest].set_index(ENTITY) for step in (rows, *later.values())]
     counted = pd.DataFrame({n: step["orders_lifetime"] for n, step in enumerate(steps)})
     fits = ((steps[0][settings.label.column] == 0) & (steps[0]["orders_90d"] == 1)
             & (counted.iloc[:, -1] == counted[0] + 1))

@@ -161,7 +161,7 @@ def _figures(cloud: Cloud, splits: dict[str, pd.DataFrame], honest=None,
 
 
 def split(cloud: Cloud, pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The splits of the data_load component, from the label rows of `pair`: name -> rows.
+    """The splits of the data_load component, from label rows (of `pair`): name -> rows.
 
     Raises:
         Needed: the label rows cannot be split.
@@ -173,14 +173,16 @@ def split(cloud: Cloud, pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "--feature_cols", ",".join(settings.feature_names),
         "--gap_days", str(settings.label.horizon_days),
         "--split_ratios", ",".join(map(str, settings.train.split_ratios))])
-    table = pa.Table.from_pandas(pairs, preserve_index=False)
+    columns = [ENTITY, TIME, settings.label.column, *settings.feature_names]
+    table = pa.Table.from_pandas(pairs[columns].assign(place=range(len(pairs))),
+                                 preserve_index=False)
     try:
         splits, _ = data_load.split_table(table, options)
     except data_load.InputError as error:
         raise Needed(f"the leakage check cannot split its label rows: {error}",
                      "a longer snapshots.history_days, or more customers",
                      f"edit config.yaml, then {settings.rerun_command('02')}") from error
-    return {name: part.to_pandas() for name, part in splits.items()}
+    return {name: pairs.iloc[part["place"].to_numpy()] for name, part in splits.items()}
 
 
 def fit(cloud: Cloud, rows: pd.DataFrame, labels: pd.Series, trees: int | None = None):

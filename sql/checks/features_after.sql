@@ -2,7 +2,8 @@
 -- 04_build_train.sql, but of a time that nobody knows yet when the prediction is made. With 0 days
 -- it gives the rows of train_dataset, with many days those of train_dataset_naive.
 --
--- grain: one row per label row of one in so many customers (as in lookups/label_rows.sql).
+-- grain: one row per label row at one of the times, of one in so many customers (as in
+-- lookups/label_rows.sql), and number of days.
 with features as (
     select * from `{{ tables.features }}`
 ),
@@ -11,8 +12,11 @@ labels as (
     select *
     from `{{ tables.labels }}`
     where
-        @one_in = 1
-        or mod(farm_fingerprint(concat('sample ', customer_id)), @one_in) = 0
+        label_timestamp in unnest(@times)
+        and (
+            @one_in = 1
+            or mod(farm_fingerprint(concat('sample ', customer_id)), @one_in) = 0
+        )
 ),
 
 snapshots as (
@@ -28,18 +32,20 @@ label_times as (
 picks as (
     select
         label_times.label_timestamp,
+        days,
         max(snapshots.feature_timestamp) as feature_timestamp,
     from label_times
+    cross join unnest(@days) as days
     inner join snapshots
         on snapshots.feature_timestamp
-        <= timestamp_add(label_times.label_timestamp, interval @days day)
-    group by label_times.label_timestamp
+        <= timestamp_add(label_times.label_timestamp, interval days day)
+    group by label_times.label_timestamp, days
 )
 
 select
+    picks.days,
     labels.customer_id,
 
-    labels.{{ label_column }},
 {% for feature in features %}
     features.{{ feature.name }},
 {%- endfor %}

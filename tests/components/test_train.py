@@ -130,6 +130,22 @@ def test_model_learns_the_direction(train, train_arguments, tmp_path, model_type
     assert busy < 0.4 and silent > 0.8
 
 
+@pytest.mark.parametrize("count", [400, 401])
+def test_the_model_is_the_one_that_all_rows_give_the_imputer(train, dataset, count):
+    rows = pd.read_parquet(dataset / "train.parquet")[:count].assign(always_null=np.nan)
+    features, labels = rows[[*FEATURES, "always_null"]].astype("float64"), rows[LABEL]
+    assert 0 < features["avg_order_value_90d"].isna().sum() < count - 200
+    ours, plain = (train.build_pipeline("random_forest", [*features], {"n_estimators": 3}, 7, 1)
+                   for _ in "ab")
+    train.fit(ours, features, labels)
+    plain.fit(features, labels)
+    one, other = (pipeline[0].named_transformers_["features"][0] for pipeline in (ours, plain))
+    assert one.statistics_.tolist() == other.statistics_.tolist()
+    assert one.indicator_.features_.tolist() == other.indicator_.features_.tolist()
+    rows = features.iloc[:50].assign(tenure_days=np.nan)
+    assert (ours.predict_proba(rows) == plain.predict_proba(rows)).all()
+
+
 def test_feature_that_is_always_null_is_kept(train, train_arguments, dataset, tmp_path):
     empty = copied(dataset, tmp_path / "d", lambda rows: rows.assign(tenure_days=np.nan))
     assert train.main(train_arguments(tmp_path / "model", input_dataset=empty)) == 0

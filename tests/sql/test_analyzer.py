@@ -135,7 +135,8 @@ def send_everything(cloud):
         planted.plant(cloud, fault, planted.healthy_rows(cloud))
     freshness.new_day(freshness.prepare(cloud))
     ladder.compute(cloud, ["7"], AT)
-    future.features_after(cloud, 30)
+    label_rows = pd.DataFrame({"customer_id": ["7"], "label_timestamp": [pd.Timestamp(AT)]})
+    future.features_after(cloud, label_rows, [7, 30])
 
 
 @pytest.fixture(scope="module")

@@ -156,17 +156,30 @@ def build_pipeline(model_type: str, features: list[str], params: dict, seed: int
 
 def fit(pipeline, rows, labels) -> None:
     """Train in place. Raises InputError for parameter values that the model rejects."""
-    model = pipeline[-1]
+    vector, model = pipeline[0], pipeline[-1]
     try:
         if getattr(model, "max_samples", None):  # scikit-learn refuses more than there are
             model.set_params(max_samples=min(model.max_samples, len(rows)))
-        pipeline.fit(rows, labels)
+        if "scale" in vector.transformers[0][1].named_steps:
+            pipeline.fit(rows, labels)
+        else:  # the same in a fifth of the time: SimpleImputer sorts every column with a mask
+            vector.fit(two_like(rows))
+            model.fit(vector.transform(rows), labels)
     except (ValueError, TypeError) as error:  # the rows are checked, so it is --params
         raise InputError(f"--params: {' '.join(str(error).split())}") from None
     if "n_jobs" in model.get_params():
         # Starting threads takes longer than one customer's prediction; and the bytes must not
         # depend on the machine.
         model.set_params(n_jobs=1)
+
+
+def two_like(rows):
+    """Two rows with the medians of `rows` and with NULLs in the same columns: all that the imputer
+    learns from them."""
+    import pandas as pd
+
+    medians = rows.median()
+    return pd.DataFrame([medians, medians.where(rows.notna().all())])
 
 
 def describe(options: argparse.Namespace, params: dict, labels, digest: str) -> dict:
