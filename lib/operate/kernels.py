@@ -2,11 +2,9 @@
 
 A kernel of its own spends about three seconds on imports, seven times a run. Here one process
 imports the packages while the run connects and checks the project, and each kernel is a fork of
-it. Only packages are shared: each kernel imports `lib` itself, and has the environment and the
-folder that the run gives it.
+it, with the environment and the folder that the run gives it.
 """
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -21,14 +19,15 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
 # What the notebooks import, the slow ones first; not what is needed for a new training only
-# (kfp, the SDK, scikit-learn). A name that does not exist is skipped. Of `lib` only its __init__:
-# it makes the imports quicker.
+# (kfp, the SDK, scikit-learn). A name that does not exist is skipped. The last one ends the list.
 PACKAGES = [
     "lib", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure", "matplotlib.style",
     "matplotlib_inline.backend_inline", "pandas", "google.cloud.bigquery",
     "google.cloud.bigquery_storage_v1", "google.cloud.aiplatform_v1", "google.cloud.storage",
     "pydantic.types", "pydantic.main", "jinja2", "pyarrow.parquet", "yaml", "requests", "nbformat",
     "tenacity", "ipywidgets",
+    "lib.operate.kernels", "lib.cloud", "lib.charts.walk", "lib.charts.proof", "lib.show",
+    "lib.endpoint", "lib.operate.frozen",
 ]
 # macOS ends a forked process that uses some of its own libraries: there, each kernel is a new one.
 FORKS = sys.platform == "linux"
@@ -82,7 +81,7 @@ class _Forked(LocalProvisioner):
 def _become_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
     """What the forked process does until the kernel is shut down."""
     os.setsid()  # Ctrl-C in the terminal must not reach it
-    gc.freeze()  # a search for garbage would copy the memory that it shares
+    sys.modules["debugpy"] = None  # as if it were not installed: each kernel would import it
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

@@ -18,7 +18,7 @@ import os, sys, time
 from jupyter_client.utils import run_sync
 from lib.operate import kernels
 
-kernels.PACKAGES[:] = ["ipykernel.kernelapp", "this_package_is_free"]
+kernels.PACKAGES[:] = ["ipykernel.kernelapp", "this_package_is_free", "lib.operate.frozen"]
 kernels.FORKS = sys.argv[1] == "forks"
 kernels.warm()
 manager = kernels.Kernels()
@@ -30,8 +30,9 @@ def show(message):
     if message["msg_type"] == "stream":
         print(message["content"]["text"], end="", flush=True)
 run_sync(client.execute_interactive)(
-    "import os, sys; print(os.getpid(), os.getpgrp(), os.getcwd(), os.environ['GIVEN'], "
-    "sys.executable, '__mp_main__' in sys.modules, sep='|')", output_hook=show, timeout=60)
+    "import gc, os, sys; print(os.getpid(), os.getpgrp(), os.getcwd(), os.environ['GIVEN'], "
+    "sys.executable, '__mp_main__' in sys.modules, gc.get_freeze_count() > 0, "
+    "sys.modules.get('debugpy') is None, sep='|')", output_hook=show, timeout=60)
 time.sleep(600)
 """
 
@@ -66,9 +67,9 @@ def alive(pid):
 @pytest.mark.parametrize("how", ["forks", "starts"])
 def test_a_kernel_has_its_environment_and_folder_and_ends_with_a_killed_run(
         started, tmp_path, how):
-    process, (pid, group, folder, variable, python, forked) = started(how)
+    process, (pid, group, folder, variable, python, *forked) = started(how)
     assert (group, folder, variable, python) == (pid, str(tmp_path), "yes", sys.executable)
-    assert forked == str(how == "forks")
+    assert forked == 3 * [str(how == "forks")]  # also: nothing to search at its end, no debugger
     process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
     while alive(int(pid)):
