@@ -5,11 +5,13 @@ import io
 import json
 import sys
 import threading
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
 import bqemulator.server
+import duckdb
 import duckdb_extensions
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +26,7 @@ from bqemulator.jobs import executor
 from bqemulator.row_access.identity import CallerIdentity
 from bqemulator.sql import builtin_udfs
 from bqemulator.sql.translator import SQLTranslator
+from bqemulator.storage.engine import DuckDBEngine
 from bqemulator.versioning.snapshots import SnapshotManager
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
@@ -99,6 +102,19 @@ def _translate(
         return Err(error)
 
 
+def _fetch_arrow(
+    engine: DuckDBEngine, sql: str, parameters: list[object] | None = None
+) -> pa.Table:
+    """DuckDBEngine.fetch_arrow, which plans the SELECT of a dry run and reads nothing, as Google
+    does; bqemulator runs it whole, only to know its columns."""
+    if bigquery_http.DRY_RUN.get():
+        with suppress(duckdb.Error):  # no SELECT, or a wrong one: fails below with its own words
+            return _FETCH_ARROW(engine, f"select * from ({sql}\n) limit 0", parameters)
+    return _FETCH_ARROW(engine, sql, parameters)
+
+
+_FETCH_ARROW = DuckDBEngine.fetch_arrow
+DuckDBEngine.fetch_arrow = _fetch_arrow
 _PARSE_ONE = sqlglot.parse_one
 sqlglot.parse_one = _parse_one
 _TRANSLATE = SQLTranslator.translate

@@ -386,6 +386,21 @@ def test_a_statement_that_has_run_has_the_tree_that_it_was_parsed_to(bq):
         assert sqlglot.parse_one(statement, read="bigquery") == parsed
 
 
+def test_a_dry_run_names_the_columns_and_runs_nothing(bq):
+    """https://cloud.google.com/bigquery/docs/running-queries#dry-run"""
+    sql = "select x as n, @word as s, if(x > 0, error('it ran'), 1.5) as f from unnest([1, 2]) x"
+    parameters = [bigquery.ScalarQueryParameter("word", "STRING", "a")]
+    planned = bq.query(sql, job_config=bigquery.QueryJobConfig(
+        dry_run=True, query_parameters=parameters))
+    assert [(field.name, field.field_type) for field in planned.schema] == [
+        ("n", "INTEGER"), ("s", "STRING"), ("f", "FLOAT")]
+    with pytest.raises(errors.GoogleAPICallError, match="it ran"):
+        bq.query(sql, job_config=bigquery.QueryJobConfig(query_parameters=parameters)).result()
+    with pytest.raises(errors.BadRequest, match="nowhere"):
+        bq.query("select nowhere from unnest([1]) x",
+                 job_config=bigquery.QueryJobConfig(dry_run=True))
+
+
 def test_a_statement_that_was_translated_before_is_translated_anew_for_other_columns(bq):
     for kind, found in (("numeric", decimal.Decimal), ("float64", float)):
         bq.query(f"create or replace table ds.retyped as select cast(1.5 as {kind}) as x").result()
