@@ -17,7 +17,12 @@ select
     cast(id as string) as customer_id,
     created_at as signed_up_at,
 from `{{ source }}.users`
-where abs(mod(farm_fingerprint(cast(id as string)), 100)) < @sample_percent;
+where
+    id is not null
+    and (
+        @sample_percent = 100
+        or abs(mod(farm_fingerprint(cast(id as string)), 100)) < @sample_percent
+    );
 
 -- grain: one row per order
 create or replace table `{{ tables.raw_orders }}`
@@ -33,7 +38,9 @@ from `{{ source }}.orders` as orders
 inner join `{{ source }}.users` as users
     on orders.user_id = users.id
     and orders.created_at >= users.created_at
-where abs(mod(farm_fingerprint(cast(orders.user_id as string)), 100)) < @sample_percent;
+where
+    @sample_percent = 100
+    or abs(mod(farm_fingerprint(cast(orders.user_id as string)), 100)) < @sample_percent;
 
 -- grain: one row per item of an order. An item gets the time of its order: in the source,
 -- order_items.created_at differs from it by hours to days in either direction.
@@ -57,7 +64,10 @@ inner join `{{ source }}.users` as users
     on orders.user_id = users.id
     and orders.created_at >= users.created_at
 where
-    abs(mod(farm_fingerprint(cast(orders.user_id as string)), 100)) < @sample_percent
+    (
+        @sample_percent = 100
+        or abs(mod(farm_fingerprint(cast(orders.user_id as string)), 100)) < @sample_percent
+    )
     and coalesce(order_items.sale_price, 0) >= 0;
 
 -- grain: one row per product

@@ -28,12 +28,25 @@ positive_rate_at_snapshot as (
     group by label_timestamp
 ),
 
+feature_keys as (
+    select distinct
+        customer_id,
+        feature_timestamp,
+    from features
+    where customer_id is not null and feature_timestamp is not null
+),
+
+label_keys as (
+    select distinct
+        customer_id,
+        label_timestamp,
+    from labels
+    where customer_id is not null and label_timestamp is not null
+),
+
 features_summary as (
     select
         count(*) as row_count,
-        count(distinct concat(
-            customer_id, '@', cast(unix_seconds(feature_timestamp) as string)
-        )) as key_count,
         date(max(feature_timestamp)) as last_date,
         div(
             date_diff(date(max(feature_timestamp)), date(min(feature_timestamp)), day), @step_days
@@ -47,9 +60,6 @@ features_summary as (
 labels_summary as (
     select
         count(*) as row_count,
-        count(distinct concat(
-            customer_id, '@', cast(unix_seconds(label_timestamp) as string)
-        )) as key_count,
         date(min(label_timestamp)) as first_date,
         date(max(label_timestamp)) as last_date,
         avg({{ label_column }}) as positive_rate,
@@ -104,9 +114,13 @@ measured as (
     union all
     select 'label_rows', row_count, 1, 1e12 from labels_summary
     union all
-    select 'feature_keys_doubled', row_count - key_count, 0, 0 from features_summary
+    select
+        'feature_keys_doubled', row_count - (select count(*) from feature_keys), 0, 0
+    from features_summary
     union all
-    select 'label_keys_doubled', row_count - key_count, 0, 0 from labels_summary
+    select
+        'label_keys_doubled', row_count - (select count(*) from label_keys), 0, 0
+    from labels_summary
     union all
     select 'label_rows_lost_by_join', row_count, 0, 0 from labels_without_train
     union all
