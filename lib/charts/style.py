@@ -42,7 +42,7 @@ STYLE = {
     "text.color": INK, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "xtick.color": GREY,
     "ytick.color": GREY, "axes.spines.top": False, "axes.spines.right": False,
     "axes.spines.left": False, "axes.xmargin": 0.02, "xtick.major.pad": 7,
-    "xtick.major.size": 0, "ytick.major.size": 0}
+    "xtick.major.size": 0, "ytick.major.size": 0, "svg.hashsalt": "chart"}
 HANGUL_WIDTH = 1.6  # of a syllable, in average letters
 HANGUL_SPACING = 1.3  # of lines; at the usual 1.2 those of the Korean font nearly touch
 
@@ -112,7 +112,7 @@ class Chart(Figure):
     def svg(self) -> str:
         """The chart without its title, for a page whose heading says it; text as outlines."""
         title, buffer = self.texts[0], io.StringIO()
-        FigureCanvasAgg(self).draw()
+        self.draw_without_rendering()
         top = title.get_window_extent().y0 / self.dpi - 0.02
         title.set_visible(False)
         self.savefig(buffer, format="svg", metadata={"Date": None},

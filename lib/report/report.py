@@ -43,45 +43,53 @@ DECK = "deck"  # the tag of a cell that goes into the slides
 LONGEST = 13  # rows of a table that fit on a slide, with its head
 
 
-def build(folder: Path | str, compare: bool = False, lang: str | None = None) -> Path:
+def build(folder: Path | str, compare: bool = False, lang: str | None = None,
+          shown: tuple[dict, list[Book]] | None = None) -> Path:
     """Write report.html and 요약.md into a run's folder; the path of report.html.
 
     compare: with what the newest run on other data promised and kept, side by side.
     lang: of the page, here and below; None: that of the run. 요약.md is always Korean.
+    shown, here and below: what `read` returned for this folder; None: it is read now.
 
     Raises:
         lib.report.facts.NoRun: there is no summary.json in the folder, or nothing to compare.
     """
     folder = Path(folder)
-    known = _facts(folder, lang)
+    known, books = shown or read(folder, lang)
     summary = template("summary.ko.md.j2").render(known, short=False)
     (folder / "요약.md").write_text(summary, encoding="utf-8")
     return _write(
-        folder, "report", known, books=read_books(folder),
+        folder, "report", known, books=books,
         architecture=chart_picture(walk.architecture()), plan=planned(known["run"]),
         compared=facts.side_by_side(folder) if compare else [],
         summary_ko=markdown(summary, "ko", 1))
 
 
-def slides(folder: Path | str, lang: str | None = None) -> Path:
+def slides(folder: Path | str, lang: str | None = None,
+           shown: tuple[dict, list[Book]] | None = None) -> Path:
     """Write slides.html, at most MOST_SLIDES, into a run's folder; its path.
 
     Raises:
         lib.report.facts.NoRun: there is no summary.json in the folder.
     """
     folder = Path(folder)
-    known = _facts(folder, lang)
+    known, books = shown or read(folder, lang)
     summary = template("summary.ko.md.j2").render(known, short=True)
     return _write(
         folder, "slides", known, charts=core_charts(known), summary_ko=markdown(summary, "ko", 0),
-        slides=deck(read_books(folder), MOST_SLIDES - OWN_SLIDES))
+        slides=deck(books, MOST_SLIDES - OWN_SLIDES))
 
 
-def _facts(folder: Path, lang: str | None) -> dict:
-    """The facts of a run, in the language `lang` or that of the run."""
+def read(folder: Path, lang: str | None = None) -> tuple[dict, list[Book]]:
+    """The facts and the notebooks of a run, in the language `lang` or that of the run, which is
+    used from now on.
+
+    Raises:
+        lib.report.facts.NoRun: there is no summary.json in the folder.
+    """
     run = stages.read_summary(folder) or {}  # without one, facts.read says so
     language.use(lang or run.get("language", "en"))
-    return facts.read(folder)
+    return facts.read(folder), read_books(folder)
 
 
 def _write(folder: Path, name: str, known: Mapping, **shown: object) -> Path:
@@ -130,10 +138,11 @@ def core_charts(known: Mapping) -> dict[str, Markup]:
 
 def after_run(folder: Path | str) -> list[str]:
     """Make both pages at the end of a run; one line each to print. Never raises."""
-    lines = []
+    lines, shown = [], None
     for make, name in ((build, "report.html"), (slides, "slides.html")):
         try:
-            lines.append(f"{name}: {hide_paths(str(make(folder)))}")
+            shown = shown or read(Path(folder))
+            lines.append(f"{name}: {hide_paths(str(make(folder, shown=shown)))}")
         except Exception as error:
             lines.append(f"{name} could not be made ({type(error).__name__}: {error}); "
                          "the run itself is complete")

@@ -508,6 +508,17 @@ def test_a_notebook_that_cannot_be_read_costs_only_itself(folder, capsys):
     assert "03_training_set.ipynb is left out" in capsys.readouterr().err
 
 
+def test_both_pages_of_a_run_read_its_notebooks_once_and_are_as_those_made_alone(
+        folder, monkeypatch):
+    write_notebooks(folder, ["deck"])
+    alone = [page.read_bytes() for page in (report.build(folder), report.slides(folder))]
+    reads, read = [], report.read_books
+    monkeypatch.setattr(report, "read_books", lambda *asked: reads.append(asked) or read(*asked))
+    report.after_run(folder)
+    assert len(reads) == 1
+    assert [(folder / f"{name}.html").read_bytes() for name in ("report", "slides")] == alone
+
+
 def test_a_finished_run_is_not_failed_by_its_report(folder, monkeypatch):
     monkeypatch.setattr(report.facts, "read", lambda folder: 1 / 0)
     lines = report.after_run(folder)
