@@ -240,7 +240,7 @@ def forget(cloud: Cloud, *files: str) -> None:
     """Let the next `build` of these files make their tables again."""
     for key in [key for file in files for key in BUILDS[file][0]]:
         table = find_table(cloud, key)
-        if table and "fingerprint" in table.labels:
+        if table and table.labels.get("fingerprint", NOTHING) != NOTHING:
             set_labels(cloud, key, fingerprint=NOTHING)
 
 
