@@ -2,8 +2,9 @@
 
 model.pkl is a scikit-learn Pipeline that takes a DataFrame of named columns. Its first step
 picks the features by name, in the order of model_meta.json, and fills missing values: this is
-the one place where the model's input vector is built, in training, in evaluation and in
-serving. The same input, parameters and seed give the same bytes.
+the one place that defines the model's input vector, in training, in evaluation and in serving
+(which computes the same numbers faster, if they are equal at its start: lib/serving). The same
+input, parameters and seed give the same bytes.
 
 Exit status: 0 done, 1 the input cannot be used, 2 a bad command line.
 """
