@@ -24,8 +24,7 @@ def built(cloud):
     """A Cloud of an app of its own, with its tables built: few snapshots, a small forest."""
     settings = config.load(target="local", env="dev", overrides={
         **SMALL, "app": "trainer", "snapshots": {"history_days": 280},
-        "train": {"params": {"random_forest": {"n_estimators": 10}}},
-        "waits": SMALL["waits"] | {"longest_pause_seconds": 0.3}})
+        "train": {"params": {"random_forest": {"n_estimators": 10}}}})
     own = dataclasses.replace(cloud, settings=settings)
     warehouse.create_dataset(own)
     for file in ("01_prepare_bq", "02_build_features", "03_build_labels_churn", "04_build_train"):
