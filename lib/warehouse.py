@@ -156,8 +156,8 @@ def build(cloud: Cloud, file: str) -> Outcome:
     """Make the tables of sql/<file>.sql, or reuse them if nothing they depend on changed.
 
     Each table has three labels: `fingerprint` (of the SQL, the parameters and the source),
-    `inputs` (the builds of the tables that it reads) and `build` (when). They are written last, so
-    that an interrupted build is repeated.
+    `inputs` (the builds of the tables that it reads) and `build` (when). The old fingerprint is
+    taken away first and the labels are written last, so that an interrupted build is repeated.
     BigQuery does not replace a table by one with another layout ("Instead, DROP the table, and
     then recreate it"), so an old table of ours with another layout is deleted first.
 
@@ -178,7 +178,8 @@ def build(cloud: Cloud, file: str) -> Outcome:
     if outdated:  # the cap must stop the build before it deletes a table
         for statement in statements:
             _check_cap(cloud, estimate(cloud, select_in(statement)))
-    forget(cloud, file)  # Google does not say whether a table that is replaced keeps its labels
+    if any(tables):  # Google does not say whether a table that is replaced keeps its labels
+        forget(cloud, file)
     scanned = 0
     for number, statement in enumerate(statements, 1):
         name, _ = layout_in_sql(statement)
