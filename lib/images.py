@@ -98,23 +98,35 @@ def logged_in(host: str) -> bool:
 
 
 def start_build(settings: Settings, folder: Path) -> Outcome:
-    """Start to build and push the images, if one is missing, without waiting.
+    """Start to build and push the images, if one is missing and no build runs, without waiting.
 
     Args:
-        folder: of the run; gets images.log, and at the end of the build images.status.
+        folder: of the run; gets images.log, the build's process id as images.pid, and at its end
+            images.status.
     """
-    wanted = missing(settings)
+    wanted, status = missing(settings), folder / "images.status"
     if not wanted:
         return _nothing_to_build(settings)
-    (folder / "images.status").unlink(missing_ok=True)
-    command = [str(BUILD), *build_command(settings, engine(settings))[1:]]
-    with (folder / "images.log").open("w") as log:
-        subprocess.Popen(
-            # The notebook that starts the build ends before it: the status goes to a file.
-            ["bash", "-c", '"$@"; echo $? >"$0"', str(folder / "images.status"), *command],
-            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True)
+    if status.exists() or not _is_running(folder / "images.pid"):
+        status.unlink(missing_ok=True)
+        command = [str(BUILD), *build_command(settings, engine(settings))[1:]]
+        with (folder / "images.log").open("w") as log:
+            started = subprocess.Popen(
+                # The notebook that starts the build ends before it: the status goes to a file.
+                ["bash", "-c", '"$@"; echo $? >"$0"', str(status), *command],
+                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True)
+        (folder / "images.pid").write_text(str(started.pid))
     return Outcome("started", settings.serve.image_repository, {"images": ", ".join(wanted)})
+
+
+def _is_running(file: Path) -> bool:
+    """Is there a process with the id in this file?"""
+    try:
+        os.kill(int(file.read_text()), 0)  # 0: no signal is sent
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def _nothing_to_build(settings: Settings) -> Outcome:
@@ -137,8 +149,7 @@ def wait_build(
     if not unbuilt():
         return _nothing_to_build(settings)
     log, status = folder / "images.log", folder / "images.status"
-    if not log.exists() or (status.exists() and status.read_text().strip() != "0"):
-        start_build(settings, folder)
+    start_build(settings, folder)
     code = waiting.until(
         settings, "images", lambda: status.exists() and status.read_text().strip(),
         lambda code: code or not unbuilt(), settings.waits.image_build_seconds,

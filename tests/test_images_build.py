@@ -1,6 +1,8 @@
 """Missing images are built in the background; a stage waits for those it needs."""
 
 import json
+import os
+import signal
 import subprocess
 
 import pytest
@@ -83,6 +85,27 @@ def test_a_build_goes_on_behind_and_is_waited_for_once(pinned, build, tmp_path):
 
 
 def test_a_later_stage_alone_builds_what_is_missing(pinned, build, tmp_path):
+    build(pins=True, seconds=0)
+    assert images.wait_build(pinned, tmp_path).status == "created"
+
+
+def test_a_second_start_leaves_the_build_that_is_running(pinned, build, tmp_path):
+    build(pins=True)
+    for _ in range(2):
+        assert images.start_build(pinned, tmp_path).status == "started"
+    assert images.wait_build(pinned, tmp_path).status == "created"
+    assert len(calls(tmp_path)) == 1
+
+
+def test_a_build_that_ended_with_its_machine_is_started_again(pinned, build, tmp_path, monkeypatch):
+    """It left a log and no status: waiting for it would last waits.image_build_seconds."""
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    build(pins=True, seconds=30)
+    images.start_build(pinned, tmp_path)
+    os.killpg(started[-1].pid, signal.SIGKILL)
+    started[-1].wait()
     build(pins=True, seconds=0)
     assert images.wait_build(pinned, tmp_path).status == "created"
 
