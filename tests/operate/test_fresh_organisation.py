@@ -44,7 +44,8 @@ def project(tmp_path_factory):
         yield (clouds.Cloud(
             settings, clouds.AnonymousCredentials(), running["vertex"], running["bigquery"],
             running["bigquery_grpc"], running["platform"],
-            project_number=running["project_number"]), running["admin"],
+            project_number=running["project_number"], vertex_grpc=running["vertex_grpc"]),
+            running["admin"],
             state / "artifactregistry.json")
     process.stop(state)
 

@@ -79,7 +79,8 @@ def open_cloud(emulator):
         running = emulator.running
         return Cloud(settings, AnonymousCredentials(), running["vertex"], running["bigquery"],
                      running["bigquery_grpc"], running["platform"], "local cloud",
-                     project_number=running["project_number"])
+                     project_number=running["project_number"],
+                     vertex_grpc=running["vertex_grpc"])
 
     yield opened
     delete_everything(opened(settings_of()))
