@@ -203,7 +203,7 @@ class Cloud:
 
     @cached_property
     def aiplatform(self):
-        """The high-level SDK (PipelineJob, CustomJob), initialised for this target."""
+        """The high-level SDK (CustomJob), initialised for this target."""
         from google.cloud import aiplatform
 
         # The SDK prints every operation to stdout; our own lines say the same, once.

@@ -19,7 +19,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
 # What the notebooks import, the slow ones first; not what is needed for a new training only
-# (kfp, the SDK, scikit-learn). A name that does not exist is skipped. The last one ends the list.
+# (kfp, scikit-learn). A name that does not exist is skipped. The last one ends the list.
 PACKAGES = [
     "lib", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure", "matplotlib.style",
     "matplotlib_inline.backend_inline", "pandas", "google.cloud.bigquery",

@@ -26,6 +26,7 @@ EXPECTED_REFUSALS = {
 CHANGING = (
     # Answers name the project by its number, so later requests do.
     (r"(projects/)100000000001(?=/locations/)", r"\1PROJECT"),
+    (r"(?<=training-)[0-9a-f]+-(?=\d{14})", ""),
     (r"\d{8}-\d{6}-\w+-\w+", "RUN"), (r"[0-9a-f]{8}-[0-9a-f-]{27}", "UUID"),
     (r"(?<=/)(?=\d*[a-f])[0-9a-f]{16,64}\b", "DIGEST"), (r"\d{12,}", "NUMBER"),
     (r"(projects/)local-demo", r"\1PROJECT"), (r"local-demo", "PROJECT"))
