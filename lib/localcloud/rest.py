@@ -27,6 +27,11 @@ from starlette.routing import Route as StarletteRoute
 
 from lib.localcloud.errors import HTTP, MARK, ApiError, defect, invalid, refused
 from lib.localcloud.guard import Guard
+from lib.localcloud.lazily import import_parts_of
+
+for _package in ("aiplatform_v1", "artifactregistry_v1", "iam_admin_v1", "resourcemanager_v3",
+                 "service_usage_v1"):
+    import_parts_of(f"google.cloud.{_package}")
 
 # API version in the path of the current request: operations answer in types of that version.
 VERSION: ContextVar[str] = ContextVar("version", default="v1")
@@ -89,6 +94,8 @@ def service_routes(package: str, service: str, versions: str = "") -> list[Route
         versions: regular expression of the versions to serve in place of /v1.
     """
     types = importlib.import_module(f"{package}.types")
+    for part in (service, f"{service}.transports"):  # its clients are not needed
+        import_parts_of(f"{package}.services.{part}")
     module = importlib.import_module(f"{package}.services.{service}.transports.rest_base")
     transport = next(v for k, v in vars(module).items() if re.fullmatch(r"_Base\w+Transport", k))
     routes = []

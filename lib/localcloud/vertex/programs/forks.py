@@ -131,8 +131,9 @@ def _fork_programs(requests: socket.socket) -> NoReturn:
     """What the waiting process does, until the local cloud ends."""
     os.setsid()  # Ctrl-C in the terminal must not reach it
     project = {path.stem for path in process.ROOT.iterdir()}
-    for name in [name for name in sys.modules if name.partition(".")[0] in project]:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if module is None or name.partition(".")[0] in project:
+            del sys.modules[name]
     sys.path[:] = [path for path in sys.path if Path(path).resolve() != process.ROOT]
     imported = set()
     while True:
