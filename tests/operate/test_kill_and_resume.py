@@ -31,7 +31,7 @@ class Forked(Place):
     def __init__(self, folder: Path):
         super().__init__(folder)
         folder.mkdir()
-        self.environment = self.mark | {"CHURN_DEMO_SET": json.dumps(SMALLER)}
+        self.environment["CHURN_DEMO_SET"] = json.dumps(SMALLER)
         self.outputs, self.kernels = folder / "outputs", False
         os.mkfifo(self.outputs)
 
