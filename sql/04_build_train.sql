@@ -19,6 +19,15 @@ with features as (
     select * from `{{ tables.features }}`
 ),
 
+-- Not taken from `features`: each is then read once, for the columns that it needs, and nothing
+-- keeps the rows of a table between two uses.
+snapshots as (
+    select
+        customer_id,
+        feature_timestamp,
+    from `{{ tables.features }}`
+),
+
 labels as (
     select * from `{{ tables.labels }}`
 ),
@@ -34,14 +43,14 @@ last_labels as (
 -- Left out before the sort: customers without a label, and snapshots after the last label.
 events as (
     select
-        features.customer_id,
-        features.feature_timestamp as event_at,
-        features.feature_timestamp as snapshot_at,
+        snapshots.customer_id,
+        snapshots.feature_timestamp as event_at,
+        snapshots.feature_timestamp as snapshot_at,
         cast(null as int64) as {{ label_column }},
-    from features
+    from snapshots
     inner join last_labels
-        on features.customer_id = last_labels.customer_id
-        and features.feature_timestamp <= last_labels.last_label_timestamp
+        on snapshots.customer_id = last_labels.customer_id
+        and snapshots.feature_timestamp <= last_labels.last_label_timestamp
     union all
     select
         customer_id,
