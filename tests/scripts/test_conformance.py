@@ -6,7 +6,8 @@ import json
 import google.auth
 import pytest
 import requests
-from google.api_core.exceptions import Forbidden
+from google.api_core.exceptions import Forbidden, ServiceUnavailable
+from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import DefaultCredentialsError
 
 from lib import cloud as clouds
@@ -109,6 +110,17 @@ def test_nothing_but_google_is_recorded(own, lane, gcp, tmp_path):
         with pytest.raises(conformance.NotGoogle, match="answers of the local cloud"):
             conformance.record(disguised, "full", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fetch_by_grpc_goes_to_the_regions_address_and_is_watched_with_it(gcp):
+    google = clouds.Cloud(gcp, AnonymousCredentials(), "https://us-central1-x.googleapis.com")
+    assert google.online.transport.host == "us-central1-x.googleapis.com:443"
+    cloud, seen = clouds.Cloud(gcp, AnonymousCredentials(), "https://127.0.0.1:9"), []
+    cloud.watch(seen.append)
+    with pytest.raises(ServiceUnavailable):  # nothing listens there
+        cloud.online.fetch_feature_values({"feature_view": "v"}, timeout=5)
+    assert [(each.url, each.json()["error"]["status"]) for each in seen] == [
+        ("https://127.0.0.1:9", "UNAVAILABLE")]
 
 
 def test_a_recording_has_facts_and_no_account_token_or_id(own, gcp, tmp_path):
