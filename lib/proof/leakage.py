@@ -28,6 +28,7 @@ from lib.training.training import Training
 
 TABLES = ("train", "train_naive")
 CORES = 2  # default of the train component; the model is the same with any number
+FEW_ROWS = 10_000  # two threads take longer for a tree of so few
 GROUP_TREES = 25  # of a forest within a group; with 100 the intervals are the same
 CODE = [Path(__file__), Path(intervals.__file__), *sorted(inputs.COMPONENTS.glob("*/src/*.py"))]
 MODELS = {"promised": mark("naive join, its own test"), "honest": mark("point-in-time join"),
@@ -195,7 +196,8 @@ def fit(cloud: Cloud, rows: pd.DataFrame, labels: pd.Series, trees: int | None =
     if trees and "n_estimators" in params:
         params["n_estimators"] = min(trees, params["n_estimators"])
     pipeline = train.build_pipeline(
-        chosen.model_type, cloud.settings.feature_names, params, chosen.seed, CORES)
+        chosen.model_type, cloud.settings.feature_names, params, chosen.seed,
+        CORES if len(rows) > FEW_ROWS else 1)
     train.fit(pipeline, rows, labels)
     return pipeline
 
