@@ -48,6 +48,11 @@ OPTIONS_FILE = "options.json"
 __all__ = ["ENTITY", "TIMESTAMP", "ConfigError"]  # defined below, for the modules that ask here
 
 
+def relative(path: Path) -> str:
+    """A path as messages show it: from the project's folder on, if it is in there."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
 def between(low: float, high: float) -> object:
     """The type's limits, both inclusive."""
     return Field(ge=low, le=high)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from lib import cli, feature_store, lookups, stages, warehouse
 from lib.cloud import Cloud, connect
-from lib.config import RUNS, Settings
+from lib.config import Settings
 from lib.errors import Needed
 from lib.stages import Outcome
 
@@ -135,13 +135,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> None:
-    cloud = connect(settings)
-    run = stages.open_stage("refresh", settings, RUNS / "refresh")
-    run.step("source", warehouse.load_source, cloud)
-    newest = run.step("snapshots", rebuild if options.rebuild else snapshots, cloud)
-    run.step("sync", feature_store.sync, cloud)
-    outdated = run.step("labels", labels, cloud, newest)
-    run.finish()
+    with stages.alone("refresh") as folder:
+        cloud = connect(settings)
+        run = stages.open_stage("refresh", settings, folder)
+        run.step("source", warehouse.load_source, cloud)
+        newest = run.step("snapshots", rebuild if options.rebuild else snapshots, cloud)
+        run.step("sync", feature_store.sync, cloud)
+        outdated = run.step("labels", labels, cloud, newest)
+        run.finish()
     if outdated:
         print(f"to train on the newer labels: {settings.rerun_command('03')}")
 

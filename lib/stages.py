@@ -11,15 +11,15 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from lib import errors, language, waiting
-from lib.config import RUNS, Settings
+from lib.config import RUNS, Settings, relative
 
 SUMMARY_KEYS = (
     "labels", "metrics", "leakage", "parity", "freshness", "latency_ms", "predictions")
@@ -131,6 +131,34 @@ class Stage:
         summary["background"] = _background(summary["stages"])
         write_summary(self.folder, summary | changes)
         return summary
+
+
+@contextmanager
+def alone(name: str) -> Iterator[Path]:
+    """The folder runs/<name> of a command that writes our tables, while no other one does: two at
+    once would write the same ones. The lock ends with its process.
+
+    Raises:
+        lib.errors.Needed: another one is going on.
+    """
+    import filelock  # here: the notebooks need none
+
+    RUNS.mkdir(parents=True, exist_ok=True)
+    file = RUNS / ".lock"
+    lock = filelock.FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        log = RUNS / (file.read_text() or name) / "run.log"
+        raise errors.Needed(
+            f"another run is going on here: {relative(log.parent.resolve())}",
+            "its end, or Ctrl-C where it runs; its log shows how far it is",
+            f"tail -f {relative(log)}") from None
+    try:
+        file.write_text(name)
+        yield RUNS / name
+    finally:
+        lock.release()
 
 
 def open_stage(

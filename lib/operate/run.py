@@ -15,18 +15,16 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
 
-import filelock
 from tqdm import tqdm
 
 from lib import cli, config, errors, prose, stages
 from lib.cloud import Cloud, connected
-from lib.config import ROOT, RUN_VARIABLE, Settings
+from lib.config import ROOT, RUN_VARIABLE, Settings, relative
 from lib.language import LANGUAGES
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
@@ -65,13 +63,13 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     """Run the chosen notebooks in a new folder; all that is printed is also in its run.log."""
     chosen = [n for n in NOTEBOOKS
               if (n.name[:2] == options.only if options.only else n.name[:2] >= options.first)]
-    with _alone():
+    with stages.alone("latest"):
         return _run_in(_new_folder(settings), settings, chosen, options.keep_running)
 
 
 def _run_in(folder: Path, settings: Settings, chosen: list[Path], keep_running: bool) -> int:
     """Run these notebooks in a folder of the run; the exit status."""
-    say(folder, f"run {folder.name}: starting; its log: {_relative(folder / 'run.log')}")
+    say(folder, f"run {folder.name}: starting; its log: {relative(folder / 'run.log')}")
     from lib.operate import kernels  # takes half a second to import
 
     kernels.warm()
@@ -84,7 +82,7 @@ def _run_in(folder: Path, settings: Settings, chosen: list[Path], keep_running: 
             finally:
                 _say_what_is_billed(cloud, folder)
             if keep_running and (cloud.started_local or cloud.local_pid):
-                say(folder, KEPT.format(folder=_relative(
+                say(folder, KEPT.format(folder=relative(
                     prose.folder(ROOT / "notebooks", settings.language))))
         return 0
     except KeyboardInterrupt:
@@ -97,33 +95,10 @@ def _run_in(folder: Path, settings: Settings, chosen: list[Path], keep_running: 
         explained = errors.explain(error, *doing, settings)
         if explained is None and not isinstance(error, NotebookFailed):
             raise
-        say(folder, f"\n{explained or error}\n\nlog: {_relative(folder / 'run.log')}")
+        say(folder, f"\n{explained or error}\n\nlog: {relative(folder / 'run.log')}")
         return 1
     finally:
         os.environ.pop(RUN_VARIABLE, None)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Two runs at once would write the same tables. The lock ends with its process.
-
-    Raises:
-        lib.errors.Needed: another run is going on.
-    """
-    stages.RUNS.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(stages.RUNS / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        log = stages.RUNS / "latest" / "run.log"
-        raise errors.Needed(
-            f"another run is going on here: {_relative(log.parent.resolve())}",
-            "its end, or Ctrl-C where it runs; its log shows how far it is",
-            f"tail -f {_relative(log)}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _close_running(folder: Path) -> str | None:
@@ -162,7 +137,7 @@ def _run_notebooks(cloud: Cloud, notebooks: list[Path], folder: Path) -> None:
     say(folder, f"finished in {summary['seconds']:.0f} s")
     from lib.report import report  # here, since it takes a second to import
 
-    for line in (*report.after_run(folder), f"summary.json: {_relative(folder)}/summary.json"):
+    for line in (*report.after_run(folder), f"summary.json: {relative(folder)}/summary.json"):
         say(folder, line)
 
 
@@ -295,10 +270,6 @@ def say(folder: Path, line: str) -> None:
     # A full disk ends the run where its notebooks are written; here it must still be said.
     with suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as log:
         log.write(line + "\n")
-
-
-def _relative(path: Path) -> str:
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 if __name__ == "__main__":

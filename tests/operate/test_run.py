@@ -20,7 +20,7 @@ import papermill
 import pytest
 from jupyter_client.asynchronous import AsyncKernelClient
 
-from lib import cloud, config, localcloud, stages
+from lib import cloud, config, localcloud, refresh, stages
 from lib.config import ROOT
 from lib.localcloud import process
 from lib.operate import run, teardown
@@ -545,7 +545,7 @@ def test_a_second_run_is_refused_while_the_first_goes_on(without_kernels, tmp_pa
     assert run.main([]) == 0
     before = sorted(p.name for p in runs.iterdir())
     capsys.readouterr()
-    with filelock.FileLock(runs / ".lock"):
+    with filelock.FileLock(runs / ".lock"):  # the run above has left its name in it
         assert run.main([]) == 1
     said = capsys.readouterr()
     for part in (f"another run is going on here: {(runs / 'latest').resolve()}", "needed: ",
@@ -553,6 +553,18 @@ def test_a_second_run_is_refused_while_the_first_goes_on(without_kernels, tmp_pa
         assert part in said.err
     assert not said.out and sorted(p.name for p in runs.iterdir()) == before
     assert run.main([]) == 0
+
+
+@pytest.mark.parametrize(("first", "second"), [("refresh", run), ("latest", refresh)])
+def test_a_run_and_a_refresh_refuse_each_other(monkeypatch, tmp_path, capsys, first, second):
+    """They write the same tables."""
+    monkeypatch.setattr(stages, "RUNS", tmp_path)
+    monkeypatch.setattr(refresh, "connect", lambda _: pytest.fail("it goes on"))
+    with stages.alone(first):
+        assert second.main([]) == 1
+    said = capsys.readouterr().err
+    assert f"another run is going on here: {tmp_path / first}" in said
+    assert f"command:   tail -f {tmp_path / first}/run.log" in said
 
 
 def full(*_, **__):
