@@ -5,7 +5,6 @@ Google's client retries status 500 for ten minutes; 400 and 501 reach the caller
 
 import json
 import logging
-import os
 import re
 from contextvars import ContextVar
 
@@ -46,11 +45,13 @@ def create_app(context: AppContext) -> Starlette:
     """bqemulator's application with the middleware around it.
 
     DuckDB gets a third of the memory, and writes what needs more beside its file. By default it
-    takes four fifths, but the training and a notebook run on the same machine. It tries no
-    dictionary for the texts that it writes: most are ids, and trying took a fifth of the time.
+    takes four fifths of the machine's or of the container's, but the training and a notebook run on
+    the same machine. It tries no dictionary for the texts that it writes: most are ids, and trying
+    took a fifth of the time.
     """
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    context.engine.execute(f"set memory_limit = '{memory // 3_000_000} MB'")
+    context.engine.execute(
+        "set memory_limit = parse_formatted_bytes(current_setting('memory_limit')) * 5 // 12 "
+        "|| ' B'")
     context.engine.execute("set disabled_compression_methods = 'dictionary'")
     app = bqemulator_api.create_app(context)
     app.add_middleware(Middleware, context=context)

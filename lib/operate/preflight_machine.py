@@ -3,6 +3,8 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from lib import source
 from lib.cloud import Cloud
@@ -19,11 +21,14 @@ SNAPSHOTS = 62
 MEMORY_ON_GOOGLE = 2.0  # the notebooks read samples, whatever the size of the tables
 NEAR = 0.8  # of the memory or disk that is there: from here on there is a warning
 LEAST_PERCENT = 1  # snapshots.sample_percent
+# The limit of a container, in bytes, as its own processes see it: cgroup v2 and v1 of Linux (the
+# kernel's admin-guide). "max" (v2) and a huge number (v1): no limit.
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def machine(cloud: Cloud) -> Iterator[Finding]:
     """There is enough memory and, where the tables are kept on this machine, enough disk."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB
+    memory = _memory() / GB
     folder, settings = cloud.data_folder, cloud.settings
     if folder is None:
         yield _judge("memory", MEMORY_ON_GOOGLE, 0, memory, settings.snapshots.sample_percent)
@@ -34,6 +39,15 @@ def machine(cloud: Cloud) -> Iterator[Finding]:
             ("memory", MEMORY, MEMORY_OF_MILLION, memory),
             ("disk", DISK, DISK_OF_MILLION, shutil.disk_usage(folder).free / GB)):
         yield _judge(what, fixed, size * of_million, there, settings.snapshots.sample_percent)
+
+
+def _memory() -> int:
+    """Bytes of the machine, or of the container where it has less."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in LIMITS:
+        with suppress(OSError, ValueError):
+            sizes.append(int(Path(file).read_text()))
+    return min(sizes)
 
 
 def customers(cloud: Cloud) -> int:

@@ -32,6 +32,7 @@ ROLES = {
     "roles/storage.bucketViewer": "see the bucket",
 }
 
+ACCOUNTS = ".iam.gserviceaccount.com"  # after the project, in the e-mail of an account made there
 # Who may run this command, besides an owner of the project.
 ADMINISTRATOR = ("roles/iam.serviceAccountCreator", "roles/resourcemanager.projectIamAdmin")
 
@@ -100,7 +101,11 @@ def delete(cloud: Cloud, email: str) -> None:
 
 
 def _name(settings: Settings) -> str:
-    return f"projects/{settings.project}/serviceAccounts/{settings.service_account}"
+    """The account in its project, which its e-mail names; Google's own accounts have no project
+    there, and are looked up in ours."""
+    project, made, _ = settings.service_account.partition("@")[2].partition(ACCOUNTS)
+    return f"projects/{project if made else settings.project}/serviceAccounts/" \
+           f"{settings.service_account}"
 
 
 def _description(settings: Settings) -> str:

@@ -440,6 +440,20 @@ def test_what_the_data_need_of_this_machine_is_said_early(
     assert help_ in memory.need and "21.0 GB" in memory.found
 
 
+@pytest.mark.parametrize(("limits", "found_gb"), [
+    (["3000000000\n"], 3), (["max\n"], 21), ([], 21), ([None, "3000000000\n"], 3),
+    ([None, "9223372036854771712\n"], 21)])  # v2, v1, and each without a limit
+def test_the_memory_is_that_of_the_container(cloud, monkeypatch, tmp_path, limits, found_gb):
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 21_000, "SC_PAGE_SIZE": 10**6}.get)
+    files = [tmp_path / "v2", tmp_path / "v1"]
+    for file, text in zip(files, limits, strict=False):
+        if text:
+            file.write_text(text)
+    monkeypatch.setattr(preflight_machine, "LIMITS", files)
+    (memory,) = found(cloud, "machine")
+    assert f"there are {found_gb}.0 GB" in memory.found
+
+
 def test_a_disk_that_is_too_small_is_found_and_on_google_only_the_memory_counts(
     cloud, monkeypatch, tmp_path
 ):
@@ -738,6 +752,23 @@ def without_roles(cloud):
     yield take
     before.etag = b""
     cloud.projects.set_iam_policy(request={"resource": name, "policy": before})
+
+
+@pytest.mark.parametrize(("email", "project"), [
+    ("trainer@other-project-7.iam.gserviceaccount.com", "other-project-7"),
+    ("7-compute@developer.gserviceaccount.com", "local-demo")])
+def test_an_account_of_another_project_is_looked_up_there(cloud, email, project):
+    asked = []
+
+    def iam(method, path, body=None):
+        asked.append(path)
+        return {"permissions": ["iam.serviceAccounts.actAs"]}
+
+    own = SimpleNamespace(
+        settings=changed(cloud, train={"service_account": email}).settings, iam=iam)
+    assert service_account.find(own) and service_account.may_act_as(own)
+    name = f"projects/{project}/serviceAccounts/{email}"
+    assert asked == [name, f"{name}:testIamPermissions"]
 
 
 def test_training_and_serving_run_as_an_account_that_one_command_makes(
