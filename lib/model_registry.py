@@ -83,7 +83,7 @@ def model_message(cloud: Cloud, training: Training) -> vertex.Model:
         version_description=f"{meta['model_type']} on {settings.table('train')}, by {training.job}",
         labels={**settings.labels, "model_sha": digest, "model_type": meta["model_type"],
                 "training_job": training.job.rsplit("/", 1)[1][-63:],
-                "training_table": settings.tables.train})
+                "training_table": settings.tables.train.lower()[:63]})  # a label has no capitals
 
 
 def _is_same(existing: vertex.Model, sent: vertex.Model) -> bool:

@@ -6,12 +6,19 @@ from types import SimpleNamespace
 import pytest
 
 from lib import config, images, model_registry, waiting
+from lib.localcloud.vertex.base.rules import check_labels
 from lib.training.training import Training
 
 TRAINED = Training(
     "gs://bucket/model", "projects/p/locations/r/pipelineJobs/job", states={}, split={},
     meta={"sha256": "0" * 64, "model_type": "random_forest"},
     metrics={"roc_auc": 0.7, "pr_auc": 0.9, "split": "test"}, curves={}, model_uri="")
+
+
+def test_a_table_with_capitals_makes_a_valid_label(settings, monkeypatch):
+    tables = settings.tables.model_copy(update={"train": "Train_" + "X" * 80})
+    cloud = SimpleNamespace(settings=settings.model_copy(update={"tables": tables}))
+    check_labels(model_registry.model_message(cloud, TRAINED).labels)
 
 
 @pytest.mark.parametrize(("built", "sha256", "status"), [
