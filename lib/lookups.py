@@ -59,8 +59,7 @@ def active_features(cloud: Cloud) -> pd.DataFrame:
     label.active_days days, by customer_id: those of whom `base_rate` is the rate. Of at most so
     many customers, chosen by hash."""
     found = query_file(cloud, "lookups/active_features", large=True,
-                       feature_timestamp=newest_snapshot(cloud),
-                       active_days=cloud.settings.label.active_days, most=SHOWN)
+                       feature_timestamp=newest_snapshot(cloud), most=SHOWN)
     return found.sort_values(ENTITY, ignore_index=True)
 
 
@@ -86,8 +85,8 @@ def label_times(cloud: Cloud, key: str) -> pd.Series:
 
 
 def served_customers(cloud: Cloud, count: int) -> list[str]:
-    """`count` customers of the newest snapshot with an order in the last 90 days, the population
-    that the model was trained on. The same ones each time."""
+    """`count` customers of the newest snapshot with an order in the last label.active_days days,
+    the population that the model was trained on. The same ones each time."""
     found = query_file(cloud, "lookups/served_customers",
                        feature_timestamp=newest_snapshot(cloud), count=count)
     return sorted(found[ENTITY], key=int)

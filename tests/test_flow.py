@@ -167,9 +167,16 @@ def test_fetch_serves_the_newest_row_with_its_nulls(cloud):
 def test_the_active_customers_are_those_of_the_labels(cloud):
     """The base rate is theirs, so percentiles beside it are among them."""
     newest = lookups.newest_features(cloud)
-    active = newest[newest["orders_90d"] > 0]  # label.active_days is 90
-    assert list(lookups.active_features(cloud)["customer_id"]) == list(active["customer_id"])
-    assert 0 < len(active) < len(newest)
+    found, ten = {}, cloud.settings.label.model_copy(update={"active_days": 10})
+    for label in (cloud.settings.label, ten):
+        there = dataclasses.replace(
+            cloud, settings=cloud.settings.model_copy(update={"label": label}))
+        days = label.active_days
+        found[days] = list(newest[newest["days_since_last_order"] < days]["customer_id"])
+        assert list(lookups.active_features(there)["customer_id"]) == found[days]
+        assert lookups.served_customers(there, len(newest)) == sorted(found[days], key=int)
+    assert 0 < len(found[10]) < len(found[90]) < len(newest)
+    assert found[90] == list(newest[newest["orders_90d"] > 0]["customer_id"])
 
 
 def test_a_prediction_is_a_probability_and_ignores_the_order_of_features(cloud):
