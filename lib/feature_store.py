@@ -381,14 +381,17 @@ def _reads_as_itself(cloud: Cloud) -> bool:
 
 def _sync_of_this_build(cloud: Cloud) -> vertex.FeatureViewSync | None:
     """The newest sync that succeeded or is running, since features_customer was built and the
-    group was made: one with another `dense` had to be deleted first, see `create_group`."""
+    group was made: one with another `dense` had to be deleted first, see `create_group`.
+
+    All times are the services' own. `modified` counts labels too, which a build writes last.
+    """
     from lib import warehouse
 
-    built = warehouse.built_at(cloud, "features")
-    if built is None:
+    table = warehouse.find_table(cloud, "features")
+    if table is None:
         return None
     group = cloud.registry.get_feature_group(name=group_name(cloud))
-    since = max(datetime.fromtimestamp(int(built) / 1e9, UTC), group.create_time)
+    since = max(table.modified, group.create_time)
     return next((s for s in list_syncs(cloud)
                  if s.create_time > since and s.final_status.code == 0), None)
 

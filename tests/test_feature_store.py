@@ -226,13 +226,17 @@ def test_a_sync_without_a_start_has_no_seconds(fake):
     assert feature_store.sync(cloud, force=True).figures == {"rows": 0}
 
 
-@pytest.mark.parametrize(("group_made", "status"), [(50, "reused"), (200, "started")])
-def test_a_sync_of_a_group_that_was_replaced_is_not_reused(fake, monkeypatch, group_made, status):
+@pytest.mark.parametrize("clock", [0, 10**6])  # of this machine, in seconds: its own matter
+@pytest.mark.parametrize(("table_made", "group_made", "status"), [
+    (10, 50, "reused"), (10, 200, "started"), (200, 50, "started")])
+def test_a_sync_before_the_table_or_the_group_was_made_is_not_reused(
+        fake, monkeypatch, clock, table_made, group_made, status):
     """The message about another `dense` says to delete the group: what was synced before then is
     what the old group serves."""
     from lib import warehouse
 
-    monkeypatch.setattr(warehouse, "built_at", lambda *_: "10000000000")  # second 10
+    monkeypatch.setattr(warehouse, "find_table", lambda *_: SimpleNamespace(
+        labels={"build": f"{clock * 10**9}"}, modified=datetime.fromtimestamp(table_made, UTC)))
     done = vertex.FeatureViewSync(name="old", create_time=datetime.fromtimestamp(100, UTC))
     vertex.FeatureViewSync.pb(done).run_time.end_time.FromSeconds(110)
     made = vertex.FeatureGroup(create_time=datetime.fromtimestamp(group_made, UTC))

@@ -9,6 +9,8 @@ import itertools
 import json
 import threading
 import time
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -118,8 +120,8 @@ def test_a_second_pass_makes_nothing_new(cloud):
 
 def test_a_sync_started_early_is_waited_for_and_not_run_twice(cloud, monkeypatch):
     before = {s.name for s in feature_store.list_syncs(cloud)}
-    built = str(time.time_ns())  # as if the features had been built just now
-    monkeypatch.setattr(warehouse, "built_at", lambda *_: built)
+    built = SimpleNamespace(modified=datetime.now(UTC))  # as if just now
+    monkeypatch.setattr(warehouse, "find_table", lambda *_: built)
     is_done, polls = feature_store.is_done, itertools.count()
     monkeypatch.setattr(feature_store, "is_done", lambda sync: next(polls) >= 4 and is_done(sync))
     early = feature_store.start_sync(cloud)
