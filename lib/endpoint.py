@@ -43,16 +43,16 @@ def create(cloud: Cloud) -> Outcome:
 
 
 def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outcome:
-    """Send all traffic of the endpoint to this model version on a machine of serve.machine_type,
-    then remove all other deployments.
+    """Send all traffic of the endpoint to this model version on the machines of `serve` (type,
+    least and most replicas), then remove all other deployments.
 
     Raises:
         google.api_core.exceptions.GoogleAPICallError: the container did not start, or did not
             become healthy.
         Needed: it took longer than waits.deploy_seconds.
     """
-    settings, serve = cloud.settings, cloud.settings.serve
-    figures = {"version": model.version_id, "machine": serve.machine_type}
+    settings = cloud.settings
+    figures = {"version": model.version_id, "machine": settings.serve.machine_type}
     kept, others = _deployments(cloud, endpoint.name, model)
     status = "reused" if kept else "created"
     if not kept:
@@ -62,10 +62,7 @@ def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outc
                 model=f"{model.name.split('@')[0]}@{model.version_id}",
                 display_name=settings.names.model,
                 service_account=settings.service_account,
-                dedicated_resources=vertex.DedicatedResources(
-                    machine_spec=vertex.MachineSpec(machine_type=serve.machine_type),
-                    min_replica_count=serve.min_replica_count,
-                    max_replica_count=serve.max_replica_count)))
+                dedicated_resources=_machines(cloud)))
         waiting.operation(settings, "deployment", operation, endpoint.name,
                           settings.waits.deploy_seconds)
         kept, others = waiting.until(
@@ -79,20 +76,32 @@ def deploy(cloud: Cloud, endpoint: vertex.Endpoint, model: vertex.Model) -> Outc
     return Outcome(status, endpoint.name, figures)
 
 
+def _machines(cloud: Cloud) -> vertex.DedicatedResources:
+    serve = cloud.settings.serve
+    return vertex.DedicatedResources(
+        machine_spec=vertex.MachineSpec(machine_type=serve.machine_type),
+        min_replica_count=serve.min_replica_count, max_replica_count=serve.max_replica_count)
+
+
 def _deployments(
     cloud: Cloud, name: str, model: vertex.Model
 ) -> tuple[str | None, list[str]]:
-    """(id of the deployment of this version on this machine, ids of all others), read anew.
+    """(id of the deployment of this version on these machines, ids of all others), read anew.
 
     Of two of this version, the one with more traffic: a deployment that timed out in an earlier
     run may have succeeded later, beside a second one.
     """
     found = cloud.endpoints.get_endpoint(name=name)
-    machine = cloud.settings.serve.machine_type
     ours = [d.id for d in found.deployed_models if serves(d, model)
-            and d.dedicated_resources.machine_spec.machine_type == machine]
+            and _sizes(d.dedicated_resources) == _sizes(_machines(cloud))]
     kept = max(ours, key=lambda id_: found.traffic_split.get(id_, 0), default=None)
     return kept, [d.id for d in found.deployed_models if d.id != kept]
+
+
+def _sizes(machines: vertex.DedicatedResources) -> tuple[str, int, int]:
+    """What config.yaml decides of them: an answer may say more."""
+    least, most = machines.min_replica_count, machines.max_replica_count
+    return machines.machine_spec.machine_type, least, most or least  # the default may be left out
 
 
 def serves(deployed: vertex.DeployedModel, model: vertex.Model) -> bool:

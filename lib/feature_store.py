@@ -21,7 +21,7 @@ from google.rpc import code_pb2
 
 from lib import waiting
 from lib.cloud import Cloud
-from lib.config import ENTITY, TIMESTAMP, Feature
+from lib.config import ENTITY, TIMESTAMP, Feature, Settings
 from lib.errors import Needed, existing
 from lib.stages import Outcome, short
 
@@ -119,36 +119,54 @@ def _group_settings(group: vertex.FeatureGroup) -> dict[str, object]:
 
 
 def register_features(cloud: Cloud) -> Outcome:
-    """One Feature per column of the list in config.yaml, with description, unit and owner."""
+    """One Feature per column of the list in config.yaml, with description, unit and owner; one that
+    exists with others is updated."""
     settings, parent = cloud.settings, group_name(cloud)
-
-    def missing_features() -> list[Feature]:
-        found = {f.name.rsplit("/", 1)[1] for f in cloud.registry.list_features(parent=parent)}
-        return [f for f in settings.features if f.name not in found]
-
-    missing = missing_features()
+    wanted = {f.name: _feature_message(settings, f) for f in settings.features}
+    found = _registered(cloud)
+    missing = [name for name in wanted if name not in found]
+    changed = [name for name in wanted.keys() & found if any(
+        old and old != new  # an answer may leave a text out
+        for old, new in zip(_texts(found[name]), _texts(wanted[name]), strict=True))]
+    for name in changed:
+        wanted[name].name = f"{parent}/features/{name}"
+        operation = cloud.registry.update_feature(
+            feature=wanted[name], update_mask=field_mask_pb2.FieldMask(
+                paths=["description", "labels", "point_of_contact"]))
+        waiting.operation(settings, "features", operation, wanted[name].name)
     if missing:
-        requests = [
-            vertex.CreateFeatureRequest(
-                parent=parent, feature_id=feature.name,
-                feature=vertex.Feature(
-                    description=feature.description, version_column_name=feature.name,
-                    point_of_contact=settings.owner,
-                    # A label has lower case, digits, "_" and "-", 63 characters at the most.
-                    labels={**settings.labels, "type": feature.type.lower(),
-                            "unit": re.sub(r"[^\w-]+", "_", feature.unit.lower())[:63]},
-                ),
-            )
-            for feature in missing
-        ]
+        requests = [vertex.CreateFeatureRequest(parent=parent, feature_id=name,
+                                                feature=wanted[name]) for name in missing]
         with suppress(Conflict):  # made just now, by another run or by a call that seemed to fail
             operation = cloud.registry.batch_create_features(parent=parent, requests=requests)
             waiting.operation(settings, "features", operation, parent)
-        waiting.until(settings, "features", missing_features, lambda left: not left,
-                      settings.waits.visible_seconds,
-                      lambda left: f"not found: {', '.join(f.name for f in left)}")
-    return Outcome("created" if missing else "reused", parent,
-                   {"features": len(settings.features), "new": len(missing)})
+        waiting.until(settings, "features", lambda: wanted.keys() - _registered(cloud),
+                      lambda left: not left, settings.waits.visible_seconds,
+                      lambda left: f"not found: {', '.join(sorted(left))}")
+    figures = {"features": len(wanted), "new": len(missing)}
+    return Outcome("created" if missing or changed else "reused", parent,
+                   figures | ({"updated": len(changed)} if changed else {}))
+
+
+def _registered(cloud: Cloud) -> dict[str, vertex.Feature]:
+    """The registered features by their ids."""
+    listed = cloud.registry.list_features(parent=group_name(cloud))
+    return {feature.name.rsplit("/", 1)[1]: feature for feature in listed}
+
+
+def _feature_message(settings: Settings, feature: Feature) -> vertex.Feature:
+    return vertex.Feature(
+        description=feature.description, version_column_name=feature.name,
+        point_of_contact=settings.owner,
+        # A label has lower case, digits, "_" and "-", 63 characters at the most.
+        labels={**settings.labels, "type": feature.type.lower(),
+                "unit": re.sub(r"[^\w-]+", "_", feature.unit.lower())[:63]})
+
+
+def _texts(feature: vertex.Feature) -> tuple[str | None, ...]:
+    """What config.yaml says of a feature, without the labels of the app and the run."""
+    return (feature.description, feature.point_of_contact, feature.labels.get("type"),
+            feature.labels.get("unit"))
 
 
 def read_registry(cloud: Cloud) -> pd.DataFrame:
@@ -156,8 +174,7 @@ def read_registry(cloud: Cloud) -> pd.DataFrame:
     config.yaml."""
     import pandas as pd
 
-    found = {f.name.rsplit("/", 1)[1]: f
-             for f in cloud.registry.list_features(parent=group_name(cloud))}
+    found = _registered(cloud)
     return pd.DataFrame([
         {"feature": name, "type": found[name].labels.get("type"),
          "unit": found[name].labels.get("unit"), "owner": found[name].point_of_contact,
@@ -177,7 +194,8 @@ def start_online_store(cloud: Cloud) -> Outcome:
 
 
 def create_online_store(cloud: Cloud) -> Outcome:
-    """The Bigtable online store, ready for views; it is billed by the hour while it exists.
+    """The Bigtable online store, ready for views; it is billed by the hour while it exists. One
+    that scales otherwise than config.yaml says is updated.
 
     Raises:
         lib.errors.Needed: it is not ready after waits.online_store_seconds.
@@ -192,6 +210,13 @@ def create_online_store(cloud: Cloud) -> Outcome:
         lambda found: found and found.state == vertex.FeatureOnlineStore.State.STABLE, limit,
         lambda found: f"state {waiting.state_name(found.state)}" if found else "being created",
         _console(cloud))
+    if _scaling(store) != _scaling(wanted := store_message(cloud)):
+        wanted.name = name
+        operation = cloud.online_admin.update_feature_online_store(
+            feature_online_store=wanted, update_mask=field_mask_pb2.FieldMask(
+                paths=["bigtable.auto_scaling"]))
+        waiting.operation(settings, "online store", operation, name, limit)
+        store = _find_store(cloud)
     return Outcome("created" if operation else "reused", name, _nodes(store))
 
 
@@ -221,10 +246,16 @@ def _find_store(cloud: Cloud) -> vertex.FeatureOnlineStore | None:
     return existing(cloud.online_admin.get_feature_online_store, name=store_name(cloud))
 
 
+def _scaling(store: vertex.FeatureOnlineStore) -> tuple[int, int, int]:
+    """Least and most nodes, and the CPU target in percent, of which Google's default is 50."""
+    scale = store.bigtable.auto_scaling
+    return scale.min_node_count, scale.max_node_count, scale.cpu_utilization_target or 50
+
+
 def _nodes(store: vertex.FeatureOnlineStore) -> dict[str, str]:
     """Of the store as it is: one that is reused may have other nodes than config.yaml says."""
-    scale = store.bigtable.auto_scaling
-    return {"nodes": f"{scale.min_node_count} to {scale.max_node_count}"}
+    least, most, _ = _scaling(store)
+    return {"nodes": f"{least} to {most}"}
 
 
 def _console(cloud: Cloud) -> str:

@@ -61,14 +61,17 @@ def test_of_two_endpoints_the_one_that_serves_is_found(settings):
     assert [find(new, old), find(new, serving, old)] == [old, serving]
 
 
-@pytest.mark.parametrize(("machine", "status"), [("small-2", "reused"), ("large-8", "created")])
-def test_another_machine_is_another_deployment(settings, monkeypatch, machine, status):
+@pytest.mark.parametrize(("machine", "replicas", "status"), [
+    ("small-2", 1, "reused"), ("large-8", 1, "created"), ("small-2", 3, "created")])
+def test_other_machines_are_another_deployment(settings, monkeypatch, machine, replicas, status):
     """The older one is removed after it, as an older version is."""
-    serve = settings.serve.model_copy(update={"machine_type": machine})
+    serve = settings.serve.model_copy(
+        update={"machine_type": machine, "max_replica_count": replicas})
     model = vertex.Model(name="projects/p/locations/r/models/m", version_id="1")
     service = vertex.Endpoint(name=SERVICE.name, deployed_models=[{
         "id": "old", "model": model.name, "model_version_id": "1",
-        "dedicated_resources": {"machine_spec": {"machine_type": "small-2"}}}])
+        "dedicated_resources": {"machine_spec": {"machine_type": "small-2"},
+                                "min_replica_count": 1}}])  # the most is the same, if left out
 
     def deploy(deployed_model, **_):
         deployed_model.id, deployed_model.model_version_id = "new", "1"
@@ -85,4 +88,5 @@ def test_another_machine_is_another_deployment(settings, monkeypatch, machine, s
     outcome = endpoint.deploy(cloud, service, model)
     (left,) = service.deployed_models
     assert left.dedicated_resources.machine_spec.machine_type == machine
+    assert (left.dedicated_resources.max_replica_count or 1) == replicas
     assert (outcome.status, outcome.figures["machine"]) == (status, machine)

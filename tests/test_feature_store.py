@@ -246,12 +246,56 @@ def test_a_sync_before_the_table_or_the_group_was_made_is_not_reused(
     assert feature_store.start_sync(cloud).status == status
 
 
-@pytest.mark.parametrize("step", [
-    feature_store.start_online_store, feature_store.create_online_store])
-def test_the_nodes_are_those_of_the_existing_store(fake, step):
-    """The report multiplies them by a price; config.yaml may have been changed since."""
+def test_an_existing_store_gets_the_nodes_of_config_yaml(fake, monkeypatch):
+    """The report multiplies them by a price: until the update, those are named that there are."""
+    monkeypatch.setattr(waiting, "operation", lambda *_: None)
     store = vertex.FeatureOnlineStore(
         bigtable={"auto_scaling": {"min_node_count": 2, "max_node_count": 5}},
         state=vertex.FeatureOnlineStore.State.STABLE)
-    outcome = step(fake(online_admin={"get_feature_online_store": lambda name: store}))
-    assert (outcome.status, outcome.figures) == ("reused", {"nodes": "2 to 5"})
+    sent = []
+
+    def update(feature_online_store, update_mask):
+        sent.extend(update_mask.paths)
+        store.bigtable.auto_scaling = feature_online_store.bigtable.auto_scaling
+        store.bigtable.auto_scaling.cpu_utilization_target = 0  # a default, left out
+
+    cloud = fake(online_admin={"get_feature_online_store": lambda name: store,
+                               "update_feature_online_store": update})
+    for step, nodes in ((feature_store.start_online_store, "2 to 5"),
+                        (feature_store.create_online_store, "1 to 1"),
+                        (feature_store.create_online_store, "1 to 1")):
+        outcome = step(cloud)
+        assert (outcome.status, outcome.figures) == ("reused", {"nodes": nodes})
+    assert sent == ["bigtable.auto_scaling"]  # once
+
+
+@pytest.mark.parametrize("changes", [
+    {"description": "Another"}, {"unit": "dozens"}, {"type": "FLOAT64"}, {}])
+def test_a_feature_that_config_yaml_describes_otherwise_is_updated(fake, monkeypatch, changes):
+    monkeypatch.setattr(waiting, "operation", lambda *_: None)
+    cloud, there, sent = fake(registry={}), {}, []
+    cloud.registry.list_features = lambda parent: there.values()
+
+    def create(parent, requests):
+        for one in requests:
+            there[one.feature_id] = one.feature
+            one.feature.name = f"{parent}/features/{one.feature_id}"
+
+    def update(feature, update_mask):
+        sent.append(feature.name.rsplit("/", 1)[1])
+        for path in update_mask.paths:
+            setattr(there[sent[-1]], path, getattr(feature, path))
+
+    cloud.registry.batch_create_features, cloud.registry.update_feature = create, update
+    feature_store.register_features(cloud)
+    first, *others = cloud.settings.features
+    cloud.settings = cloud.settings.model_copy(update={
+        "features": [first.model_copy(update=changes), *others], "run_id": "20260101-000000"})
+    outcome = feature_store.register_features(cloud)
+    assert sent == ([first.name] if changes else [])
+    assert (outcome.status, "updated" in outcome.figures) == (
+        ("created", True) if changes else ("reused", False))
+    (row,) = feature_store.read_registry(cloud).head(1).itertuples()
+    wanted = cloud.settings.features[0]
+    assert (row.description, row.unit, row.type) == (
+        wanted.description, wanted.unit, wanted.type.lower())

@@ -91,7 +91,8 @@ BESIDE = {
         "iam.serviceAccounts.create iam.serviceAccounts.delete "
         "resourcemanager.projects.setIamPolicy",
     "images by Cloud Build": "cloudbuild.builds.create cloudbuild.builds.get",
-    "a view that is not as configured": "aiplatform.featureViews.update",
+    "features, a store or a view that are not as configured": "aiplatform.features.update "
+        "aiplatform.featureOnlineStores.update aiplatform.featureViews.update",
     "service_agent: view": "bigquery.datasets.update",
     "runner: custom_job": "aiplatform.customJobs.create aiplatform.customJobs.get",
     "the schedule of the weekly refresh": "aiplatform.schedules.create aiplatform.schedules.get "

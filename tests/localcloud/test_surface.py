@@ -227,6 +227,9 @@ class Target:
             "CreateFeatureView": ({
                 "featureRegistrySource": sources, "syncConfig": {"cron": "TZ=UTC 0 3 * * *"}},
                 {"featureViewId": "view"}),
+            "UpdateFeature": ({"description": "f"}, {"updateMask": "description"}),
+            "UpdateFeatureOnlineStore": ({"bigtable": scaling},
+                                         {"updateMask": "bigtable.autoScaling"}),
             "UpdateFeatureView": ({"syncConfig": {"cron": "0 4 * * *"}},
                                   {"updateMask": "syncConfig"}),
             "FetchFeatureValues": ({"dataKey": {"key": "a"}, "dataFormat": "KEY_VALUE"}, {}),

@@ -40,6 +40,18 @@ def test_store_round_trip(vertex, location):
     assert created.state == aiplatform_v1.FeatureOnlineStore.State.STABLE
     with pytest.raises(errors.Conflict):
         create_store(vertex, location)
+
+    def scale(path, **nodes):
+        vertex.admin.update_feature_online_store(
+            feature_online_store={"name": created.name, "bigtable": {"auto_scaling": nodes}},
+            update_mask={"paths": [path]}).result()
+
+    scale("bigtable.auto_scaling", min_node_count=2, max_node_count=3)
+    scaled = vertex.admin.get_feature_online_store(name=created.name).bigtable.auto_scaling
+    assert (scaled.min_node_count, scaled.max_node_count) == (2, 3)
+    for path, most in (("bigtable.auto_scaling", 11), ("state", 2)):
+        with pytest.raises(errors.BadRequest):
+            scale(path, min_node_count=1, max_node_count=most)
     assert [s.name for s in vertex.admin.list_feature_online_stores(parent=location)] == [
         created.name]
 

@@ -91,7 +91,14 @@ def test_features(vertex, group, good):
     with pytest.raises(errors.NotFound):
         client.create_feature(parent=parent + "x", feature_id="f0", feature={})
     name = f"{parent}/features/f0"
-    assert client.get_feature(name=name).name == name
+    client.update_feature(
+        feature={"name": name, "description": "d", "labels": {"unit": "usd"}},
+        update_mask={"paths": ["description", "labels"]}).result()
+    found = client.get_feature(name=name)
+    assert (found.name, found.description, found.labels) == (name, "d", {"unit": "usd"})
+    with pytest.raises(errors.BadRequest, match="version_column_name"):
+        client.update_feature(feature={"name": name}, update_mask={
+            "paths": ["version_column_name"]}).result()
     client.delete_feature(name=name).result()
     with pytest.raises(errors.NotFound):
         client.get_feature(name=name)

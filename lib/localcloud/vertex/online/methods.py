@@ -12,7 +12,8 @@ from lib.localcloud.vertex.online.sync import OWN_ACCOUNT
 
 STORES = Collection(
     types.FeatureOnlineStore, "featureOnlineStores", rules.check_store, rules.check_store_delete,
-    id_pattern=rules.ONLINE_STORE_ID, id_rule="online.id")
+    id_pattern=rules.ONLINE_STORE_ID, id_rule="online.id",
+    updatable=frozenset({"labels", "bigtable", "bigtable.auto_scaling"}))
 VIEWS = Collection(
     types.FeatureView, "featureViews", rules.check_view,
     id_pattern=rules.ONLINE_STORE_ID, id_rule="online.id",
@@ -43,7 +44,7 @@ def sync_feature_view(vertex: Vertex, request: Message) -> Message:
 
 
 METHODS = {
-    **STORES.handlers("create", "get", "list", "delete"),
+    **STORES.handlers("create", "get", "list", "update", "delete"),
     **VIEWS.handlers("get", "list", "update", "delete"),
     **SYNCS.handlers("get", "list"),
     "CreateFeatureView": create_feature_view,

@@ -15,7 +15,8 @@ GROUPS = Collection(
     id_pattern=rules.FEATURE_ID, id_rule="registry.id")
 FEATURES = Collection(
     types.Feature, "features", rules.check_feature,
-    id_pattern=rules.FEATURE_ID, id_rule="registry.id")
+    id_pattern=rules.FEATURE_ID, id_rule="registry.id",
+    updatable=frozenset({"labels", "description", "point_of_contact"}))
 
 
 def batch_create_features(vertex: Vertex, request: Message) -> dict:
@@ -34,6 +35,6 @@ def batch_create_features(vertex: Vertex, request: Message) -> dict:
 
 METHODS = {
     **GROUPS.handlers("create", "get", "list", "delete"),
-    **FEATURES.handlers("create", "get", "list", "delete"),
+    **FEATURES.handlers("create", "get", "list", "update", "delete"),
     "BatchCreateFeatures": batch_create_features,
 }
