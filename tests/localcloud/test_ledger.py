@@ -29,7 +29,8 @@ INTERNAL = {"process.py", "thelook", "errors.py", "ledger.py"}  # no answers are
 # Caught, or no answer to a request.
 NO_REFUSALS = {("rest.py", "ValueError"), ("runner.py", "ValueError"),
                ("listing.py", "ValueError"), ("answers.py", "ValueError"),
-               ("__main__.py", "ArgumentTypeError")}
+               ("__main__.py", "ArgumentTypeError"), ("lazily.py", "AttributeError"),
+               ("forks.py", "TimeoutExpired")}
 
 
 def trees():
