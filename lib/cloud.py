@@ -402,6 +402,9 @@ def _connect_gcp(settings: Settings) -> Cloud:
 
     for name in EMULATOR_VARIABLES:
         os.environ.pop(name, None)
+    for name in ("https_proxy", "no_proxy"):  # gRPC reads only these, all others the upper case too
+        if given := os.environ.get(name.upper()):
+            os.environ.setdefault(name, given)
     # Without credentials, google.auth tries a metadata server three times, which takes twelve
     # seconds on a network that drops the packets.
     os.environ.setdefault("GCE_METADATA_TIMEOUT", "1")

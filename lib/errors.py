@@ -191,8 +191,10 @@ def explain(
         return error
     if isinstance(error, Needed):
         return StageError(stage, attempted, error.cause, error.need, error.command)
+    # Clients raise RetryError when the time for their own retries is over.
+    last = error.cause if isinstance(error, google_errors.RetryError) else error
     for rule in TRANSLATIONS:
-        if isinstance(error, rule.kinds) and re.search(rule.pattern, str(error)):
+        if isinstance(last, rule.kinds) and re.search(rule.pattern, str(last)):
             known = _known(error, stage, settings)
             return StageError(
                 stage, attempted, first_line(error), rule.need.format(**known),

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from google.api_core.exceptions import BadRequest, Conflict, GoogleAPICallError, NotFound
+from google.api_core.exceptions import BadRequest, Conflict, GoogleAPIError, NotFound
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2
 from google.rpc import code_pb2
@@ -464,7 +464,7 @@ def fetch(cloud: Cloud, customer_id: str) -> tuple[dict[str, object], datetime |
         if NEVER_SYNCED not in why:
             raise
         raise EntityNotServed(why) from error
-    except GoogleAPICallError as error:  # by gRPC it has no address
+    except GoogleAPIError as error:  # by gRPC it has no address
         error.resource_name = view_name(cloud)
         raise
     pairs = vertex.FetchFeatureValuesResponse.pb(reply).key_values.features

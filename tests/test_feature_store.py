@@ -1,13 +1,26 @@
 """The feature store's resources and values, in each way that Google may answer them."""
 
+import os
+import socket
+import threading
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from unittest import mock
 
+import google.auth
 import pytest
-from google.api_core.exceptions import Conflict, FailedPrecondition, NotFound
+from google.api_core.exceptions import (
+    Conflict,
+    FailedPrecondition,
+    NotFound,
+    RetryError,
+    ServiceUnavailable,
+)
+from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1 as vertex
 
-from lib import feature_store, waiting
+from lib import config, errors, feature_store, waiting
+from lib.cloud import connect
 from lib.errors import Needed
 from lib.localcloud.vertex.base.rules import check_labels
 
@@ -198,6 +211,39 @@ def test_an_answer_without_any_feature_is_nothing_served(fake, monkeypatch):
     cloud = fake(online={"fetch_feature_values": lambda *_, **__: served()})
     with pytest.raises(feature_store.EntityNotServed, match="never been synced"):
         feature_store.fetch(cloud, "1")
+
+
+def test_a_fetch_without_a_network_says_so_and_names_the_view(fake):
+    def fail(*_, **__):
+        raise RetryError("Timeout of 2.0s exceeded", ServiceUnavailable(
+            "failed to connect to all addresses"))
+
+    cloud = fake(online={"fetch_feature_values": fail})
+    with pytest.raises(RetryError) as failed:
+        feature_store.fetch(cloud, "1")
+    explained = errors.explain(failed.value, "07_online_predict", "fetch", cloud.settings)
+    assert explained.need == errors.NETWORK
+    assert explained.resource == feature_store.view_name(cloud)
+
+
+def test_a_fetch_from_google_goes_through_the_proxy_that_all_others_use(monkeypatch):
+    """gRPC reads https_proxy, in lower case; requests and google.auth also HTTPS_PROXY."""
+    monkeypatch.setattr(google.auth, "default", lambda **_: (AnonymousCredentials(), "p"))
+    asked = []
+    with mock.patch.dict(os.environ), socket.create_server(("127.0.0.1", 0)) as proxy:
+        def refuse():
+            connection, _ = proxy.accept()
+            with connection:
+                asked.append(connection.recv(1000).split(b"\r\n")[0])
+
+        threading.Thread(target=refuse, daemon=True).start()
+        os.environ.pop("https_proxy", None)
+        os.environ["HTTPS_PROXY"] = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        cloud = connect(config.load(target="gcp", env="dev", overrides={
+            "targets": {"gcp": {"project": "my-project"}}}))
+        with pytest.raises(ServiceUnavailable):
+            cloud.online.fetch_feature_values({"feature_view": "v"}, timeout=20)
+    assert asked == [b"CONNECT us-central1-aiplatform.googleapis.com:443 HTTP/1.1"]
 
 
 @pytest.mark.parametrize(("syncs", "raised"), [
