@@ -37,14 +37,22 @@ if __name__ == "__main__":
         sys.exit({"nothing": None, "three": 3, "text": "a text"}[how])
 """
 HOST = """
-import json, os, signal, sys, threading, time
+import json, os, resource, signal, sys, threading, time
 from pathlib import Path
 from lib.localcloud.errors import ApiError
-from lib.localcloud.vertex.programs.forks import Forks
+from lib.localcloud.vertex.programs import forks as made
 from lib.localcloud.vertex.programs.images import Images, host_environment
 
-forks = Forks()
-kept = open(os.devnull)  # must not reach a program
+os.dup2(0, 300)  # must not reach a program, though it is above the limit of descriptors
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+fork = made.FORK.Process
+def fork_unless_asked(*, args, **options):
+    if "FAIL" in args[2]:
+        raise BlockingIOError("no process is left")
+    return fork(args=args, **options)
+made.FORK.Process = fork_unless_asked
+forks = made.Forks()
+kept = open(os.devnull, "w")  # must not reach a program
 folder = Path(sys.argv[1])
 folders = {path.name: path for path in folder.iterdir()}
 images, plain = Images(folders, forks), Images(folders)
@@ -114,6 +122,16 @@ found = [type(each).__name__ for each in (
     images.start(["/bin/sh", "-c", "true"], folder, environment, kept),
     images.start([sys.executable, "-c", ""], folder, environment, kept))]
 print(json.dumps(found))""") == ["Program", "Popen", "Popen", "Popen", "Popen"]
+
+
+def test_a_fork_that_fails_harms_no_other_program(host):
+    assert host("""
+running = images.start([sys.executable, "src/sleep.py"], folders["two"], environment, kept)
+failed = start(images, "one", "return", FAIL="1")
+found = [type(failed).__name__, failed.wait(20), running.poll()]
+found.append(type(start(images, "one", "return")).__name__)
+os.killpg(running.pid, 9)
+print(json.dumps(found))""") == ["Popen", 0, None, "Program"]
 
 
 def test_a_stopped_task_ends_with_what_it_started(host):

@@ -130,7 +130,8 @@ def _read_when_loaded(environment: dict[str, str]) -> dict[str, str]:
 def _fork_programs(requests: socket.socket) -> NoReturn:
     """What the waiting process does, until the local cloud ends."""
     os.setsid()  # Ctrl-C in the terminal must not reach it
-    project = {path.stem for path in process.ROOT.iterdir()}
+    project = {path.stem for path in process.ROOT.iterdir()
+               if path.is_dir() or path.suffix == ".py"}
     for name, module in list(sys.modules.items()):
         if module is None or name.partition(".")[0] in project:
             del sys.modules[name]
@@ -145,7 +146,8 @@ def _fork_programs(requests: socket.socket) -> NoReturn:
             imported.add(folder)
             _import_packages(Path(folder))
             gc.freeze()  # a search for garbage would copy the memory that the programs share
-        FORK.Process(target=_watch, args=(words, folder, environment, descriptors)).start()
+        with contextlib.suppress(OSError):  # no memory or process is left: `start` gets no answer
+            FORK.Process(target=_watch, args=(words, folder, environment, descriptors)).start()
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -192,7 +194,8 @@ def _become(
     for number, descriptor in enumerate((null, *descriptors[1:])):
         os.dup2(descriptor, number)
     os.write(descriptors[0], b"pid %d" % os.getpid())
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    # Not the limit of descriptors: it may be a billion, or have been lowered.
+    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout.reconfigure(line_buffering=True)
     if "numpy.random" in sys.modules:
