@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 import requests
+from google.api_core.exceptions import GoogleAPICallError
+from google.cloud import aiplatform_v1 as vertex
+from google.protobuf.json_format import MessageToDict
 
 from lib.config import ROOT
 from lib.language import tr
@@ -182,7 +185,8 @@ def create(name: str, message) -> Shown:
 
 
 class Calls:
-    """Records the HTTP calls that are made inside a `with` block, and shows them.
+    """Records the calls that are made inside a `with` block, and shows them: those by HTTP, and
+    fetches, which go by gRPC, in the JSON form of their messages.
 
     with show.Calls() as calls:
         predictor.predict(customer)
@@ -192,6 +196,7 @@ class Calls:
     def __init__(self) -> None:
         self.lines: list[tuple[str, object]] = []
         self._send = requests.Session.send
+        self._fetch = vertex.FeatureOnlineStoreServiceClient.fetch_feature_values
 
     def __enter__(self) -> "Calls":
         def send(session: requests.Session, request: requests.PreparedRequest, **options):
@@ -202,11 +207,26 @@ class Calls:
                 (f"{answer.status_code} {answer.reason}", _parsed(answer.content))]
             return answer
 
+        def fetch(client: vertex.FeatureOnlineStoreServiceClient,
+                  request: vertex.FetchFeatureValuesRequest, **options):
+            sent = MessageToDict(type(request).pb(request))
+            view = sent.pop("featureView")
+            self.lines.append((f"gRPC FetchFeatureValues {_short_path(view)}", sent))
+            try:
+                answer = self._fetch(client, request, **options)
+            except GoogleAPICallError as error:
+                self.lines.append((error.grpc_status_code.name, {"message": error.message}))
+                raise
+            self.lines.append(("OK", MessageToDict(type(answer).pb(answer))))
+            return answer
+
         requests.Session.send = send
+        vertex.FeatureOnlineStoreServiceClient.fetch_feature_values = fetch
         return self
 
     def __exit__(self, *_: object) -> None:
         requests.Session.send = self._send
+        vertex.FeatureOnlineStoreServiceClient.fetch_feature_values = self._fetch
 
     def __repr__(self) -> str:
         return _exchange(self.lines).text

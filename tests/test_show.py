@@ -104,10 +104,13 @@ def test_the_request_shown_is_the_one_that_the_client_sends(mine):
 def test_calls_show_each_request_with_its_answer(mine):
     with show.Calls() as calls, pytest.raises(feature_store.EntityNotServed):
         feature_store.fetch(mine, "7")
-    first, answer = repr(calls).split("\n\n")[:2]
-    assert first.startswith("POST …/featureOnlineStores/show_dev_store/featureViews/")
-    assert '"key": "7"' in first and answer.startswith("404 ")
-    assert "\n`POST …/" in calls._repr_markdown_()
+    fetch, refused, get, missing = repr(calls).split("\n\n")[:4]
+    assert fetch.startswith(
+        "gRPC FetchFeatureValues …/featureOnlineStores/show_dev_store/featureViews/")
+    assert '"key": "7"' in fetch and refused.startswith("NOT_FOUND\n")
+    assert get.startswith("GET …/featureOnlineStores/show_dev_store") and missing.startswith("404 ")
+    assert "\n`gRPC FetchFeatureValues …/" in calls._repr_markdown_()
+    assert type(mine.online).fetch_feature_values.__name__ == "fetch_feature_values"
 
 
 @pytest.mark.parametrize("value", [

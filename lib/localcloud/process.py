@@ -84,6 +84,7 @@ def start(
         same = running and (running["project"], running["thelook"]) == (project, thelook)
         same = same and runner in (None, running.get("runner"))
         same = same and answers in (None, running.get("answers"))
+        same = same and "vertex_grpc" in running  # not in one that older code has started
         if same and module in (None, running.get("module")):
             return running, False
         if running:

@@ -234,3 +234,15 @@ def test_one_that_ends_at_start_shows_its_log_and_reset_is_the_last_resort(tmp_p
     assert max(map(len, str(caught.value).splitlines())) <= 300
     assert "Only if its data are damaged" in caught.value.need
     assert not caught.value.command  # that is: try again
+
+
+def test_one_that_older_code_has_started_is_replaced(tmp_path, monkeypatch):
+    """It serves no fetch by gRPC: clients would find no address."""
+    older = {"pid": 7, "project": PROJECT, "thelook": None, "vertex": "http://127.0.0.1:9"}
+    newer, done = {**older, "pid": 8, "vertex_grpc": "127.0.0.1:9"}, []
+    monkeypatch.setattr(process, "status", lambda state: older)
+    monkeypatch.setattr(process, "_stop", lambda pid, state: done.append(pid))
+    monkeypatch.setattr(process, "_launch", lambda *_: newer)
+    assert process.start(PROJECT, None, state=tmp_path) == (newer, True) and done == [7]
+    monkeypatch.setattr(process, "status", lambda state: newer)
+    assert process.start(PROJECT, None, state=tmp_path) == (newer, False) and done == [7]
