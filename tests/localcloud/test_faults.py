@@ -433,10 +433,9 @@ def test_missing_permissions_and_disabled_apis(local):
 def test_requests_are_recorded_with_bodies_and_statuses(local):
     name = f"{LOCATION}/featureOnlineStores/recorded"
     local.make_store("recorded").result()
-    with pytest.raises(errors.MethodNotImplemented):
-        local.stores.update_feature_online_store(
-            feature_online_store={"name": name, "labels": {"a": "b"}},
-            update_mask=field_mask_pb2.FieldMask(paths=["labels"]))
+    local.stores.update_feature_online_store(
+        feature_online_store={"name": name, "labels": {"a": "b"}},
+        update_mask=field_mask_pb2.FieldMask(paths=["labels"]))
     with pytest.raises(errors.NotFound):
         local.endpoints.get_endpoint(name=f"{LOCATION}/endpoints/none")
     create, update, get = local.admin("GET", "requests")
@@ -445,7 +444,7 @@ def test_requests_are_recorded_with_bodies_and_statuses(local):
         "path": f"/v1/{LOCATION}/featureOnlineStores", "status": 200,
         "query": [["featureOnlineStoreId", "recorded"], ["$alt", "json;enum-encoding=int"]],
         "body": {"bigtable": {"autoScaling": {"minNodeCount": 1, "maxNodeCount": 1}}}}
-    assert (update["verb"], update["path"]) == ("PATCH", f"/v1/{name}")
+    assert (update["verb"], update["path"], update["status"]) == ("PATCH", f"/v1/{name}", 200)
     assert ["updateMask", "labels"] in update["query"]
     assert update["body"] == {"labels": {"a": "b"}}
     assert (get["method"], get["body"], get["status"]) == ("vertex.GetEndpoint", None, 404)
