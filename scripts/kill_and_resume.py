@@ -231,7 +231,8 @@ def strike(place: Place, trial: Trial, start: str = "") -> tuple[str, str, bool]
         time.sleep(trial.moment * place.seconds[trial.where])
     while run.poll() is None and killed is None:
         killed = place.victim(run, trial)
-        time.sleep(0.02)
+        if killed is None:
+            time.sleep(0.02)
     if killed is None:
         lines.append(run.stdout.read())
         if run.wait() or trial.moment < 0.01:
@@ -241,7 +242,12 @@ def strike(place: Place, trial: Trial, start: str = "") -> tuple[str, str, bool]
         time.sleep(trial.moment)
     below = _children(killed)
     ctrl_c = trial.victim == "ctrl-c"
-    os.kill(killed.pid, signal.SIGINT if ctrl_c else signal.SIGKILL)
+    try:
+        os.kill(killed.pid, signal.SIGINT if ctrl_c else signal.SIGKILL)
+    except ProcessLookupError:  # a task of little data ends within a tenth of a second
+        lines.append(run.stdout.read())
+        return ("it had ended before the moment to kill it:\n" + "".join(lines)[-1500:], "",
+                run.wait() == 0)
     began = time.monotonic()
     # Its kernels' parent may hold the output open for another second.
     status, seconds = run.wait(), time.monotonic() - began
