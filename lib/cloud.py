@@ -133,7 +133,7 @@ class Cloud:
 
     @cached_property
     def online(self) -> FeatureOnlineStoreServiceClient:
-        """Fetches, by gRPC: the default of Google's client, and less than half of its time by REST.
+        """Fetches, by gRPC: the default of Google's client, and faster than its REST.
 
         Its errors are subclasses of those of REST: google.api_core.exceptions.InvalidArgument of
         BadRequest, PermissionDenied of Forbidden, DeadlineExceeded of GatewayTimeout, and so on.

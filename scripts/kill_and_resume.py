@@ -78,6 +78,10 @@ def plan(trials: int, seed: int, victims: Sequence[str] = tuple(WHERE)) -> list[
             for victim in (next(turn) for _ in range(trials))]
 
 
+class TooLate(Exception):
+    """The victim ended before the moment to kill it: a task takes some tenths of a second."""
+
+
 class Place:
     """A folder with a local cloud, its runs, and copies of its state before each stage."""
 
@@ -208,7 +212,10 @@ def attempt(place: Place, trial: Trial, expected: dict) -> tuple[str, str]:
     place.restore(trial.first)
     changes = {} if trial.where == PROOFS else NO_COPIES
     place.environment["CHURN_DEMO_SET"] = json.dumps(SMALL | changes)
-    wrong, said, done = strike(place, trial)
+    try:
+        wrong, said, done = strike(place, trial)
+    except TooLate:
+        return attempt(place, replace(trial, moment=trial.moment / 4), expected)
     if not wrong and not done:
         try:
             place.finish("--from", "01" if trial.whole else trial.first[:2], "--keep-running")
@@ -220,7 +227,11 @@ def attempt(place: Place, trial: Trial, expected: dict) -> tuple[str, str]:
 
 def strike(place: Place, trial: Trial, start: str = "") -> tuple[str, str, bool]:
     """Start a run (from the trial's stage, or an earlier one), and kill the victim in it: what is
-    wrong with how the run ended, what happened in words, and whether all its notebooks ran."""
+    wrong with how the run ended, what happened in words, and whether all its notebooks ran.
+
+    Raises:
+        TooLate: the victim, a task, was found but not killed; the run has ended.
+    """
     run = place.start("--from", (start or trial.first)[:2])
     lines, killed = [], None
     for line in run.stdout:
@@ -244,10 +255,10 @@ def strike(place: Place, trial: Trial, start: str = "") -> tuple[str, str, bool]
     ctrl_c = trial.victim == "ctrl-c"
     try:
         os.kill(killed.pid, signal.SIGINT if ctrl_c else signal.SIGKILL)
-    except ProcessLookupError:  # a task of little data ends within a tenth of a second
-        lines.append(run.stdout.read())
-        return ("it had ended before the moment to kill it:\n" + "".join(lines)[-1500:], "",
-                run.wait() == 0)
+    except ProcessLookupError:
+        run.stdout.read()  # to its end
+        run.wait()
+        raise TooLate(f"the {trial.where} {trial.victim} had ended") from None
     began = time.monotonic()
     # Its kernels' parent may hold the output open for another second.
     status, seconds = run.wait(), time.monotonic() - began

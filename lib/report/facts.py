@@ -228,8 +228,8 @@ def costs(run: Mapping, settings: Settings | None) -> dict:
         "machine": figures.get("deployment", {}).get("machine"),
         "usd_node_hour": node,
         "usd_machine_hour": machine,
-        "usd_month": (None if node is None or machine is None else
-                      MONTH_HOURS * (int(nodes[0]) * node + machine)),
+        "usd_month": None if node is None or machine is None else MONTH_HOURS * (
+            int(nodes[0]) * node + settings.serve.min_replica_count * machine),
         "usd_tib": prices.get("usd_per_tib_scanned"),
         "scanned_gb": sum(scan["scanned_gb"] for scan in scans) if scans else None,
         "usd_scanned": sum(scan["usd_at_most"] for scan in scans) if scans else None,

@@ -423,15 +423,17 @@ def test_both_pages_say_at_once_that_google_cloud_was_not_used_while_that_is_so(
     assert ("synthetic" in header) == said
 
 
-def test_with_both_hourly_prices_a_month_is_summed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("servers, usd", [(1, "1,825"), (2, "2,190")])
+def test_with_both_hourly_prices_a_month_is_summed(tmp_path, monkeypatch, servers, usd):
     prices = {"usd_per_bigtable_node_hour": 2, "usd_per_serving_node_hour": 0.5}
+    serve = {"min_replica_count": servers, "max_replica_count": servers}
     monkeypatch.setattr(facts, "settings_of", lambda run: config.load(
-        target="local", overrides={"costs": prices}))
+        target="local", overrides={"costs": prices, "serve": serve}))
     (tmp_path / "summary.json").write_text(json.dumps(FULL))
     report.build(tmp_path)
     report.slides(tmp_path)
-    assert "at least $1,825 a month (730 hours)" in core(tmp_path)[6][1]  # 1 of 1 to 2 nodes
-    assert "최소 1,825달러" in (tmp_path / "요약.md").read_text(encoding="utf-8")
+    assert f"at least ${usd} a month (730 hours)" in core(tmp_path)[6][1]  # 1 of 1 to 2 nodes
+    assert f"최소 {usd}달러" in (tmp_path / "요약.md").read_text(encoding="utf-8")
 
 
 def test_the_last_core_slide_asks_for_what_config_names(tmp_path, monkeypatch):

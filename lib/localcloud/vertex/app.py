@@ -52,7 +52,7 @@ OPERATION = rest.Route(
 ROUTES = [OPERATION, *(
     route for service in SERVICES
     for route in rest.service_routes("google.cloud.aiplatform_v1", service, VERSIONS))]
-# Also served by gRPC, the default of its client: a fetch takes a third of its time by REST there.
+# Also served by gRPC, the default of its client, which is faster than its REST.
 GRPC_SERVICE = "google.cloud.aiplatform.v1.FeatureOnlineStoreService"
 PROJECT_NUMBER = 100000000001  # of the local project
 
