@@ -135,8 +135,10 @@ class Stage:
 
 @contextmanager
 def alone(name: str) -> Iterator[Path]:
-    """The folder runs/<name> of a command that writes our tables, while no other one does: two at
-    once would write the same ones. The lock ends with its process.
+    """The folder runs/<name> of a command that writes or deletes our tables, while no other one
+    does in this checkout. The lock ends with its process.
+
+    name: of its folder, or of its module, if it has no folder.
 
     Raises:
         lib.errors.Needed: another one is going on.
@@ -149,11 +151,14 @@ def alone(name: str) -> Iterator[Path]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        log = RUNS / (file.read_text() or name) / "run.log"
+        other = file.read_text() or name
+        if not (RUNS / other).is_dir():
+            raise errors.Needed(f"another command is going on here: {other}",
+                                "its end, or Ctrl-C where it runs") from None
         raise errors.Needed(
-            f"another run is going on here: {relative(log.parent.resolve())}",
+            f"another run is going on here: {relative((RUNS / other).resolve())}",
             "its end, or Ctrl-C where it runs; its log shows how far it is",
-            f"tail -f {relative(log)}") from None
+            f"tail -f {relative(RUNS / other / 'run.log')}") from None
     try:
         file.write_text(name)
         yield RUNS / name

@@ -21,12 +21,13 @@ import yaml
 from google.cloud import aiplatform_v1 as vertex
 from kfp import compiler, dsl
 
-from lib import cli, waiting, warehouse
+from lib import cli, stages, waiting, warehouse
 from lib.cloud import Cloud, connect
 from lib.config import Settings
 from lib.errors import Needed
 from lib.training import inputs, jobs, pipeline
 
+MODULE = "lib.operate.schedule"
 STEP = "refresh"
 COPY, BUILD = "01_prepare_bq", "02_build_features"
 
@@ -136,16 +137,17 @@ def run(cloud: Cloud) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = cli.parser("python -m lib.operate.schedule", __doc__)
+    parser = cli.parser(f"python -m {MODULE}", __doc__)
     parser.add_argument("action", choices=["create", "show", "pause", "resume", "delete", "run"])
     return cli.run(parser.parse_args(arguments), "schedule", "the weekly refresh", _run)
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> None:
-    cloud = connect(settings)
     if options.action == "run":
-        print(f"refreshed by {run(cloud)}")
+        with stages.alone(MODULE):
+            print(f"refreshed by {run(connect(settings))}")
         return
+    cloud = connect(settings)
     if options.action == "create":
         create(cloud)
     found = find(cloud)
@@ -160,7 +162,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> None:
     for schedule in find(cloud):
         print(f"{schedule.name}: {schedule.cron}, {waiting.state_name(schedule.state).lower()}")
     if not found:
-        print(f"no schedule; to create it: {settings.command('lib.operate.schedule', 'create')}")
+        print(f"no schedule; to create it: {settings.command(MODULE, 'create')}")
 
 
 if __name__ == "__main__":

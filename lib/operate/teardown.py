@@ -4,7 +4,8 @@
 
 Without --yes it only lists, and prints the command that deletes. A resource is ours if its name is
 one of config.yaml's for this app and env, and its labels say app and env; what has our name and
-other labels is listed and left alone. It can be run again, also after a run that was interrupted.
+other labels is listed and left alone. It can be run again, also after a run that was interrupted;
+while a run or a refresh of this checkout goes on, --yes is refused.
 
 Exit status: 0 listed or deleted, 1 something could not be listed or deleted (it is named, with
 what is needed), 2 a bad command line or config.yaml, or prod without `--env prod --yes`.
@@ -13,13 +14,14 @@ what is needed), 2 a bad command line or config.yaml, or prod without `--env pro
 import argparse
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import requests
 from google.api_core.exceptions import BadRequest, Conflict, GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
 
-from lib import cli, errors, waiting
+from lib import cli, errors, stages, waiting
 from lib.cloud import Cloud, connected
 from lib.config import Settings
 from lib.errors import TRANSIENT, Needed
@@ -54,7 +56,8 @@ def _teardown(settings: Settings, options: argparse.Namespace) -> int:
         print("prod is deleted only if the command line says so; `env: prod` in config.yaml is "
               f"not enough. Type:\n  {settings.command(MODULE, '--yes')}", file=sys.stderr)
         return 2
-    with connected(settings) as cloud:
+    # A run or a refresh would make anew what is being deleted.
+    with stages.alone(MODULE) if options.yes else nullcontext(), connected(settings) as cloud:
         return run(cloud, delete=options.yes)
 
 

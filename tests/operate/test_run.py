@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from lib import cloud, config, localcloud, refresh, stages
 from lib.config import ROOT
 from lib.localcloud import process
-from lib.operate import run, teardown
+from lib.operate import run, schedule, teardown
 from lib.report import report
 
 # The command, for a run that ends before it needs a kernel: its imports would go on for seconds.
@@ -555,16 +555,40 @@ def test_a_second_run_is_refused_while_the_first_goes_on(without_kernels, tmp_pa
     assert run.main([]) == 0
 
 
-@pytest.mark.parametrize(("first", "second"), [("refresh", run), ("latest", refresh)])
-def test_a_run_and_a_refresh_refuse_each_other(monkeypatch, tmp_path, capsys, first, second):
-    """They write the same tables."""
+@pytest.mark.parametrize(("first", "second", "words"), [
+    ("refresh", run, []), ("latest", refresh, []), ("latest", teardown, ["--yes"]),
+    ("latest", schedule, ["run"])])
+def test_a_command_that_writes_the_tables_is_refused_beside_another(
+        monkeypatch, tmp_path, capsys, first, second, words):
     monkeypatch.setattr(stages, "RUNS", tmp_path)
-    monkeypatch.setattr(refresh, "connect", lambda _: pytest.fail("it goes on"))
+    for module in (refresh, teardown, schedule):
+        name = "connected" if module is teardown else "connect"
+        monkeypatch.setattr(module, name, lambda _: pytest.fail("it goes on"))
+    (tmp_path / first).mkdir()
     with stages.alone(first):
-        assert second.main([]) == 1
+        assert second.main(words) == 1
     said = capsys.readouterr().err
     assert f"another run is going on here: {tmp_path / first}" in said
     assert f"command:   tail -f {tmp_path / first}/run.log" in said
+
+
+@pytest.mark.parametrize("second", [run, refresh])
+def test_a_run_and_a_refresh_are_refused_beside_a_teardown(monkeypatch, tmp_path, capsys, second):
+    monkeypatch.setattr(stages, "RUNS", tmp_path)
+    monkeypatch.setattr(refresh, "connect", lambda _: pytest.fail("it goes on"))
+    with stages.alone(teardown.MODULE):
+        assert second.main([]) == 1
+    said = capsys.readouterr().err
+    assert "another command is going on here: lib.operate.teardown" in said
+    assert "needed:    its end, or Ctrl-C where it runs" in said and "tail" not in said
+
+
+def test_a_teardown_that_only_lists_waits_for_nobody(monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "RUNS", tmp_path)
+    monkeypatch.setattr(teardown, "connected", lambda _: nullcontext())
+    monkeypatch.setattr(teardown, "run", lambda _, delete: 0 if not delete else 1)
+    with stages.alone("latest"):
+        assert teardown.main([]) == 0
 
 
 def full(*_, **__):
