@@ -12,10 +12,11 @@ Exit status: 0 refreshed, or nothing was due; 1 it failed, and the message says 
 
 import argparse
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from lib import cli, feature_store, lookups, stages, warehouse
 from lib.cloud import Cloud, connect
+from lib.components.data_load.src import refresh as program
 from lib.config import Settings
 from lib.errors import Needed
 from lib.stages import Outcome
@@ -23,90 +24,67 @@ from lib.stages import Outcome
 COPY, BUILD = "01_prepare_bq", "02_build_features"
 
 
-def snapshots(cloud: Cloud) -> Outcome:
-    """Copy the source and compute the due snapshots, unless none is due and nothing changed.
+def plan(settings: Settings) -> dict:
+    """What lib/components/data_load/src/refresh.py is given, here and on a schedule."""
+    names, (_, reads) = warehouse.BUILDS[COPY][0], warehouse.BUILDS[BUILD]
+    beside = settings.model_copy(update={"tables": settings.tables.model_copy(
+        update={key: f"{getattr(settings.tables, key)}_arrived" for key in names})})
+    arrived = {key: beside.table(key) for key in names}
+    (check,) = warehouse.render("checks/snapshot", beside)
+    (changes,) = warehouse.render("refresh/changes", settings, arrived=arrived)
+    (build_all,) = warehouse.render(BUILD, settings)
+    (replace,) = warehouse.render(
+        "refresh/replace_snapshots", settings, built=warehouse.select_in(build_all))
+    return {
+        "project": settings.project, "source": settings.source_title,
+        "tables": {settings.table(key): {"arrived": arrived[key], "sql": sql} for key, sql in zip(
+            names, warehouse.render(COPY, beside), strict=True)},
+        "check": check, "changes": changes, "replace": replace,
+        "features": settings.table("features"), "inputs": [settings.table(key) for key in reads],
+        "parameters": {name: value for name, value in warehouse.parameters(settings).items()
+                       if type(value) is int},
+        "fingerprint": warehouse.fingerprint(settings, BUILD),
+        "copy_labels": warehouse.labels_of(settings, COPY, []), "labels": settings.labels,
+        "horizon_days": settings.label.horizon_days,
+        "expiration_days": settings.retention.table_expiration_days,
+        "max_bytes_billed": settings.costs.max_bytes_billed,
+        "commands": {"run": settings.rerun_command(), "refresh": settings.command("lib.refresh"),
+                     "rebuild": settings.command("lib.refresh", "--rebuild")}}
 
-    The table of features changes in one statement. Before any table changes, the first snapshot
-    to compute is written into a label of the features, and it is removed at the end: a refresh
-    that was killed in between is done again from there by the next one.
+
+def snapshots(cloud: Cloud) -> Outcome:
+    """Copy the source and compute the due snapshots, unless none is due.
 
     Returns:
         Outcome with the snapshots added and computed again, the rows in them, and the bytes that
         BigQuery estimated; its value is the time of the newest snapshot.
 
     Raises:
-        Needed: the features are not built, or by another definition; the source lost orders, was
-            replaced, or changed before the last horizon: all of these need --rebuild or a run.
+        Needed: see `refresh` of the program.
     """
-    labels = _require_built(cloud)
-    facts = warehouse.source_changes(cloud)
-    first, last, newest = (facts[name].to_pydatetime() for name in (
-        "snapshots_from", "snapshots_until", "newest_snapshot"))
-    _require_growth(cloud, facts, first)
-    if (unfinished := labels.get(warehouse.UNFINISHED, warehouse.NOTHING)) != warehouse.NOTHING:
-        first = min(first, datetime.fromisoformat(unfinished).replace(tzinfo=UTC))
+    scanned, table = [], cloud.settings.table("features")
+
+    def announce(sql: str, times: dict) -> None:
+        scanned.append(warehouse.announce(cloud, sql, times))
+
+    try:
+        done = program.refresh(cloud.bigquery, plan(cloud.settings), announce)
+    except program.Refused as refused:
+        raise Needed(*refused.args) from None
+    first, last, newest = done["first"], done["last"], done["newest_snapshot"]
     step = timedelta(days=cloud.settings.snapshots.step_days)
-    table = cloud.settings.table("features")
     if first > last:
         return Outcome("reused", table, {
             "snapshots added": 0, "computed again": 0,
-            "newest order": f"{facts['last_day']:%Y-%m-%d}",
+            "newest order": f"{done['last_day']:%Y-%m-%d}",
             "next snapshot": f"{newest + step:%Y-%m-%d}"}, newest)
-    warehouse.set_labels(
-        cloud, "features", **{warehouse.UNFINISHED: f"{first:%Y-%m-%d}"})
-    warehouse.forget(cloud, COPY)
-    copied = warehouse.build(cloud, COPY)
-    scanned = warehouse.replace_snapshots(cloud, first, last)
-    warehouse.stamp(cloud, "features", warehouse.expected_labels(cloud, BUILD))
     again = max(0, (newest - first) // step + 1)
     figures = {"snapshots added": (last - first) // step + 1 - again, "computed again": again,
                "first": f"{first:%Y-%m-%d}", "last": f"{last:%Y-%m-%d}",
-               "rows": lookups.rows_since(cloud, first), "new orders": facts["new_orders"]}
-    if scanned := scanned / 1e9 + copied.figures.get("scanned_gb", 0):
-        figures["scanned_gb"] = round(scanned, 3)
+               "rows": lookups.rows_since(cloud, first), "new orders": done["new_orders"]}
+    if any(scanned):
+        figures["scanned_gb"] = round(sum(scanned) / 1e9, 3)
     return Outcome("created", table, figures, last)
-
-
-def _require_built(cloud: Cloud) -> dict[str, str]:
-    """The labels of the features; Needed if they are not built as config.yaml and sql/ say now."""
-    table = warehouse.find_table(cloud, "features")
-    if table is None or "build" not in table.labels:
-        raise Needed("the features are not built yet", "a whole run first",
-                     cloud.settings.rerun_command())
-    if table.labels.get("fingerprint") != warehouse.fingerprint(cloud.settings, BUILD):
-        raise Needed(
-            f"{cloud.settings.table('features')} was built by another sql/{BUILD}.sql or other "
-            "settings, and its snapshots must all be of one definition",
-            "every snapshot computed anew", _rebuild(cloud.settings))
-    return table.labels
-
-
-def _require_growth(cloud: Cloud, facts: dict, first: datetime) -> None:
-    """Raise Needed unless the source is the copied one, grown, with at most late changes."""
-    settings, newest = cloud.settings, facts["newest_snapshot"]
-    oldest = newest - timedelta(days=settings.label.horizon_days)
-    if 2 * facts["changed_orders"] > facts["raw_orders"]:
-        raise Needed(
-            f"{facts['changed_orders']:,} of the {facts['raw_orders']:,} orders that were copied "
-            f"are gone from {settings.source_title} or are others now: it was replaced, and did "
-            "not grow. Google generates the public theLook anew every day, with new ids",
-            "every snapshot computed anew; or a source that grows", _rebuild(settings))
-    if facts["last_day"] < newest:
-        raise Needed(
-            f"the newest order is of {facts['last_day']:%Y-%m-%d}, before the newest snapshot of "
-            f"{newest:%Y-%m-%d}: the source lost its newest orders",
-            "the orders back in the source, or every snapshot computed anew", _rebuild(settings))
-    if first < oldest:
-        raise Needed(
-            f"the source changed from {facts['changed_from']:%Y-%m-%d} on: a refresh computes the "
-            f"snapshots of the last {settings.label.horizon_days} days again (label.horizon_days), "
-            f"those from {oldest:%Y-%m-%d} on. Changed: {facts['new_orders']:,} new orders, "
-            f"{facts['changed_orders']:,} others, {facts['changed_others']:,} items, sign-ups or "
-            "categories", "every snapshot computed anew", _rebuild(settings))
-
-
-def _rebuild(settings: Settings) -> str:
-    return settings.command("lib.refresh", "--rebuild")
 
 
 def rebuild(cloud: Cloud) -> Outcome:

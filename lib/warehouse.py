@@ -175,17 +175,16 @@ def build(cloud: Cloud, file: str) -> Outcome:
     outdated = {settings.table(key) for key, table, statement
                 in zip(makes, tables, statements, strict=True)
                 if table is not None and _has_other_layout(cloud, table, statement)}
-    if outdated:  # the cap must stop the build before it deletes a table
-        for statement in statements:
-            _check_cap(cloud, estimate(cloud, select_in(statement)))
+    # All before the first: the cap must stop the build before it changes or deletes a table.
+    scanned = sum(announce(cloud, select_in(statement), what=f"{file}, statement {number} of "
+                           f"{len(statements)}") for number, statement in enumerate(statements, 1))
     if any(tables):  # Google does not say whether a table that is replaced keeps its labels
         forget(cloud, file)
-    scanned = 0
-    for number, statement in enumerate(statements, 1):
+    for statement in statements:
         name, _ = layout_in_sql(statement)
         if name in outdated:
             cloud.bigquery.delete_table(name, not_found_ok=True)
-        scanned += _run(cloud, statement, f"{file}, statement {number} of {len(statements)}")
+        _start(cloud, statement, {}).result()
     if file == "01_prepare_bq":
         require_snapshot(cloud)
     tables = [stamp(cloud, key, labels) for key in makes]
@@ -215,7 +214,12 @@ def expected_labels(cloud: Cloud, file: str) -> dict[str, str]:
     if None in inputs:
         raise Needed(f"sql/{file}.sql reads {', '.join(reads)}, not all built yet",
                      "the earlier stages", cloud.settings.rerun_command())
-    return {"fingerprint": fingerprint(cloud.settings, file),
+    return labels_of(cloud.settings, file, inputs)
+
+
+def labels_of(settings: Settings, file: str, inputs: list[str]) -> dict[str, str]:
+    """The labels of the tables of sql/<file>.sql, made from these builds of their inputs."""
+    return {"fingerprint": fingerprint(settings, file),
             "inputs": "-".join(inputs) or NOTHING, UNFINISHED: NOTHING}
 
 
@@ -248,7 +252,7 @@ def forget(cloud: Cloud, *files: str) -> None:
 def estimate(cloud: Cloud, statement: str, values: dict | None = None) -> int:
     """Bytes that one statement would scan, by a dry run (free). The local cloud says 0.
 
-    No cap is sent: if BigQuery enforces it in a dry run, `_run` would not come to its message.
+    No cap is sent: if BigQuery enforces it in a dry run, `announce` would not come to its message.
     """
     config = job_config(cloud, statement, values, dry_run=True, use_query_cache=False)
     return cloud.bigquery.query(statement, job_config=config).total_bytes_processed or 0
@@ -259,24 +263,23 @@ def dollars(settings: Settings, scanned: int) -> float:
     return scanned / TIB * settings.costs.usd_per_tib_scanned
 
 
-def _run(cloud: Cloud, statement: str, what: str = "a statement", **values: object) -> int:
-    """Print what one statement will cost, and run it; the bytes of its estimate."""
-    scanned = estimate(cloud, statement, values)
+def announce(cloud: Cloud, statement: str, values: dict | None = None,
+             what: str = "a statement") -> int:
+    """Print what one statement will cost; the bytes of its estimate.
+
+    Raises:
+        Needed: it would scan more than the cap.
+    """
+    scanned, cap = estimate(cloud, statement, values), cloud.settings.costs.max_bytes_billed
     if scanned:
         print(f"  {what}: will scan {scanned / 1e9:.3f} GB, at most "
               f"${dollars(cloud.settings, scanned):.4f}; the first TiB a month is free", flush=True)
-    _check_cap(cloud, scanned)
-    _start(cloud, statement, values).result()
-    return scanned
-
-
-def _check_cap(cloud: Cloud, scanned: int) -> None:
-    cap = cloud.settings.costs.max_bytes_billed
     if scanned > cap:
         raise Needed(
             f"a statement would scan {scanned / 1e9:.1f} GB, over the cap of {cap / 1e9:.1f} GB",
             "fewer customers (snapshots.sample_percent) or a higher costs.max_bytes_billed",
             "edit config.yaml")
+    return scanned
 
 
 def find_table(cloud: Cloud, key: str) -> bigquery.Table | None:
@@ -366,29 +369,6 @@ def grant_reader(cloud: Cloud, email: str) -> None:
     if entry not in dataset.access_entries:
         dataset.access_entries = [*dataset.access_entries, entry]
         cloud.bigquery.update_dataset(dataset, ["access_entries"])
-
-
-def refresh_statements(settings: Settings) -> tuple[str, str]:
-    """What a refresh runs: sql/refresh/changes.sql over what sql/01 would copy, and
-    sql/refresh/replace_snapshots.sql over sql/02."""
-    selects = {key: select_in(statement) for key, statement in zip(
-        BUILDS["01_prepare_bq"][0], render("01_prepare_bq", settings), strict=True)}
-    (build_all,) = render("02_build_features", settings)
-    (changes,) = render("refresh/changes", settings, selects=selects)
-    (replacing,) = render("refresh/replace_snapshots", settings, built=select_in(build_all))
-    return changes, replacing
-
-
-def source_changes(cloud: Cloud) -> dict:
-    """The row of sql/refresh/changes.sql, column -> value; None for NULL. Times are UTC."""
-    return _only_row(query(cloud, refresh_statements(cloud.settings)[0]))
-
-
-def replace_snapshots(cloud: Cloud, first: datetime, last: datetime) -> int:
-    """Compute the snapshots from `first` to `last` by sql/02 and put them into features_customer,
-    in one MERGE; snapshots older than the history go. Returns the bytes of its estimate."""
-    return _run(cloud, refresh_statements(cloud.settings)[1], "the due snapshots",
-                snapshots_from=first, snapshots_until=last)
 
 
 def set_labels(cloud: Cloud, key: str, **labels: str) -> None:

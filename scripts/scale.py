@@ -87,8 +87,8 @@ def figures(customers: int) -> dict[str, str]:
     scanned = raw + raw + raw / 2 + (features + keys + labels) + (features + labels) + train
     span = settings.snapshots.history_days + settings.label.horizon_days
     snapshots = span // settings.snapshots.step_days + 2  # sql/02: one before the first label
-    # A refresh reads the source and the copies to compare, the source to copy, the copies to
-    # compute; of the features only the keys of the newest snapshot.
+    # A refresh reads the source to copy it, this copy and the one before to compare them, and the
+    # copy to compute; of the features only the keys of the newest snapshot.
     week = 4 * raw + features / snapshots
     seconds = sum(sample["sql_seconds"].values()) * 2 * times  # two cores at most
     slots = KNOWN["slots of a project"].value * KNOWN["CPU of a slot"].value

@@ -2,16 +2,18 @@
 
 import copy
 import dataclasses
+import itertools
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
-from google.api_core.exceptions import ClientError
+from google.cloud import bigquery
 
 from lib import config, lookups, refresh, warehouse
 from lib.components.data_load.src import refresh as program
-from lib.errors import Needed
+from lib.errors import Needed, existing
 from lib.operate import schedule, teardown
 from tests.conftest import SMALL
 from tests.sql import hard_cases
@@ -162,38 +164,53 @@ class Killed(BaseException):
     """The process ended here."""
 
 
-STEPS = ("set_labels", "forget", "build", "replace_snapshots", "stamp")
+def kill(patch, step, last=1):
+    """Let a refresh be killed after so many calls of a function of its program: it does not clean
+    up."""
+    real, calls = getattr(program, step), itertools.count(1)
+
+    def killed(*arguments, **named):
+        result = real(*arguments, **named)
+        if next(calls) == last:
+            patch.setattr(bigquery.Client, "delete_table", lambda *_, **__: None)
+            raise Killed
+        return result
+
+    patch.setattr(program, step, killed)
+
+
+# Each step of the program, and after which of its calls it is killed: when the source is read;
+# after the label of the first snapshot; when one copied table is replaced and not labelled; when
+# all are replaced; when the features are computed and not labelled.
+STEPS = [("read_source", 1), ("label", 1), ("label", 7), ("replace_copies", 1), ("query", 8)]
 
 
 def test_killed_at_any_step_the_next_refresh_completes_it(shop, source, rebuilt, monkeypatch):
-    """Five weeks, each with late orders, and in each the refresh is killed after another step
-    (`stamp`: after the first of the copied tables). The snapshots of all of them are in the history
-    that the rebuild makes at the end."""
+    """Five weeks, each with late orders, and in each the refresh is killed after another step. The
+    snapshots of all of them are in the history that the rebuild makes at the end."""
     source = copy.deepcopy(source)
-    for week, step in enumerate(STEPS, 1):
+    arrived = [table["arrived"] for table in refresh.plan(shop.settings)["tables"].values()]
+    for week, (step, last) in enumerate(STEPS, 1):
         for user in range(1, 9):
             order(source, user, LAST + (7 * week - 4) * DAY + user * HOUR / 8)
         order(source, 9, LAST + 7 * week * DAY - HOUR)
         order(source, 10, MIDNIGHT + (7 * week - 30) * DAY, returned=LAST + 7 * (week - 2) * DAY)
-        real = getattr(warehouse, step)
-
-        def killed(*arguments, real=real, **named):
-            real(*arguments, **named)
-            raise Killed
-
+        load(shop, source)
         with monkeypatch.context() as patch:
-            patch.setattr(warehouse, step, killed)
+            kill(patch, step, last)
             with pytest.raises(Killed):
-                run(shop, source)
+                refresh.snapshots(shop)
+        assert all(existing(shop.bigquery.get_table, name) for name in arrived)
         figures = refresh.snapshots(shop).figures
         assert (figures["snapshots added"], figures["computed again"]) in [(1, 4), (0, 5)], step
         assert lookups.newest_snapshot(shop) == MIDNIGHT + 7 * week * DAY
+        assert not any(existing(shop.bigquery.get_table, name) for name in arrived)
     assert_equal(tables(shop), rebuilt(shop, lambda _: source))
 
 
 def test_a_run_after_a_killed_refresh_builds_everything_again(shop, source, rebuilt, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(warehouse, "replace_snapshots", lambda *_: (_ for _ in ()).throw(Killed))
+        kill(patch, "replace_copies")
         with pytest.raises(Killed):
             run(shop, late(source))
     assert warehouse.build(shop, "02_build_features").status == "created"
@@ -280,7 +297,8 @@ def test_another_time_of_arrival_is_a_change(closed, source):
         closed.bigquery.query(
             f"update `{name}` set known_at = timestamp_{direction}(known_at, interval 1 hour) "
             f"where order_id = (select max(order_id) from `{name}`)").result()
-        assert (warehouse.source_changes(closed)["changed_from"] is not None) == changed
+        facts = program.read_source(closed.bigquery, refresh.plan(closed.settings))
+        assert (facts["changed_from"] is not None) == changed
 
 
 # -- on a schedule --------------------------------------------------------------------------------
@@ -294,7 +312,7 @@ def scheduled(shop):
 
 def step(shop, **changes):
     """What the pipeline does, by its program in this process; `changes`: of its plan."""
-    return program.refresh(shop.bigquery, schedule.plan(scheduled(shop).settings) | changes)
+    return program.refresh(shop.bigquery, refresh.plan(scheduled(shop).settings) | changes)
 
 
 def test_the_pipeline_equals_a_rebuild_does_nothing_twice_and_refuses(shop, source, rebuilt):
@@ -302,12 +320,18 @@ def test_the_pipeline_equals_a_rebuild_does_nothing_twice_and_refuses(shop, sour
     schedule.run(scheduled(shop))
     found = tables(shop)
     builds = {key: warehouse.built_at(shop, key) for key in KEYS}
-    assert step(shop).startswith("no snapshot is due")
+    sent, settings = [], scheduled(shop).settings
+    done = program.refresh(
+        shop.bigquery, refresh.plan(settings), lambda sql, times: sent.append(sql))
+    assert done["first"] > done["last"]  # nothing is due
+    for name in ("users", "orders", "order_items", "products"):  # only to copy it
+        reads = [sql for sql in sent if f"`{settings.source_dataset}.{name}`" in sql]
+        assert reads and all(re.search("^create .*_arrived`$", sql, re.M) for sql in reads)
     assert builds == {key: warehouse.built_at(shop, key) for key in KEYS}
     assert warehouse.build(shop, "02_build_features").status == "reused"
     assert refresh.snapshots(shop).status == "reused"
     load(shop, renumbered(late(source)))
-    with pytest.raises(Needed, match="gone or others now: the source was replaced"):
+    with pytest.raises(Needed, match="it was replaced, and did not grow"):
         schedule.run(scheduled(shop))
     assert builds == {key: warehouse.built_at(shop, key) for key in KEYS}
     assert_equal(found, rebuilt(shop, late))
@@ -316,21 +340,22 @@ def test_the_pipeline_equals_a_rebuild_does_nothing_twice_and_refuses(shop, sour
 def test_the_pipeline_step_completes_what_a_killed_refresh_left(
         shop, source, rebuilt, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(warehouse, "replace_snapshots", lambda *_: (_ for _ in ()).throw(Killed))
+        kill(patch, "replace_copies")
         with pytest.raises(Killed):
             run(shop, late(source))
     step(shop)
     assert_equal(tables(shop), rebuilt(shop, late))
 
 
-def test_a_step_that_ends_in_its_copies_leaves_none_of_them_to_be_reused(shop, source, rebuilt):
+def test_a_step_that_ends_in_its_copies_leaves_none_of_them_to_be_reused(
+        shop, source, rebuilt, monkeypatch):
     there = scheduled(shop)
     warehouse.build(there, "01_prepare_bq")
-    broken = dict(schedule.plan(there.settings)["copies"])
-    broken[there.settings.table("raw_order_items")] = "select 1 from nothing"
     load(shop, late(source))
-    with pytest.raises(ClientError):
-        step(shop, copies=broken)
+    with monkeypatch.context() as patch:
+        kill(patch, "label", 7)
+        with pytest.raises(Killed):
+            step(shop)
     assert warehouse.build(there, "01_prepare_bq").status == "created"
     step(shop)  # what changed before the copy is known from the label
     assert_equal(tables(shop), rebuilt(shop, late))

@@ -21,7 +21,7 @@ import yaml
 from google.cloud import aiplatform_v1 as vertex
 from kfp import compiler, dsl
 
-from lib import cli, stages, waiting, warehouse
+from lib import cli, refresh, stages, waiting
 from lib.cloud import Cloud, connect
 from lib.config import Settings
 from lib.errors import Needed
@@ -29,11 +29,26 @@ from lib.training import inputs, jobs, pipeline
 
 MODULE = "lib.operate.schedule"
 STEP = "refresh"
-COPY, BUILD = "01_prepare_bq", "02_build_features"
 
 
-def plan(settings: Settings) -> dict:
-    """What the step is given: see lib/components/data_load/src/refresh.py.
+def specification(settings: Settings) -> dict:
+    """The compiled pipeline."""
+    step = pipeline.component(settings, "data_load", "refresh.yaml")
+
+    @dsl.pipeline(name=jobs.display_name(settings, STEP),
+                  description="churn: bring newer orders in, compute the due snapshots")
+    def weekly(plan: str):
+        step(plan=plan).set_cpu_limit("1").set_memory_limit("2G").set_caching_options(False) \
+            .set_display_name(STEP)
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "refresh.yaml"
+        compiler.Compiler().compile(weekly, str(file))
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def job(settings: Settings) -> vertex.PipelineJob:
+    """The pipeline job that the schedule creates each time.
 
     Raises:
         Needed: the source is a folder, which no step on Google Cloud can read.
@@ -43,47 +58,12 @@ def plan(settings: Settings) -> dict:
             f"the source is the folder {settings.source_folder} on this machine, which a scheduled "
             "step cannot read", "a BigQuery dataset with the orders (source in config.yaml), or "
             "the refresh from here", settings.command("lib.refresh"))
-    names, (_, reads) = warehouse.BUILDS[COPY][0], warehouse.BUILDS[BUILD]
-    changes, replace = warehouse.refresh_statements(settings)
-    (check,) = warehouse.render("checks/snapshot", settings)
-    return {
-        "project": settings.project, "changes": changes, "replace": replace, "check": check,
-        "copies": dict(zip(map(settings.table, names), warehouse.render(COPY, settings),
-                           strict=True)),
-        "features": settings.table("features"), "inputs": [settings.table(key) for key in reads],
-        "parameters": {name: value for name, value in warehouse.parameters(settings).items()
-                       if type(value) is int},
-        "fingerprint": warehouse.fingerprint(settings, BUILD),
-        "copy_fingerprint": warehouse.fingerprint(settings, COPY), "labels": settings.labels,
-        "horizon_days": settings.label.horizon_days,
-        "expiration_days": settings.retention.table_expiration_days,
-        "max_bytes_billed": settings.costs.max_bytes_billed}
-
-
-def specification(settings: Settings) -> dict:
-    """The compiled pipeline."""
-    step = pipeline.component(settings, "data_load", "refresh.yaml")
-
-    @dsl.pipeline(name=jobs.display_name(settings, STEP),
-                  description="churn: bring newer orders in, compute the due snapshots")
-    def refresh(plan: str):
-        step(plan=plan).set_cpu_limit("1").set_memory_limit("2G").set_caching_options(False) \
-            .set_display_name(STEP)
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "refresh.yaml"
-        compiler.Compiler().compile(refresh, str(file))
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-def job(settings: Settings) -> vertex.PipelineJob:
-    """The pipeline job that the schedule creates each time."""
     return vertex.PipelineJob(
         display_name=jobs.display_name(settings, STEP), labels=settings.labels,
         pipeline_spec=specification(settings), service_account=settings.service_account or "",
         runtime_config=vertex.PipelineJob.RuntimeConfig(
             gcs_output_directory=f"gs://{settings.names.bucket}/pipelines",
-            parameter_values={"plan": json.dumps(plan(settings))}))
+            parameter_values={"plan": json.dumps(refresh.plan(settings))}))
 
 
 def find(cloud: Cloud) -> list[vertex.Schedule]:

@@ -1,5 +1,5 @@
 -- What the source has now that the raw tables do not have, or have otherwise, and which snapshots
--- that makes due. Reads the source as 01_prepare_bq.sql would copy it.
+-- that makes due. The source is read as 01_prepare_bq.sql copied it, into tables beside the raw ones.
 --
 -- grain: one row.
 -- A feature of snapshot T depends on nothing after T. So a change counts from `changed_from`: an
@@ -8,19 +8,19 @@
 -- Snapshots go on from the newest one in steps of step_days, up to the day of the newest order.
 -- Sums inside div() have parentheses of their own: the local BigQuery drops the function's.
 with source_users as (
-{{ selects.raw_users }}
+    select * from `{{ arrived.raw_users }}`
 ),
 
 source_orders as (
-{{ selects.raw_orders }}
+    select * from `{{ arrived.raw_orders }}`
 ),
 
 source_items as (
-{{ selects.raw_order_items }}
+    select * from `{{ arrived.raw_order_items }}`
 ),
 
 source_products as (
-{{ selects.raw_products }}
+    select * from `{{ arrived.raw_products }}`
 ),
 
 raw_users as (

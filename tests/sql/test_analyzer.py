@@ -20,7 +20,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from lib import cloud as clouds
-from lib import config, lookups, served_log, source, warehouse
+from lib import config, lookups, refresh, served_log, source, warehouse
+from lib.components.data_load.src import refresh as program
 from lib.config import ENTITY, ROOT, TIMESTAMP
 from lib.errors import Needed
 from lib.localcloud import thelook
@@ -78,7 +79,8 @@ class Analyzer:
             self.made[found.table] = found
             self.tables[found.table] = found.columns
         row = pa.table({name: MADE_UP[kind] for name, kind in found.columns.items()})
-        result = SimpleNamespace(to_arrow=lambda **_: row)
+        result = Rows(row.to_pylist())
+        result.to_arrow = lambda **_: row
         return SimpleNamespace(total_bytes_processed=0, result=lambda: result, destination=row)
 
     def get_table(self, name):
@@ -90,6 +92,13 @@ class Analyzer:
 
     def update_table(self, table, fields):
         return table
+
+    def delete_table(self, name, not_found_ok):
+        self.made.pop(name, None)
+
+
+class Rows(list):
+    """Rows of a result, which has a method of its own."""
 
 
 def _frames(frame):
@@ -109,8 +118,9 @@ def send_everything(cloud):
     warehouse.orders_after(cloud, "2026-07-03")
     for file in warehouse.BUILDS:
         warehouse.build(cloud, file)
-    warehouse.source_changes(cloud)
-    warehouse.replace_snapshots(cloud, *2 * [datetime(2026, 3, 10, tzinfo=UTC)])
+    plan = refresh.plan(cloud.settings)
+    program.read_source(cloud.bigquery, plan)
+    program.replace_snapshots(cloud.bigquery, plan, None, AT, AT)
     lookups.newest_label(cloud)
     lookups.rows_since(cloud, datetime(2026, 3, 10, tzinfo=UTC))
     warehouse.run_checks(cloud)
