@@ -164,6 +164,15 @@ def test_a_run_gives_the_sample_six_lines_as_it_printed_them(tmp_path, monkeypat
         {"a": 5}, 4, {"sql/x.sql": 0.5})
 
 
+def test_the_reading_path_has_ten_files_of_about_the_stated_length():
+    """Within a tenth or ten lines, so that not every change of a file is one of the README."""
+    rows = re.findall(r"^\| (\d+) \| `([^`]+)` \| (\d+) \|", TEXTS["lib/README.md"], re.M)
+    assert [int(number) for number, _, _ in rows] == list(range(1, 11))
+    for _, file, stated in rows:
+        lines = len((ROOT / file).read_text(encoding="utf-8").splitlines())
+        assert abs(lines - int(stated)) <= max(10, lines / 10), (file, lines)
+
+
 def test_the_first_page_is_short():
     assert len(TEXTS["README.md"].splitlines()) <= 130
 
