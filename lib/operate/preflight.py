@@ -29,7 +29,8 @@ from lib.operate.permissions import permission_table
 from lib.stages import Outcome
 
 STAGE = "00_preflight"
-CHECKS: dict[str, Callable[[Cloud], Iterator[Finding]]] = {
+Checks = dict[str, Callable[[Cloud], Iterator[Finding]]]
+CHECKS: Checks = {
     "credentials": preflight_access.credentials,
     "project": preflight_access.project,
     "APIs": preflight_access.apis,
@@ -48,14 +49,14 @@ CHECKS: dict[str, Callable[[Cloud], Iterator[Finding]]] = {
 }
 
 
-def check(cloud: Cloud) -> list[Finding]:
-    """Make every check; one that cannot be made is itself a finding.
+def check(cloud: Cloud, checks: Checks = CHECKS) -> list[Finding]:
+    """Make these checks; one that cannot be made is itself a finding.
 
     Credentials that are not valid, or may not use their quota project, end it: every other call
     would end in the same error.
     """
     findings: list[Finding] = []
-    for name, check_one in CHECKS.items():
+    for name, check_one in checks.items():
         failed = None
         try:
             found = list(check_one(cloud))
@@ -83,13 +84,13 @@ def _failed(cloud: Cloud, name: str, error: Exception) -> Finding:
                    "a check by hand, or a fix in lib/operate")
 
 
-def require(cloud: Cloud) -> Outcome:
+def require(cloud: Cloud, checks: Checks = CHECKS) -> Outcome:
     """`check`, as the first stage of a run; the Outcome's value is the list of findings.
 
     Raises:
         Needed: there are blockers; all findings are printed before.
     """
-    findings = check(cloud)
+    findings = check(cloud, checks)
     blockers, warnings = (_at(findings, level) for level in ("blocker", "warning"))
     if blockers:
         _print(findings)

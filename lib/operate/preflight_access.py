@@ -1,6 +1,6 @@
 """Checks of preflight: credentials, project, APIs, permissions, and other accounts' roles."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 
 from google.api_core import exceptions as google_errors
 from google.auth.transport.requests import Request
@@ -18,6 +18,9 @@ from lib.warehouse import find_dataset
 BUILD_API = "cloudbuild.googleapis.com"
 VERTEX_API = "aiplatform.googleapis.com"
 UNREADABLE = "we may not read the project's policy (resourcemanager.projects.getIamPolicy)"
+# The role that writes tables, and what an entry of a dataset's access list calls it, or more.
+WRITES = "roles/bigquery.dataEditor"
+WRITERS = ("WRITER", "OWNER", WRITES, "roles/bigquery.dataOwner")
 # A run must be able to delete what is billed by the hour before it creates it; permission to
 # delete the rest can follow.
 CAN_WAIT = {p.name for p in PERMISSIONS
@@ -275,21 +278,48 @@ def _default_account(cloud: Cloud) -> Finding:
                        + accounts.grant(settings, email, *service_account.ROLES))
 
 
-def _with_roles(cloud: Cloud, email: str, command: str) -> Finding:
-    """Does the account have the roles of what runs as it? An editor or owner has them all."""
+def refresh_account(cloud: Cloud) -> Iterator[Finding]:
+    """The same account for the weekly refresh, a pipeline in any case, which also writes tables."""
+    yield from containers_account(cloud)
+    email = cloud.settings.service_account
+    if email is None and cloud.settings.target_settings.pinned_images:
+        email = accounts.compute_account(cloud)
+    if email:
+        yield _with_roles(cloud, email, "", service_account.REFRESH_ROLES,
+                          "the weekly refresh runs", _on_dataset(cloud, email))
+
+
+def _on_dataset(cloud: Cloud, email: str) -> set[str]:
+    """The role that writes tables, if the dataset itself grants it to the account."""
+    dataset = find_dataset(cloud)
+    entries = dataset.access_entries if dataset else ()
+    return {WRITES for e in entries if e.entity_id == email and e.role in WRITERS}
+
+
+def _with_roles(
+    cloud: Cloud, email: str, command: str, wanted: Iterable[str] = service_account.ROLES,
+    does: str = "training and serving run", elsewhere: Set[str] = frozenset(),
+) -> Finding:
+    """Does the account have the roles of what runs as it? An editor or owner has them all.
+
+    command: grants them; "": gcloud's for each that is missing. elsewhere: roles that it has, but
+    not in the project.
+    """
     settings, known = cloud.settings, accounts.roles(cloud)
     if known is None:
         return Finding("warning", f"the roles of {email} cannot be checked: {UNREADABLE}",
-                       f"{', '.join(service_account.ROLES)} for it", command)
-    has = known.get(email, set())
-    missing = [] if has & accounts.BASIC else [r for r in service_account.ROLES if r not in has]
+                       f"{', '.join(wanted)} for it",
+                       command or accounts.grant(settings, email, *wanted))
+    has = known.get(email, set()) | elsewhere
+    missing = [] if has & accounts.BASIC else [r for r in wanted if r not in has]
     if missing:
+        command = command or accounts.grant(settings, email, *missing)
         # Ours gets these roles by one command; another account may have the same permissions by
         # other roles, or by some of its folder or organisation, which are not read here.
         ours = email == settings.service_account and not settings.train.service_account
         need = f"{', '.join(missing)} for it"
         blocks = ours or not has
         return Finding("blocker" if blocks else "warning",
-                       f"{email}, as which training and serving run, lacks roles",
+                       f"{email}, as which {does}, lacks roles",
                        need if blocks else f"{need}, or others with the same permissions", command)
-    return Finding("ok", f"training and serving run as {email}, which has its roles")
+    return Finding("ok", f"{does} as {email}, which has its roles")

@@ -66,6 +66,14 @@ def job(settings: Settings) -> vertex.PipelineJob:
             parameter_values={"plan": json.dumps(refresh.plan(settings))}))
 
 
+def _require_account(cloud: Cloud) -> None:
+    """Raise Needed unless the account of the step has its roles, naming the commands."""
+    # Here: teardown imports this module, and needs no preflight.
+    from lib.operate import preflight, preflight_access
+
+    preflight.require(cloud, {"refresh account": preflight_access.refresh_account})
+
+
 def find(cloud: Cloud) -> list[vertex.Schedule]:
     """The schedules of that name."""
     name = jobs.display_name(cloud.settings, STEP)
@@ -75,9 +83,14 @@ def find(cloud: Cloud) -> list[vertex.Schedule]:
 
 
 def create(cloud: Cloud) -> vertex.Schedule:
-    """Make the schedule; one that exists is deleted after the new one is there."""
+    """Make the schedule; one that exists is deleted after the new one is there.
+
+    Raises:
+        Needed: the source is a folder, or the account of the step lacks roles; nothing was made.
+    """
     settings = cloud.settings
-    wanted = job(settings)  # it refuses a folder, before anything is made
+    wanted = job(settings)
+    _require_account(cloud)
     inputs.make_bucket(cloud)
     old = find(cloud)
     made = cloud.schedules.create_schedule(parent=cloud.parent, schedule=vertex.Schedule(
@@ -100,9 +113,10 @@ def run(cloud: Cloud) -> str:
     """Submit the pipeline once and wait; the name of its job.
 
     Raises:
-        Needed: it failed; the message has the last line of its step.
+        Needed: as `create`; or it failed: the message has the last line of its step.
     """
     client, wanted = cloud.pipeline_jobs, job(cloud.settings)
+    _require_account(cloud)
     inputs.make_bucket(cloud)
     name = client.create_pipeline_job(parent=cloud.parent, pipeline_job=wanted).name
     waiting.until(cloud.settings, STEP, lambda: jobs.state(client.get_pipeline_job(name=name)),

@@ -31,6 +31,12 @@ ROLES = {
     # Vertex AI Pipelines asks for storage.buckets.get, which objectUser does not have.
     "roles/storage.bucketViewer": "see the bucket",
 }
+# What the weekly refresh (lib.operate.schedule) needs besides: the account has it only where there
+# is a schedule. dataEditor may also be granted on the dataset alone.
+REFRESH_ROLES = {
+    "roles/bigquery.jobUser": "run its queries",
+    "roles/bigquery.dataEditor": "write the copies of the source, and the features",
+}
 
 ACCOUNTS = ".iam.gserviceaccount.com"  # after the project, in the e-mail of an account made there
 # Who may run this command, besides an owner of the project.

@@ -13,6 +13,7 @@ import pytest
 import requests
 from google.api_core.exceptions import BadRequest, Forbidden
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
+from google.cloud.bigquery import AccessEntry
 
 from lib import cloud as clouds
 from lib import config, images, source, warehouse
@@ -26,7 +27,9 @@ from lib.operate import (
     preflight,
     preflight_machine,
     preflight_resources,
+    schedule,
     service_account,
+    teardown,
 )
 from lib.operate.finding import UNKNOWN, member
 from tests.contract import schema
@@ -86,9 +89,7 @@ def with_target(cloud, **changes):
 
 def found(cloud, name):
     """The findings of one check."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preflight, "CHECKS", {name: preflight.CHECKS[name]})
-        return preflight.check(cloud)
+    return preflight.check(cloud, {name: preflight.CHECKS[name]})
 
 
 def with_data(cloud, name):
@@ -799,6 +800,36 @@ def test_training_and_serving_run_as_an_account_that_one_command_makes(
 
     service_account.delete(own, RUNNER)
     assert service_account.find(own) is None and RUNNER not in accounts.roles(own)
+
+
+def test_the_weekly_refresh_runs_only_as_an_account_that_may_write_the_tables(cloud):
+    """That of training, with two roles more; the second may be granted on the dataset alone."""
+    own = with_target(cloud, own_account=True)
+
+    def refused(action=schedule.create):
+        with pytest.raises(Needed) as error:
+            action(own)
+        assert schedule.find(own) == []
+        assert own.storage.lookup_bucket(own.settings.names.bucket) is None
+        return error.value.command.split()
+
+    grant = "gcloud projects add-iam-policy-binding local-demo " \
+        f"--member serviceAccount:{RUNNER} --role "
+    queries, writes = "roles/bigquery.jobUser", "roles/bigquery.dataEditor"
+    both = f"{grant}{queries} && {grant}{writes}".split()
+    assert refused() == [*own.settings.command(service_account.MODULE).split(), *both]
+    service_account.make(own)
+    assert refused() == refused(schedule.run) == both
+    policy = accounts.policy(own)
+    policy.bindings.add(role=queries, members=[f"serviceAccount:{RUNNER}"])
+    own.projects.set_iam_policy(request={"resource": "projects/local-demo", "policy": policy})
+    assert refused() == f"{grant}{writes}".split()
+    warehouse.create_dataset(own)
+    dataset = own.bigquery.get_dataset(own.settings.dataset)
+    dataset.access_entries = [AccessEntry("WRITER", "userByEmail", RUNNER)]
+    own.bigquery.update_dataset(dataset, ["access_entries"])
+    schedule.create(own)
+    assert teardown.run(own, delete=True) == 0
 
 
 def test_an_account_of_its_name_that_we_did_not_make_is_left_alone(cloud):
