@@ -32,8 +32,10 @@ _RUNS = tempfile.TemporaryDirectory(prefix="runs-test-", ignore_cleanup_errors=T
 os.environ["CHURN_DEMO_RUNS"] = _RUNS.name  # before anything imports lib.config
 
 from lib.localcloud.loopback import no_proxy  # noqa: E402
+from tests.support import warm  # noqa: E402
 
 os.environ.update(no_proxy())  # for the requests that tests make themselves
+warm.use()
 
 SMALL = {"thelook": {"users": 3000},
          "waits": {"first_pause_seconds": 0.02, "longest_pause_seconds": 0.2}}
@@ -66,6 +68,12 @@ class ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid):
         file = nodeid.partition("::")[0]
         return "tests/proof" if file.startswith("tests/proof/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes():
+    """One process forks the local clouds of all workers."""
+    warm.start()
 
 
 @pytest.hookimpl(optionalhook=True)

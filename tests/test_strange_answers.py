@@ -13,10 +13,12 @@ ALL_STRANGE, DENSE_IGNORED = "strange", "random:3,dense=ignored"
 
 
 @pytest.fixture(scope="module")
-def walks():
+def walks(tmp_path_factory):
     """Answers -> what tests/support/walk.py prints about them."""
     answers = [ALL_STRANGE, DENSE_IGNORED]
-    done = forked.run("tests.support.walk", *answers, timeout=900)
+    state = tmp_path_factory.mktemp("walks") / "state"
+    done = forked.run(
+        "tests.support.walk", *answers, timeout=900, LOCALCLOUD_STATE=str(state))
     return dict.fromkeys(answers, done.stdout + done.stderr) | {
         line.partition(": ")[0]: line for line in done.stdout.splitlines()
         if line.partition(": ")[0] in answers and "passed" in line}

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from lib.localcloud import loopback
 
@@ -227,6 +228,14 @@ def not_answering(pid: int | None) -> LocalCloudError:
         "kept)", STOP)
 
 
+def spawn(words: list[str], log: IO) -> subprocess.Popen:
+    """`python -m WORDS`, as a process that survives this one."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True)  # Ctrl-C in a notebook must not reach it
+
+
 def _launch(state: Path, arguments: dict, meanwhile: Callable[[], object]) -> dict:
     if (free := shutil.disk_usage(state).free) < FREE_BYTES:
         raise LocalCloudError(
@@ -234,11 +243,7 @@ def _launch(state: Path, arguments: dict, meanwhile: Callable[[], object]) -> di
             f"at least {FREE_BYTES // 1_000_000} MB; what is in {state} is kept", f"df -h {state}")
     (state / "running.json").unlink(missing_ok=True)
     with (state / "server.log").open("w") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", arguments["module"], "serve", json.dumps(arguments)],
-            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in a notebook must not reach it
-        )
+        child = spawn([arguments["module"], "serve", json.dumps(arguments)], log)
     meanwhile()
     users = (arguments["thelook"] or {}).get("users", 0)
     seconds = START_SECONDS + users // USERS_PER_SECOND

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.kill_and_resume import WHERE, Place, Trial, differences, plan, strike
-from tests.support import forked
+from tests.support import forked, warm
 from tests.support.walk import NO_COPIES, SMALL
 
 SMALLER = SMALL | NO_COPIES
@@ -32,6 +32,8 @@ class Forked(Place):
         super().__init__(folder)
         folder.mkdir()
         self.environment["CHURN_DEMO_SET"] = json.dumps(SMALLER)
+        # `processes` finds a local cloud by its variables, which are no fork's.
+        self.environment[warm.VARIABLE] = ""
         self.outputs, self.kernels = folder / "outputs", False
         os.mkfifo(self.outputs)
 

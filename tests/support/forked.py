@@ -2,7 +2,8 @@
 
 A user starts a Python for each command, which spends seconds on imports. Here one process of the
 tests imports the packages, and each command is a fork of it: a process of its own that imports
-`lib` itself, with exit status, stdout and stderr as a user has them.
+`lib` itself, with exit status, stdout and stderr as a user has them. A local cloud that it starts
+is a fork too (warm.py), unless that process's variable is empty.
 """
 
 import gc
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.operate import kernels
+from tests.support import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,6 +47,7 @@ def start(
 ) -> multiprocessing.Process:
     """The same, while it runs. `files`: for stdout and stderr, which may be one."""
     kernels.warm()
+    warm.start()
     process = multiprocessing.get_context("forkserver" if kernels.FORKS else "spawn").Process(
         target=_become,
         args=(module, arguments, str(folder), {**os.environ, **variables}, *map(str, files)))
@@ -69,4 +72,8 @@ def _become(
         del sys.modules[name]  # `folder` may be that of a copy of the project
     sys.path.insert(0, folder)
     sys.argv[1:] = arguments
+    if folder == str(ROOT) and environment.get(warm.VARIABLE):
+        from tests.support import warm as its_own
+
+        its_own.use()
     runpy.run_module(module, run_name="__main__", alter_sys=True)

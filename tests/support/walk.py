@@ -158,12 +158,13 @@ def main() -> int:
     options = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory(prefix="walk-") as folder:
-        state, prepared = Path(folder) / "state", Path(folder) / "prepared"
-        os.environ["LOCALCLOUD_STATE"] = str(state)  # before lib is imported
+        # A folder that does not exist yet; before lib is imported.
+        state = Path(os.environ.setdefault("LOCALCLOUD_STATE", f"{folder}/state"))
+        prepared = Path(folder) / "prepared"
         if not options.whole:
             state.mkdir()
             prepare(state)
-            state.rename(prepared)
+            shutil.move(state, prepared)
         for answers in expand(options.answers):
             began = time.monotonic()
             state.mkdir() if options.whole else shutil.copytree(prepared, state)

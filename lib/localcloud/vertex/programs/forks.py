@@ -144,7 +144,7 @@ def _fork_programs(requests: socket.socket) -> NoReturn:
         words, folder, environment = json.loads(request)
         if folder not in imported:
             imported.add(folder)
-            _import_packages(Path(folder))
+            import_packages(Path(folder))
             gc.freeze()  # a search for garbage would copy the memory that the programs share
         with contextlib.suppress(OSError):  # no memory or process is left: `start` gets no answer
             FORK.Process(target=_watch, args=(words, folder, environment, descriptors)).start()
@@ -152,7 +152,7 @@ def _fork_programs(requests: socket.socket) -> NoReturn:
             os.close(descriptor)
 
 
-def _import_packages(folder: Path) -> None:
+def import_packages(folder: Path) -> None:
     """Import what the Python files in the folder import, except each other."""
     for file in sorted(folder.rglob("*.py")):
         names = []
