@@ -60,7 +60,7 @@ def snapshots(cloud: Cloud) -> Outcome:
         BigQuery estimated; its value is the time of the newest snapshot.
 
     Raises:
-        Needed: see `refresh` of the program.
+        Needed: see `run` of the program's Refresh.
     """
     scanned, table = [], cloud.settings.table("features")
 
@@ -68,7 +68,7 @@ def snapshots(cloud: Cloud) -> Outcome:
         scanned.append(warehouse.announce(cloud, sql, times))
 
     try:
-        done = program.refresh(cloud.bigquery, plan(cloud.settings), announce)
+        done = program.Refresh(cloud.bigquery, plan(cloud.settings), announce).run()
     except program.Refused as refused:
         raise Needed(*refused.args) from None
     first, last, newest = done["first"], done["last"], done["newest_snapshot"]

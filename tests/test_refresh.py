@@ -167,7 +167,7 @@ class Killed(BaseException):
 def kill(patch, step, last=1):
     """Let a refresh be killed after so many calls of a function of its program: it does not clean
     up."""
-    real, calls = getattr(program, step), itertools.count(1)
+    real, calls = getattr(program.Refresh, step), itertools.count(1)
 
     def killed(*arguments, **named):
         result = real(*arguments, **named)
@@ -176,7 +176,7 @@ def kill(patch, step, last=1):
             raise Killed
         return result
 
-    patch.setattr(program, step, killed)
+    patch.setattr(program.Refresh, step, killed)
 
 
 # Each step of the program, and after which of its calls it is killed: when the source is read;
@@ -297,7 +297,7 @@ def test_another_time_of_arrival_is_a_change(closed, source):
         closed.bigquery.query(
             f"update `{name}` set known_at = timestamp_{direction}(known_at, interval 1 hour) "
             f"where order_id = (select max(order_id) from `{name}`)").result()
-        facts = program.read_source(closed.bigquery, refresh.plan(closed.settings))
+        facts = program.Refresh(closed.bigquery, refresh.plan(closed.settings)).read_source()
         assert (facts["changed_from"] is not None) == changed
 
 
@@ -310,9 +310,9 @@ def scheduled(shop):
     return dataclasses.replace(shop, settings=settings)
 
 
-def step(shop, **changes):
-    """What the pipeline does, by its program in this process; `changes`: of its plan."""
-    return program.refresh(shop.bigquery, refresh.plan(scheduled(shop).settings) | changes)
+def step(shop):
+    """What the pipeline does, by its program in this process."""
+    return program.Refresh(shop.bigquery, refresh.plan(scheduled(shop).settings)).run()
 
 
 def test_the_pipeline_equals_a_rebuild_does_nothing_twice_and_refuses(shop, source, rebuilt):
@@ -321,8 +321,8 @@ def test_the_pipeline_equals_a_rebuild_does_nothing_twice_and_refuses(shop, sour
     found = tables(shop)
     builds = {key: warehouse.built_at(shop, key) for key in KEYS}
     sent, settings = [], scheduled(shop).settings
-    done = program.refresh(
-        shop.bigquery, refresh.plan(settings), lambda sql, times: sent.append(sql))
+    done = program.Refresh(
+        shop.bigquery, refresh.plan(settings), lambda sql, times: sent.append(sql)).run()
     assert done["first"] > done["last"]  # nothing is due
     for name in ("users", "orders", "order_items", "products"):  # only to copy it
         reads = [sql for sql in sent if f"`{settings.source_dataset}.{name}`" in sql]

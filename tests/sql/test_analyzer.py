@@ -21,7 +21,7 @@ from google.cloud import bigquery
 
 from lib import cloud as clouds
 from lib import config, lookups, refresh, served_log, source, warehouse
-from lib.components.data_load.src import refresh as program
+from lib.components.data_load.src.refresh import Refresh
 from lib.config import ENTITY, ROOT, TIMESTAMP
 from lib.errors import Needed
 from lib.localcloud import thelook
@@ -118,9 +118,9 @@ def send_everything(cloud):
     warehouse.orders_after(cloud, "2026-07-03")
     for file in warehouse.BUILDS:
         warehouse.build(cloud, file)
-    plan = refresh.plan(cloud.settings)
-    program.read_source(cloud.bigquery, plan)
-    program.replace_snapshots(cloud.bigquery, plan, None, AT, AT)
+    step = Refresh(cloud.bigquery, refresh.plan(cloud.settings))
+    step.read_source()
+    step.replace_snapshots(AT, AT)
     lookups.newest_label(cloud)
     lookups.rows_since(cloud, datetime(2026, 3, 10, tzinfo=UTC))
     warehouse.run_checks(cloud)

@@ -3,7 +3,7 @@
     python src/refresh.py --plan JSON
 
 The plan has the SQL of the project, rendered, and its parameters (`plan` of lib/refresh.py writes
-it; `python -m lib.refresh` calls `refresh` of this file). In this order:
+it, and `python -m lib.refresh` uses the class of this file). In this order:
 
 1. The source is read once, into tables beside the copied ones: what arrived.
 2. They are compared with the copied tables: which snapshots are due.
@@ -22,7 +22,13 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+from google.api_core.exceptions import GoogleAPICallError, NotFound, RetryError
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import bigquery
 
 UNFINISHED, NOTHING = "refresh_from", "none"
 
@@ -35,158 +41,152 @@ class Refused(Exception):
         return f"{found}; needed: {needed}: {command}"
 
 
-def connect(project: str):
+def connect(project: str) -> bigquery.Client:
     """BigQuery's client; without `project` it would use Google's tenant project in a job."""
-    from google.auth.credentials import AnonymousCredentials
-    from google.cloud import bigquery
-
     if os.environ.get("BIGQUERY_EMULATOR_HOST"):  # the client reads it by itself
         return bigquery.Client(project=project, credentials=AnonymousCredentials())
     return bigquery.Client(project=project)
 
 
-def query(client, plan: dict, sql: str, before: Callable | None = None, **times: datetime) -> list:
-    """Run one statement with those parameters that it names, after `before(sql, times)`; its rows.
-    """
-    from google.cloud import bigquery
+@dataclass
+class Refresh:
+    """One refresh. before: called with each statement and its times before it is run."""
 
-    if before:
-        before(sql, times)
-    given = {name: ("INT64", value) for name, value in plan["parameters"].items()}
-    given |= {name: ("TIMESTAMP", value) for name, value in times.items()}
-    config = bigquery.QueryJobConfig(
-        labels=plan["labels"], maximum_bytes_billed=plan["max_bytes_billed"],
-        query_parameters=[bigquery.ScalarQueryParameter(name, kind, value)
-                          for name, (kind, value) in given.items()
-                          if re.search(rf"@{name}\b", sql)])
-    return list(client.query(sql, job_config=config).result())
+    client: bigquery.Client
+    plan: dict
+    before: Callable[[str, dict], object] | None = None
 
+    def run(self) -> dict:
+        """Bring newer orders in, and compute the due snapshots, unless none is due.
 
-def label(client, plan: dict, table: str, **labels: str) -> None:
-    """Add labels to a table, or replace their values. If it expires, its time begins anew: BigQuery
-    counts it from the table's creation, and neither a MERGE nor a copy creates it."""
-    found = client.get_table(table)
-    found.labels, fields = {**found.labels, **plan["labels"], **labels}, ["labels"]
-    if found.expires and plan["expiration_days"]:
-        found.expires = datetime.now(UTC) + timedelta(days=plan["expiration_days"])
-        fields.append("expires")
-    client.update_table(found, fields)
+        Returns:
+            first and last, the times of the first and last computed snapshot (first > last: none
+            was due); newest_snapshot, the newest one before; new_orders; last_day, of the newest
+            order.
 
+        Raises:
+            Refused: the features are not built, or by another definition; the source lost orders,
+                was replaced, or changed before the last horizon: these need a rebuild or a run.
+        """
+        unfinished = self.require_built().get(UNFINISHED, NOTHING)
+        try:
+            facts = self.read_source()
+            self.require_growth(facts)
+            first, last = facts["snapshots_from"], facts["snapshots_until"]
+            if unfinished != NOTHING:
+                first = min(first, datetime.fromisoformat(unfinished).replace(tzinfo=UTC))
+            if first <= last:
+                self.label(self.plan["features"], **{UNFINISHED: f"{first:%Y-%m-%d}"})
+                self.replace_copies()
+                self.replace_snapshots(first, last)
+        finally:
+            for table in self.plan["tables"].values():
+                self.client.delete_table(table["arrived"], not_found_ok=True)
+        return {**facts, "first": first, "last": last}
 
-def read_source(client, plan: dict, before: Callable | None = None) -> dict:
-    """Copy the source into the tables of what arrived; how they differ from the copied tables: the
-    row of sql/refresh/changes.sql.
+    def require_built(self) -> dict[str, str]:
+        """The labels of the features; Refused unless they are built by the SQL of this plan."""
+        commands = self.plan["commands"]
+        try:
+            labels = self.client.get_table(self.plan["features"]).labels
+        except NotFound:
+            labels = {}
+        if "build" not in labels:
+            raise Refused("the features are not built yet", "a whole run first", commands["run"])
+        if labels.get("fingerprint") != self.plan["fingerprint"]:
+            raise Refused(
+                f"{self.plan['features']} was built by another SQL or other settings, and its "
+                "snapshots must all be of one definition", "every snapshot computed anew; on a "
+                "schedule also the schedule created again", commands["rebuild"])
+        return labels
 
-    Raises:
-        Refused: the source changed while it was read.
-    """
-    for table in plan["tables"].values():
-        client.delete_table(table["arrived"], not_found_ok=True)  # of a refresh that was killed
-        query(client, plan, table["sql"], before)
-    failed = [row["check"] for row in query(client, plan, plan["check"], before)
-              if row["status"] == "fail"]
-    if failed:
-        raise Refused(
-            f"the source does not belong together: {', '.join(failed)}: it changed while it was "
-            "read", "a source that stays as it is for some minutes", plan["commands"]["refresh"])
-    return dict(query(client, plan, plan["changes"], before)[0].items())
+    def read_source(self) -> dict:
+        """Copy the source into the tables of what arrived; how they differ from the copied tables:
+        the row of sql/refresh/changes.sql. Refused if the source changed while it was read."""
+        for table in self.plan["tables"].values():
+            # One of a refresh that was killed may have another layout.
+            self.client.delete_table(table["arrived"], not_found_ok=True)
+            self.query(table["sql"])
+        failed = [row["check"] for row in self.query(self.plan["check"])
+                  if row["status"] == "fail"]
+        if failed:
+            raise Refused(
+                f"the source does not belong together: {', '.join(failed)}: it changed while it "
+                "was read", "a source that stays as it is for some minutes",
+                self.plan["commands"]["refresh"])
+        return dict(self.query(self.plan["changes"])[0].items())
 
+    def require_growth(self, facts: dict) -> None:
+        """Raise Refused unless the source is the copied one, grown, with at most late changes."""
+        newest, last_day = facts["newest_snapshot"], facts["last_day"]
+        commands, days = self.plan["commands"], self.plan["horizon_days"]
+        rebuild = "every snapshot computed anew", commands["rebuild"]
+        if 2 * facts["changed_orders"] > facts["raw_orders"]:
+            raise Refused(
+                f"{facts['changed_orders']:,} of the {facts['raw_orders']:,} orders that were "
+                f"copied are gone from {self.plan['source']} or are others now: it was replaced, "
+                "and did not grow. Google generates the public theLook anew every day, with new "
+                "ids", *rebuild)
+        if last_day > datetime.now(UTC):  # the snapshots would go on up to that day
+            raise Refused(f"the source has an order of {last_day:%Y-%m-%d}, in the future",
+                          "its right date", commands["refresh"])
+        if last_day < newest:
+            raise Refused(
+                f"the newest order is of {last_day:%Y-%m-%d}, before the newest snapshot of "
+                f"{newest:%Y-%m-%d}: the source lost its newest orders", *rebuild)
+        if facts["snapshots_from"] < (oldest := newest - timedelta(days=days)):
+            raise Refused(
+                f"the source changed from {facts['changed_from']:%Y-%m-%d} on: a refresh computes "
+                f"the snapshots of the last {days} days again (label.horizon_days), those from "
+                f"{oldest:%Y-%m-%d} on. Changed: {facts['new_orders']:,} new orders, "
+                f"{facts['changed_orders']:,} others, {facts['changed_others']:,} items, sign-ups "
+                "or categories", *rebuild)
 
-def require_growth(plan: dict, facts: dict) -> None:
-    """Raise Refused unless the source is the copied one, grown, with at most late changes."""
-    newest, days = facts["newest_snapshot"], plan["horizon_days"]
-    rebuild = "every snapshot computed anew", plan["commands"]["rebuild"]
-    if 2 * facts["changed_orders"] > facts["raw_orders"]:
-        raise Refused(
-            f"{facts['changed_orders']:,} of the {facts['raw_orders']:,} orders that were copied "
-            f"are gone from {plan['source']} or are others now: it was replaced, and did not grow. "
-            "Google generates the public theLook anew every day, with new ids", *rebuild)
-    if facts["last_day"] > datetime.now(UTC):  # the snapshots would go on up to that day
-        raise Refused(f"the source has an order of {facts['last_day']:%Y-%m-%d}, in the future",
-                      "its right date", plan["commands"]["refresh"])
-    if facts["last_day"] < newest:
-        raise Refused(
-            f"the newest order is of {facts['last_day']:%Y-%m-%d}, before the newest snapshot of "
-            f"{newest:%Y-%m-%d}: the source lost its newest orders", *rebuild)
-    if facts["snapshots_from"] < (oldest := newest - timedelta(days=days)):
-        raise Refused(
-            f"the source changed from {facts['changed_from']:%Y-%m-%d} on: a refresh computes the "
-            f"snapshots of the last {days} days again (label.horizon_days), those from "
-            f"{oldest:%Y-%m-%d} on. Changed: {facts['new_orders']:,} new orders, "
-            f"{facts['changed_orders']:,} others, {facts['changed_others']:,} items, sign-ups or "
-            "categories", *rebuild)
+    def replace_copies(self) -> None:
+        """Replace each copied table by what arrived. Until all are, no run may reuse one of them.
+        (Google does not say whether a table that is replaced keeps its labels: all are set again.)
+        """
+        tables = self.plan["tables"]
+        replacing = bigquery.CopyJobConfig(
+            write_disposition="WRITE_TRUNCATE", labels=self.plan["labels"])
+        for name in tables:
+            self.label(name, fingerprint=NOTHING)
+        for name, table in tables.items():
+            self.client.copy_table(table["arrived"], name, job_config=replacing).result()
+            self.label(name, fingerprint=NOTHING, build=str(time.time_ns()))
+        for name in tables:
+            self.label(name, **self.plan["copy_labels"])
 
+    def replace_snapshots(self, first: datetime, last: datetime) -> None:
+        """Compute the snapshots from `first` to `last` and put them into the features, in one
+        MERGE; snapshots older than the history go."""
+        self.query(self.plan["replace"], snapshots_from=first, snapshots_until=last)
+        builds = [self.client.get_table(table).labels["build"] for table in self.plan["inputs"]]
+        self.label(self.plan["features"], **{
+            UNFINISHED: NOTHING, "inputs": "-".join(builds), "build": str(time.time_ns())})
 
-def replace_copies(client, plan: dict) -> None:
-    """Replace each copied table by what arrived. Until all are, no run may reuse one of them.
-    (Google does not say whether a table that is replaced keeps its labels: all are set again.)"""
-    for name in plan["tables"]:
-        label(client, plan, name, fingerprint=NOTHING)
-    for name, table in plan["tables"].items():
-        client.copy_table(table["arrived"], name, job_config=_truncate(plan)).result()
-        label(client, plan, name, fingerprint=NOTHING, build=str(time.time_ns()))
-    for name in plan["tables"]:
-        label(client, plan, name, **plan["copy_labels"])
+    def query(self, sql: str, **times: datetime) -> list[bigquery.Row]:
+        """Run one statement with those parameters that it names; its rows."""
+        if self.before:
+            self.before(sql, times)
+        given = {name: ("INT64", value) for name, value in self.plan["parameters"].items()}
+        given |= {name: ("TIMESTAMP", value) for name, value in times.items()}
+        config = bigquery.QueryJobConfig(
+            labels=self.plan["labels"], maximum_bytes_billed=self.plan["max_bytes_billed"],
+            query_parameters=[bigquery.ScalarQueryParameter(name, kind, value)
+                              for name, (kind, value) in given.items()
+                              if re.search(rf"@{name}\b", sql)])
+        return list(self.client.query(sql, job_config=config).result())
 
-
-def _truncate(plan: dict):
-    from google.cloud import bigquery
-
-    return bigquery.CopyJobConfig(write_disposition="WRITE_TRUNCATE", labels=plan["labels"])
-
-
-def replace_snapshots(client, plan: dict, before: Callable | None, first: datetime,
-                      last: datetime) -> None:
-    """Compute the snapshots from `first` to `last` and put them into the features, in one MERGE;
-    snapshots older than the history go."""
-    query(client, plan, plan["replace"], before, snapshots_from=first, snapshots_until=last)
-    builds = [client.get_table(table).labels["build"] for table in plan["inputs"]]
-    label(client, plan, plan["features"], **{
-        UNFINISHED: NOTHING, "inputs": "-".join(builds), "build": str(time.time_ns())})
-
-
-def refresh(client, plan: dict, before: Callable | None = None) -> dict:
-    """Bring newer orders in, and compute the due snapshots, unless none is due.
-
-    Args:
-        before: called with each statement and its times before it is run.
-
-    Returns:
-        first and last, the times of the first and last computed snapshot (first > last: none was
-        due); newest_snapshot, the newest one before; new_orders; last_day, of the newest order.
-
-    Raises:
-        Refused: the features are not built, or by another definition; the source lost orders, was
-            replaced, or changed before the last horizon: all of these need a rebuild or a run.
-    """
-    from google.api_core.exceptions import NotFound
-
-    try:
-        labels = client.get_table(plan["features"]).labels
-    except NotFound:
-        labels = {}
-    if "build" not in labels:
-        raise Refused("the features are not built yet", "a whole run first",
-                      plan["commands"]["run"])
-    if labels.get("fingerprint") != plan["fingerprint"]:
-        raise Refused(
-            f"{plan['features']} was built by another SQL or other settings, and its snapshots "
-            "must all be of one definition", "every snapshot computed anew; on a schedule also the "
-            "schedule created again", plan["commands"]["rebuild"])
-    try:
-        facts = read_source(client, plan, before)
-        require_growth(plan, facts)
-        first, last = facts["snapshots_from"], facts["snapshots_until"]
-        if (unfinished := labels.get(UNFINISHED, NOTHING)) != NOTHING:
-            first = min(first, datetime.fromisoformat(unfinished).replace(tzinfo=UTC))
-        if first <= last:
-            label(client, plan, plan["features"], **{UNFINISHED: f"{first:%Y-%m-%d}"})
-            replace_copies(client, plan)
-            replace_snapshots(client, plan, before, first, last)
-    finally:
-        for table in plan["tables"].values():
-            client.delete_table(table["arrived"], not_found_ok=True)
-    return {**facts, "first": first, "last": last}
+    def label(self, table: str, **labels: str) -> None:
+        """Add labels to a table, or replace their values. If it expires, its time begins anew:
+        BigQuery counts it from the table's creation, and neither a MERGE nor a copy creates it."""
+        found, days = self.client.get_table(table), self.plan["expiration_days"]
+        found.labels, fields = {**found.labels, **self.plan["labels"], **labels}, ["labels"]
+        if found.expires and days:
+            found.expires = datetime.now(UTC) + timedelta(days=days)
+            fields.append("expires")
+        self.client.update_table(found, fields)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -195,12 +195,8 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=json.loads, required=True)
     plan = parser.parse_args(argv).plan
-
-    from google.api_core.exceptions import GoogleAPICallError, RetryError
-    from google.auth.exceptions import GoogleAuthError
-
     try:
-        done = refresh(connect(plan["project"]), plan)
+        done = Refresh(connect(plan["project"]), plan).run()
     except (Refused, GoogleAPICallError, RetryError, GoogleAuthError) as error:
         print(f"refresh: {error}", file=sys.stderr)
         return 1
