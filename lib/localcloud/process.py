@@ -257,7 +257,7 @@ def _launch(state: Path, arguments: dict, meanwhile: Callable[[], object]) -> di
                 f"the local cloud ended at start\n{_log_end(state)}",
                 f"a local cloud that starts: {state / 'server.log'} says why it did not. Only if "
                 "its data are damaged: `.venv/bin/python -m lib.localcloud reset` deletes them")
-        time.sleep(0.1)
+        time.sleep(0.02)
     _stop(child.pid, state)
     raise LocalCloudError(
         f"the local cloud was not up in {seconds} s\n{_log_end(state)}",

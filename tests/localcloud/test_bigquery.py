@@ -401,6 +401,30 @@ def test_a_dry_run_names_the_columns_and_runs_nothing(bq):
                  job_config=bigquery.QueryJobConfig(dry_run=True))
 
 
+def test_a_parameters_name_in_a_comment_or_in_a_text_is_no_parameter(bq):
+    sql = """-- @word is not @word's place
+        select @word as s, 'me@word, $word, it\\'s @word' as t, @word as u, `@word`
+        from (select 1 as `@word`) /* @word */"""
+    config = bigquery.QueryJobConfig(query_parameters=[
+        bigquery.ScalarQueryParameter("word", "STRING", "a")])
+    (row,) = bq.query(sql, job_config=config).result()
+    assert tuple(row.values()) == ("a", "me@word, $word, it's @word", "a", 1)
+
+
+def test_functions_of_places_are_there_once_they_are_asked_for(tmp_path):
+    server = BigQueryServer(tmp_path, "p1")
+    server.start()
+    try:
+        client = bigquery.Client("p1", credentials=AnonymousCredentials(),
+                                 client_options={"api_endpoint": server.rest})
+        client.create_dataset("ds")
+        client.query("create table ds.places as select st_geogpoint(1, 2) as place").result()
+        (row,) = client.query("select st_x(place) as x from ds.places").result()
+        assert row["x"] == 1
+    finally:
+        server.stop()
+
+
 def test_a_statement_that_was_translated_before_is_translated_anew_for_other_columns(bq):
     for kind, found in (("numeric", decimal.Decimal), ("float64", float)):
         bq.query(f"create or replace table ds.retyped as select cast(1.5 as {kind}) as x").result()
