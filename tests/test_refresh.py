@@ -164,25 +164,27 @@ class Killed(BaseException):
     """The process ended here."""
 
 
-def kill(patch, step, last=1):
-    """Let a refresh be killed after so many calls of a function of its program: it does not clean
-    up."""
-    real, calls = getattr(program.Refresh, step), itertools.count(1)
+def kill(patch, owner, step, last=1):
+    """Let a refresh be killed after so many calls of this method: it does not clean up."""
+    real, calls = getattr(owner, step), itertools.count(1)
 
     def killed(*arguments, **named):
         result = real(*arguments, **named)
         if next(calls) == last:
+            if step == "copy_table":
+                result.result()
             patch.setattr(bigquery.Client, "delete_table", lambda *_, **__: None)
             raise Killed
         return result
 
-    patch.setattr(program.Refresh, step, killed)
+    patch.setattr(owner, step, killed)
 
 
-# Each step of the program, and after which of its calls it is killed: when the source is read;
-# after the label of the first snapshot; when one copied table is replaced and not labelled; when
-# all are replaced; when the features are computed and not labelled.
-STEPS = [("read_source", 1), ("label", 1), ("label", 7), ("replace_copies", 1), ("query", 8)]
+# After which calls it is killed: the source is read; the first snapshot is noted; one copied table
+# is replaced; all are; the features are computed, and not labelled.
+STEPS = [(program.Refresh, "read_source", 1), (program.Refresh, "label", 1),
+         (bigquery.Client, "copy_table", 1), (program.Refresh, "replace_copies", 1),
+         (program.Refresh, "query", 8)]
 
 
 def test_killed_at_any_step_the_next_refresh_completes_it(shop, source, rebuilt, monkeypatch):
@@ -190,14 +192,14 @@ def test_killed_at_any_step_the_next_refresh_completes_it(shop, source, rebuilt,
     snapshots of all of them are in the history that the rebuild makes at the end."""
     source = copy.deepcopy(source)
     arrived = [table["arrived"] for table in refresh.plan(shop.settings)["tables"].values()]
-    for week, (step, last) in enumerate(STEPS, 1):
+    for week, (owner, step, last) in enumerate(STEPS, 1):
         for user in range(1, 9):
             order(source, user, LAST + (7 * week - 4) * DAY + user * HOUR / 8)
         order(source, 9, LAST + 7 * week * DAY - HOUR)
         order(source, 10, MIDNIGHT + (7 * week - 30) * DAY, returned=LAST + 7 * (week - 2) * DAY)
         load(shop, source)
         with monkeypatch.context() as patch:
-            kill(patch, step, last)
+            kill(patch, owner, step, last)
             with pytest.raises(Killed):
                 refresh.snapshots(shop)
         assert all(existing(shop.bigquery.get_table, name) for name in arrived)
@@ -210,7 +212,7 @@ def test_killed_at_any_step_the_next_refresh_completes_it(shop, source, rebuilt,
 
 def test_a_run_after_a_killed_refresh_builds_everything_again(shop, source, rebuilt, monkeypatch):
     with monkeypatch.context() as patch:
-        kill(patch, "replace_copies")
+        kill(patch, program.Refresh, "replace_copies")
         with pytest.raises(Killed):
             run(shop, late(source))
     assert warehouse.build(shop, "02_build_features").status == "created"
@@ -340,7 +342,7 @@ def test_the_pipeline_equals_a_rebuild_does_nothing_twice_and_refuses(shop, sour
 def test_the_pipeline_step_completes_what_a_killed_refresh_left(
         shop, source, rebuilt, monkeypatch):
     with monkeypatch.context() as patch:
-        kill(patch, "replace_copies")
+        kill(patch, program.Refresh, "replace_copies")
         with pytest.raises(Killed):
             run(shop, late(source))
     step(shop)
@@ -353,7 +355,7 @@ def test_a_step_that_ends_in_its_copies_leaves_none_of_them_to_be_reused(
     warehouse.build(there, "01_prepare_bq")
     load(shop, late(source))
     with monkeypatch.context() as patch:
-        kill(patch, "label", 7)
+        kill(patch, bigquery.Client, "copy_table")
         with pytest.raises(Killed):
             step(shop)
     assert warehouse.build(there, "01_prepare_bq").status == "created"

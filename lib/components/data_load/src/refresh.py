@@ -146,16 +146,13 @@ class Refresh:
         """Replace each copied table by what arrived. Until all are, no run may reuse one of them.
         (Google does not say whether a table that is replaced keeps its labels: all are set again.)
         """
-        tables = self.plan["tables"]
         replacing = bigquery.CopyJobConfig(
             write_disposition="WRITE_TRUNCATE", labels=self.plan["labels"])
-        for name in tables:
+        for name, table in self.plan["tables"].items():
             self.label(name, fingerprint=NOTHING)
-        for name, table in tables.items():
             self.client.copy_table(table["arrived"], name, job_config=replacing).result()
-            self.label(name, fingerprint=NOTHING, build=str(time.time_ns()))
-        for name in tables:
-            self.label(name, **self.plan["copy_labels"])
+        for name in self.plan["tables"]:
+            self.label(name, build=str(time.time_ns()), **self.plan["copy_labels"])
 
     def replace_snapshots(self, first: datetime, last: datetime) -> None:
         """Compute the snapshots from `first` to `last` and put them into the features, in one
