@@ -124,6 +124,17 @@ found = [type(each).__name__ for each in (
 print(json.dumps(found))""") == ["Program", "Popen", "Popen", "Popen", "Popen"]
 
 
+def test_what_a_program_registers_with_atexit_is_called(host):
+    assert host("""
+(folders["one"] / "src" / "last.py").write_text(
+    "import atexit\\natexit.register(print, 'the last words')\\n")
+program = images.start([sys.executable, "src/last.py"], folders["one"], environment,
+                       open(folder / "one" / "log", "wb"))
+other = start(images, "two", "return")
+print(json.dumps([program.wait(20), log("one"), type(other).__name__]))""") == [
+        0, "the last words\n", "Program"]
+
+
 def test_a_fork_that_fails_harms_no_other_program(host):
     assert host("""
 running = images.start([sys.executable, "src/sleep.py"], folders["two"], environment, kept)

@@ -4,8 +4,9 @@ A Python of its own spends one or two seconds on imports, for each task of a pip
 of a model server. The local cloud has most of these packages itself. So, before it opens any file,
 it forks a process that waits. That one imports what the code of an image imports, then forks a
 watcher, which forks the program and reports its exit status. A fork that is unlike the Python of
-its own is not made: see `Forks.start`. One difference stays: functions that a program registers
-with `atexit` are not called.
+its own is not made: see `Forks.start`. One difference stays: a fork ends by os._exit, so what its
+packages registered with `atexit` is not called. A normal end of Python would free a million
+objects, in 0.2 s of CPU.
 """
 
 import ast
@@ -104,12 +105,13 @@ class Forks:
         """Fork a program `python FILE ...`; error None: its errors go to `output`.
 
         None: a new Python must run it. It is not our Python, or no file; or its environment differs
-        from this process's in what is read only when a package is loaded; or the fork failed.
+        from this process's in what is read only when a package is loaded; or its code names
+        `atexit`, which a fork does not serve; or the fork failed.
         """
         python, *words = command
         if python != sys.executable or not words or words[0].startswith("-"):
             return None
-        if _read_when_loaded(environment) != self._read:
+        if _read_when_loaded(environment) != self._read or _names_atexit(folder):
             return None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, contextlib.suppress(OSError):
@@ -125,6 +127,10 @@ class Forks:
 
 def _read_when_loaded(environment: dict[str, str]) -> dict[str, str]:
     return {k: v for k, v in environment.items() if READ_WHEN_LOADED.match(k)}
+
+
+def _names_atexit(folder: Path) -> bool:
+    return any(b"atexit" in file.read_bytes() for file in folder.rglob("*.py"))
 
 
 def _fork_programs(requests: socket.socket) -> NoReturn:
