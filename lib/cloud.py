@@ -16,7 +16,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 EMULATOR_VARIABLES = (
     "BIGQUERY_EMULATOR_HOST", "BIGQUERY_STORAGE_GRPC_ENDPOINT", "STORAGE_EMULATOR_HOST",
 )
+# Its clients take most of a second to import, and nearly every command needs some.
+VERTEX = ("google.cloud.aiplatform_v1",)
 
 
 class LocalSession(AuthorizedSession):
@@ -332,24 +334,29 @@ def _known_message(content: dict) -> dict | None:
         return None
 
 
-def connect(settings: Settings) -> Cloud:
+def connect(settings: Settings, packages: Collection[str] = VERTEX) -> Cloud:
     """A Cloud for the settings' target; starts the local cloud if it is not running.
+
+    packages: that the caller will need, imported while a local cloud starts.
 
     Raises:
         google.auth.exceptions.DefaultCredentialsError: on gcp, without credentials.
         lib.errors.Needed: the local cloud did not start.
     """
-    return _connect_local(settings) if settings.target == "local" else _connect_gcp(settings)
+    if settings.target == "local":
+        return _connect_local(settings, packages)
+    return _connect_gcp(settings)
 
 
 @contextmanager
-def connected(settings: Settings, keep_running: bool = False) -> Iterator[Cloud]:
+def connected(settings: Settings, keep_running: bool = False,
+              packages: Collection[str] = VERTEX) -> Iterator[Cloud]:
     """`connect`; at the end a local cloud that this has started is stopped, or kept running.
 
     Raises:
         lib.errors.Needed: also, in the middle of anything, when the local cloud ends or hangs.
     """
-    cloud = connect(settings)
+    cloud = connect(settings, packages)
     try:
         with _watched(cloud):
             yield cloud
@@ -414,15 +421,13 @@ def _connect_gcp(settings: Settings) -> Cloud:
     return Cloud(settings, credentials, vertex, note=f"Google Cloud project {settings.project}")
 
 
-def _connect_local(settings: Settings) -> Cloud:
+def _connect_local(settings: Settings, packages: Collection[str]) -> Cloud:
     from lib import localcloud
 
     thelook = None if settings.source_is_folder else settings.thelook.model_dump(mode="json")
     try:
-        # The clients of Vertex AI take most of a second to import, and every command needs some.
         running, started = localcloud.start(
-            settings.project, thelook,
-            meanwhile=lambda: import_module("google.cloud.aiplatform_v1"))
+            settings.project, thelook, meanwhile=lambda: [*map(import_module, packages)])
     except localcloud.LocalCloudError as error:
         raise Needed(str(error), error.need, error.command or settings.rerun_command()) from None
     os.environ.update({

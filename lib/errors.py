@@ -32,6 +32,11 @@ class StageError(RuntimeError):
                  "needed": need, "command": command}
         super().__init__("\n".join(f"{k + ':':<11}{v}" for k, v in lines.items() if v))
 
+    def __reduce__(self) -> tuple:
+        """So that one process can hand it to another."""
+        return type(self), (self.stage, self.attempted, self.cause, self.need, self.command,
+                            self.resource)
+
     def _render_traceback_(self) -> list[str]:
         """Jupyter shows this instead of a traceback."""
         return [f"STOPPED\n{self}"]

@@ -84,12 +84,18 @@ class Chart(Figure):
 
     @styled
     def draw(self, renderer):
+        self._lay_out()
+        super().draw(renderer)
+
+    def _lay_out(self) -> None:
+        """Once: a second drawing is the same, and savefig draws a first time to lay out."""
         if current() == "ko":
             for text in self.findobj(Text):
                 if "\n" in text.get_text():
                     text.set_linespacing(HANGUL_SPACING)
-        super().draw(renderer)
-        self.set_layout_engine("none")  # laid out once: a second drawing is the same
+        if engine := self.get_layout_engine():
+            engine.execute(self)
+        self.set_layout_engine(None)
 
     def _repr_png_(self) -> bytes:
         """Sharp on a screen of 3,840 pixels; with a palette of 256 colours a third as large."""
@@ -112,7 +118,7 @@ class Chart(Figure):
     def svg(self) -> str:
         """The chart without its title, for a page whose heading says it; text as outlines."""
         title, buffer = self.texts[0], io.StringIO()
-        self.draw_without_rendering()
+        self._lay_out()
         top = title.get_window_extent().y0 / self.dpi - 0.02
         title.set_visible(False)
         self.savefig(buffer, format="svg", metadata={"Date": None},

@@ -198,7 +198,8 @@ def _distribution(axes: Axes, values: pd.Series, unit: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     else:
         ticks(axes, x=3)
-    axes.hist(known, bins, weights=[1 / len(values)] * len(known), color=BLUE, rwidth=rwidth)
+    weights = np.full(len(known), 1 / len(values))  # a list is read one by one
+    axes.hist(known, bins, weights=weights, color=BLUE, rwidth=rwidth)
     ticks(axes, "y", y=2)
 
 

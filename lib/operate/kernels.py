@@ -1,8 +1,8 @@
 """The kernels of a run's notebooks, forked from one process that has imported their packages.
 
 A kernel of its own spends about three seconds on imports, seven times a run. Here one process
-imports the packages while the run connects and checks the project, and each kernel is a fork of
-it, with the environment and the folder that the run gives it.
+imports the packages while the run connects, and each kernel is a fork of it, with the environment
+and the folder that the run gives it. So are preflight and the report: they need the same packages.
 """
 
 import multiprocessing
@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver
 
 from ipykernel.kernelspec import get_kernel_dict
@@ -27,7 +29,7 @@ PACKAGES = [
     "pydantic.types", "pydantic.main", "jinja2", "pyarrow.parquet", "yaml", "requests", "nbformat",
     "tenacity", "ipywidgets",
     "lib.operate.kernels", "lib.cloud", "lib.charts.walk", "lib.charts.proof", "lib.show",
-    "lib.endpoint", "lib.operate.frozen",
+    "lib.endpoint", "lib.cli", "lib.prose", "concurrent.futures.process", "lib.operate.frozen",
 ]
 # macOS ends a forked process that uses some of its own libraries: there, each kernel is a new one.
 FORKS = sys.platform == "linux"
@@ -38,6 +40,19 @@ def warm() -> None:
     if FORKS:
         multiprocessing.set_forkserver_preload(PACKAGES)
         forkserver.ensure_running()
+
+
+def forked(work: Callable, *arguments: object) -> object:
+    """What `work(*arguments)` returns or raises, in a fork that ends with this call."""
+    if not FORKS:
+        return work(*arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver"),
+                             initializer=_follow_run) as pool:
+        try:
+            return pool.submit(work, *arguments).result()
+        except BaseException:
+            end()  # else the pool waits for the work, also after Ctrl-C
+            raise
 
 
 def end() -> None:
@@ -80,16 +95,21 @@ class _Forked(LocalProvisioner):
 
 def _become_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
     """What the forked process does until the kernel is shut down."""
-    os.setsid()  # Ctrl-C in the terminal must not reach it
+    _follow_run()
     sys.modules["debugpy"] = None  # as if it were not installed: each kernel would import it
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    threading.Thread(target=_end_with_run, daemon=True).start()
     from ipykernel.kernelapp import IPKernelApp
 
     # jupyter_client names the parent in a variable, which was read at the import.
     IPKernelApp.launch_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
+
+
+def _follow_run() -> None:
+    """End with the run, also with a killed one; Ctrl-C in the terminal reaches the run only."""
+    os.setsid()
+    threading.Thread(target=_end_with_run, daemon=True).start()
 
 
 def _end_with_run() -> None:

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -23,9 +24,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lib import cli, config, errors, prose, stages
-from lib.cloud import Cloud, connected
+from lib.cloud import Cloud, connect, connected
 from lib.config import ROOT, RUN_VARIABLE, Settings, relative
 from lib.language import LANGUAGES
+from lib.operate import kernels
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
 KEPT = """\
@@ -70,13 +72,11 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
 def _run_in(folder: Path, settings: Settings, chosen: list[Path], keep_running: bool) -> int:
     """Run these notebooks in a folder of the run; the exit status."""
     say(folder, f"run {folder.name}: starting; its log: {relative(folder / 'run.log')}")
-    from lib.operate import kernels  # takes half a second to import
-
     kernels.warm()
     os.environ[RUN_VARIABLE] = folder.name  # the notebooks label with it what they make
     settings = settings.model_copy(update={"run_id": folder.name})
     try:
-        with connected(settings, keep_running) as cloud:
+        with connected(settings, keep_running, ["lib.operate.engine"]) as cloud:
             try:
                 _run_notebooks(cloud, chosen, folder)
             finally:
@@ -127,7 +127,7 @@ def _run_notebooks(cloud: Cloud, notebooks: list[Path], folder: Path) -> None:
     began = time.monotonic()
     settings = cloud.settings
     say(folder, f"run {folder.name}: {cloud.note}, env {settings.env}, source {settings.source}")
-    check(cloud, folder)
+    _preflight(settings, folder)
     for number, notebook in enumerate(notebooks, 1):
         _execute(notebook, settings, folder, f"[{number}/{len(notebooks)}]")
     summary = {**stages.read_summary(folder), "seconds": round(time.monotonic() - began, 1)}
@@ -135,27 +135,41 @@ def _run_notebooks(cloud: Cloud, notebooks: list[Path], folder: Path) -> None:
     if summary["predictions"]:
         say(folder, _extremes(summary["predictions"]))
     say(folder, f"finished in {summary['seconds']:.0f} s")
-    from lib.report import report  # here, since it takes a second to import
-
-    for line in (*report.after_run(folder), f"summary.json: {relative(folder)}/summary.json"):
+    try:
+        lines = kernels.forked(report, folder)
+    except BrokenProcessPool:
+        lines = ["report.html could not be made: something has killed its process, or memory ran "
+                 "out; the run itself is complete: .venv/bin/python -m lib.report"]
+    for line in (*lines, f"summary.json: {relative(folder)}/summary.json"):
         say(folder, line)
 
 
-def check(cloud: Cloud, folder: Path) -> None:
-    """Preflight, as the stage before the first notebook.
+def _preflight(settings: Settings, folder: Path) -> None:
+    began = time.monotonic()
+    figures = kernels.forked(check, settings, folder)
+    say(folder, f"[0/{len(NOTEBOOKS)}] 00_preflight: done in {time.monotonic() - began:.1f} s | "
+                + ", ".join(f"{value} {key}" for key, value in figures.items()))
+
+
+def check(settings: Settings, folder: Path) -> dict[str, int]:
+    """Preflight, as the stage before the first notebook; its figures.
 
     Raises:
         lib.errors.StageError: something that the run needs is missing.
     """
     from lib.operate import preflight
 
-    began = time.monotonic()
-    run = stages.open_stage("00_preflight", cloud.settings, folder, quiet=True)
-    run.step("preflight", preflight.require, cloud)
+    run = stages.open_stage("00_preflight", settings, folder, quiet=True)
+    run.step("preflight", preflight.require, connect(settings))
     run.finish()
-    figures = stages.read_summary(folder)["stages"][0]["figures"]["preflight"]
-    say(folder, f"[0/{len(NOTEBOOKS)}] 00_preflight: done in {time.monotonic() - began:.1f} s | "
-                + ", ".join(f"{value} {key}" for key, value in figures.items()))
+    return stages.read_summary(folder)["stages"][0]["figures"]["preflight"]
+
+
+def report(folder: Path) -> list[str]:
+    """Make the report and the slides; one line each to print."""
+    from lib.report import report
+
+    return report.after_run(folder)
 
 
 def _execute(notebook: Path, settings: Settings, folder: Path, position: str) -> None:
@@ -169,7 +183,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from lib.operate import engine, kernels
+    from lib.operate import engine
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     bar = {"desc": f"{position} {notebook.stem}", "leave": False} if sys.stderr.isatty() else False

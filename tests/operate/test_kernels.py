@@ -1,15 +1,19 @@
 """The notebooks' kernels: forks of one process, or each a Python of its own."""
 
 import importlib.util
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
 from lib.config import ROOT
+from lib.errors import StageError
 from lib.operate import kernels
 
 # Starts a kernel and prints what a cell prints; then waits to be killed.
@@ -75,6 +79,26 @@ def test_a_kernel_has_its_environment_and_folder_and_ends_with_a_killed_run(
     while alive(int(pid)):
         assert time.monotonic() < deadline, "the kernel outlives its run"
         time.sleep(0.05)
+
+
+def refuse():
+    raise StageError("a stage", "a step", "a cause", "a need", "a command", "a resource")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there work is forked")
+def test_work_in_a_fork_returns_and_raises_as_here_and_ends_with_ctrl_c():
+    assert kernels.forked(os.getpid) != os.getpid()
+    with pytest.raises(StageError) as raised:
+        kernels.forked(refuse)
+    with pytest.raises(StageError) as here:
+        refuse()
+    assert vars(raised.value) == vars(here.value) and str(raised.value) == str(here.value)
+    with pytest.raises(BrokenProcessPool):
+        kernels.forked(os._exit, 1)
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        kernels.forked(time.sleep, 600)
+    assert multiprocessing.active_children() == []
 
 
 def test_every_package_exists():

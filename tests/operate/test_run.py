@@ -23,8 +23,7 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from lib import cloud, config, localcloud, refresh, stages
 from lib.config import ROOT
 from lib.localcloud import process
-from lib.operate import run, schedule, teardown
-from lib.report import report
+from lib.operate import kernels, run, schedule, teardown
 
 # The command, for a run that ends before it needs a kernel: its imports would go on for seconds.
 COMMAND = """
@@ -93,11 +92,10 @@ def fake(patch, folder, settings):
         nbformat.write(book, folder / f"{name}.ipynb")
         return folder / f"{name}.ipynb"
 
-    patch.setattr(run, "check", lambda cloud, folder: None)
-    patch.setattr(cloud, "connect", lambda settings: SimpleNamespace(
+    patch.setattr(kernels, "forked", lambda work, *_: {} if work is run.check else [])
+    patch.setattr(cloud, "connect", lambda settings, *_: SimpleNamespace(
         settings=settings, note="no cloud", started_local=False, local_pid=None))
     patch.setattr(stages, "RUNS", folder / "runs")
-    patch.setattr(report, "after_run", lambda folder: [])
     return lambda *books: patch.setattr(run, "NOTEBOOKS", [write(*b) for b in books])
 
 
@@ -132,7 +130,7 @@ def finished(tmp_path_factory, settings):
     (other / "kernel.json").write_text(json.dumps({
         "argv": ["false", "{connection_file}"], "display_name": "Other", "language": "python"}))
 
-    def connect(settings):
+    def connect(settings, *_):
         found.before = out.getvalue()
         return SimpleNamespace(settings=settings, note="local cloud started", started_local=True,
                                local_pid=None)
@@ -145,7 +143,7 @@ def finished(tmp_path_factory, settings):
     found = SimpleNamespace(runs=folder / "runs", latest=folder / "runs" / "latest", stops=stops,
                             writes=[])
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
-        made = report.after_run
+        forked = kernels.forked
         fake(patch, folder, settings)(
             ("01_data", "print('  by ' + sys.executable)",
              "print('  run ' + config.load().labels['run_id'])",
@@ -156,7 +154,8 @@ def finished(tmp_path_factory, settings):
             ("02_features", "run.finish(predictions=[\n"
              "    {'customer_id': c, 'churn_probability': p}\n"
              "    for c, p in [('7', .91), ('8', .85), ('9', .96)]])"))
-        patch.setattr(report, "after_run", made)
+        patch.setattr(kernels, "forked", lambda work, *given: (
+            {} if work is run.check else forked(work, *given)))
         patch.setattr(cloud, "connect", connect)
         patch.setattr(cloud, "stop_local", lambda: stops.append(1))
         patch.setattr(papermill.engines, "write_ipynb", write)
@@ -216,7 +215,7 @@ def test_keep_running_leaves_the_local_cloud_running_and_says_what_to_do(
         finished, without_kernels, monkeypatch, capsys):
     parts = (".venv/bin/jupyter lab notebooks", ".venv/bin/python -m lib.localcloud stop")
     assert finished.stops == [1] and not [part for part in parts if part in finished.out]
-    monkeypatch.setattr(cloud, "connect", lambda settings: SimpleNamespace(
+    monkeypatch.setattr(cloud, "connect", lambda settings, *_: SimpleNamespace(
         settings=settings, note="local cloud started", started_local=True, local_pid=None))
     monkeypatch.setattr(cloud, "stop_local", lambda: pytest.fail("stopped"))
     without_kernels(("01_data", "run.finish()"))
@@ -418,7 +417,7 @@ def owner(tmp_path, monkeypatch, settings):
         [sys.executable, "-c", OWNER, str(state)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "owns\n"
     monkeypatch.setattr(localcloud, "wait_for_loss", partial(process.wait_for_loss, state=state))
-    monkeypatch.setattr(cloud, "connect", lambda settings: SimpleNamespace(
+    monkeypatch.setattr(cloud, "connect", lambda settings, *_: SimpleNamespace(
         settings=settings, note="a local cloud", started_local=False, local_pid=child.pid))
     monkeypatch.setattr(process, "WATCH_SECONDS", 0.05)
     yield child

@@ -47,10 +47,9 @@ MUST_STOP = "online and offline differ"  # where `dense` is ignored
 def walk(settings, folder: Path) -> dict[str, str]:
     """Preflight and the notebooks; stage -> its status. Raises what a cell raises."""
     from lib import stages
-    from lib.cloud import connect
     from lib.operate import run
 
-    run.check(connect(settings), folder)
+    run.check(settings, folder)
     for notebook in NOTEBOOKS:
         execute(notebook, settings, folder)
     return {s["name"]: s["status"] for s in stages.read_summary(folder)["stages"]}
