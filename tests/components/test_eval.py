@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.inspection import permutation_importance
 
 FEATURES = ["orders_90d", "avg_order_value_90d", "days_since_last_order", "tenure_days"]
 LABEL = "label_churn_60d"
@@ -130,6 +131,20 @@ def test_importance_finds_what_matters(written):
     assert set(found["feature"][:2]) == {"tenure_days", "orders_90d"}
     assert fall["tenure_days"] > 0.05 and abs(fall["days_since_last_order"]) < 0.02
     assert all(std >= 0 for std in found["std"])
+
+
+def test_importance_is_that_of_scikit_learn(written, model, dataset):
+    """The sample holds all rows of so small a split, in their order."""
+    pipeline = pickle.loads((model / "model.pkl").read_bytes())
+    rows = pd.read_parquet(dataset / "test.parquet")
+    found = permutation_importance(pipeline, rows[FEATURES].astype(float), rows[LABEL],
+                                   scoring="roc_auc", n_repeats=5, random_state=7)
+    expected = {name: (round(mean, 5), round(std, 5)) for name, mean, std in zip(
+        FEATURES, found.importances_mean, found.importances_std, strict=True)}
+    drawn = written[1]["importance"]
+    assert drawn["rows"] == len(rows)
+    assert expected == dict(zip(drawn["feature"], zip(
+        drawn["mean"], drawn["std"], strict=True), strict=True))
 
 
 def test_same_bytes_twice_and_for_columns_in_another_order(
