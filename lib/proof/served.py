@@ -21,7 +21,7 @@ from google.cloud import aiplatform_v1 as vertex
 
 from lib import endpoint, lookups, served_log, warehouse
 from lib.cloud import Cloud
-from lib.config import TIMESTAMP
+from lib.config import ENTITY, TIMESTAMP
 from lib.errors import Needed
 from lib.predict import Predictor
 from lib.proof import parity
@@ -29,6 +29,10 @@ from lib.proof.parity import Pair
 from lib.stages import Outcome
 
 MOST_INSTANCES = 1000  # of one prediction request
+# Customers behind the contact threshold. Forty other samples of so many, by hash, of theLook's
+# 16,470 move it by 0.0006 (standard deviation; all of them: 0.8561), and with it the share that is
+# contacted by 0.4 points: 8.6% to 10.5% instead of 10%.
+SCORED = 4000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,14 +124,16 @@ def threshold(cloud: Cloud, service: vertex.Endpoint, active: pd.DataFrame) -> O
     """The churn probability up to which the campaign contacts a customer, as the Outcome's value:
     the highest among the campaign.contacted_share of `active` that are likeliest to order again.
 
-    active: the rows of `lookups.active_features`.
+    active: the rows of `lookups.active_features`; of more than SCORED, a sample by hash.
     """
-    values = active[cloud.settings.feature_names].astype(object)
+    hashed = pd.util.hash_array(active[ENTITY].to_numpy(dtype=object))
+    values = active.iloc[hashed.argsort()[:SCORED]][cloud.settings.feature_names].astype(object)
     vectors = values.where(values.notna(), None).to_dict("records")
     contacted = max(1, round(cloud.settings.campaign.contacted_share * len(vectors)))
     cut = sorted(_score(cloud, service, vectors))[contacted - 1]
     return Outcome("done", figures={
-        "customers": len(vectors), "contacted": contacted, "up to": round(cut, 4)}, value=cut)
+        "customers": len(active), "scored": len(vectors), "contacted of these": contacted,
+        "up to": round(cut, 4)}, value=cut)
 
 
 def _score(cloud: Cloud, service: vertex.Endpoint, vectors: list[dict]) -> list[float]:

@@ -145,12 +145,19 @@ def test_without_a_log_nothing_is_compared_and_an_empty_one_is_an_error(deployed
         served.check(Predictor(deployed), began, CUT)
 
 
-def test_the_campaigns_share_of_the_active_customers_is_contacted(deployed, service):
+def test_the_campaigns_share_of_the_active_customers_is_contacted(deployed, service, monkeypatch):
     active = lookups.active_features(deployed)
-    outcome = served.threshold(deployed, service, active)
     found = [endpoint.predict(deployed, service, [lookups.instance(deployed, row)])[0]
              for _, row in active.head(40).iterrows()]
-    cut = served.threshold(deployed, service, active.head(40)).value
-    assert sorted(found)[3] == cut  # a tenth: four of forty
-    assert outcome.figures["contacted"] == round(len(active) / 10)
-    assert 0 < outcome.value < 1
+    outcome = served.threshold(deployed, service, active.head(40))
+    assert sorted(found)[3] == outcome.value  # a tenth: four of forty
+    assert outcome.figures["scored"] == 40 and outcome.figures["contacted of these"] == 4
+
+    # Of more than SCORED customers only so many: the same ones, whatever the order of the rows.
+    monkeypatch.setattr(served, "SCORED", 20)
+    asked = []
+    monkeypatch.setattr(served, "_score", lambda _cloud, _service, vectors: asked.append(
+        [list(vector.values()) for vector in vectors]) or [0.5] * len(vectors))
+    for seed in range(2):
+        served.threshold(deployed, service, active.sample(frac=1, random_state=seed))
+    assert asked[0] == asked[1] and len(asked[0]) == 20
