@@ -105,7 +105,7 @@ class Chart(Figure):
         # the time for the same colours.
         drawn = np.asarray(canvas.buffer_rgba())
         pixels = drawn.view("u4").ravel()
-        begins = np.flatnonzero(np.diff(pixels, prepend=~pixels[:1]))
+        begins = np.flatnonzero(np.append(True, pixels[1:] != pixels[:-1]))
         others = Image.fromarray(pixels[begins].view("u1").reshape(1, -1, 4)).convert("RGB")
         others = others.quantize(256, dither=Image.Dither.NONE)
         colours = np.repeat(np.asarray(others), np.diff(begins, append=pixels.size))
