@@ -26,6 +26,7 @@ from lib.stages import Outcome
 from lib.training import inputs
 
 NAME = "ladder"  # ending of the copy's names
+TREES, GROUP_TREES = 25, 10  # of a forest, and of one within a group: lib/README.md
 KEYS = [ENTITY, TIMESTAMP]
 KNOWN = "items.returned_at <= spine.feature_timestamp"
 # What a cut takes out of the raw tables: the statements of sql/checks/cut_at.sql that do it.
@@ -138,8 +139,9 @@ def _measure(cloud: Cloud) -> dict:
         rows = rows.merge(features[[*KEYS, *settings.feature_names]], on=KEYS,
                           suffixes=("", f" {name}"), validate="many_to_one")
     splits = leakage.split(cloud, rows)
-    full = _figures(cloud, splits)
-    groups = [_figures(cloud, part) for part in leakage.divide(cloud, splits)]
+    full, *groups = leakage.side_by_side(
+        lambda part: _figures(cloud, part, TREES if part is splits else GROUP_TREES),
+        [splits, *leakage.divide(cloud, splits)])
     leaks = {name: intervals.summarise(full[name], [group[name] for group in groups])
              for name in full}
     random, by_time = at_random(splits, settings.train.seed), (splits["train"], splits["test"])
@@ -160,8 +162,8 @@ def _found(leak: int, sound: int, of: int, features: list[str] | None = None) ->
 # -- the figures -------------------------------------------------------------------------------
 
 
-def _figures(cloud: Cloud, splits: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
-    """Leak -> the figures of `intervals.measure`, for all but the first."""
+def _figures(cloud: Cloud, splits: Mapping[str, pd.DataFrame], trees: int) -> dict[str, dict]:
+    """Leak -> the figures of `intervals.measure`, for all but the first, by forests of `trees`."""
     settings, label = cloud.settings, cloud.settings.label.column
     train, test = splits["train"], splits["test"]
 
@@ -172,7 +174,7 @@ def _figures(cloud: Cloud, splits: Mapping[str, pd.DataFrame]) -> dict[str, dict
         return rows[columns].set_axis(settings.feature_names, axis=1).astype("float64")
 
     def model(rows: pd.DataFrame, name: str = ""):
-        return leakage.fit(cloud, features(rows, name), rows[label], leakage.GROUP_TREES)
+        return leakage.fit(cloud, features(rows, name), rows[label], trees)
 
     def score(fitted, rows: pd.DataFrame, name: str = "") -> np.ndarray:
         return fitted.predict_proba(features(rows, name))[:, 1]

@@ -7,7 +7,8 @@ Label rows, split and model are those of the training; only the join differs.
 import importlib.util
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -27,9 +28,8 @@ from lib.training import inputs
 from lib.training.training import Training
 
 TABLES = ("train", "train_naive")
-CORES = 2  # default of the train component; the model is the same with any number
-FEW_ROWS = 10_000  # two threads take longer for a tree of so few
-GROUP_TREES = 25  # of a forest within a group; with 100 the intervals are the same
+CORES = 2  # models that are trained at a time
+GROUP_TREES = 15  # of a forest within a group; with 10, verdicts change: lib/README.md
 CODE = [Path(__file__), Path(intervals.__file__), *sorted(inputs.COMPONENTS.glob("*/src/*.py"))]
 MODELS = {"promised": mark("naive join, its own test"), "honest": mark("point-in-time join"),
           "kept": mark("naive join, in production")}
@@ -122,11 +122,19 @@ def _compare(cloud: Cloud, trained: Training) -> dict:
     # Only the join may differ: of a sample, the honest model is trained on the same rows.
     honest = None if part > 1 else pickle.loads(storage.Blob.from_uri(
         f"{trained.model_uri}/model.pkl", client=cloud.storage).download_as_bytes())
-    full = _figures(cloud, splits, honest=honest)
-    groups = [_figures(cloud, parts, trees=GROUP_TREES) for parts in divide(cloud, splits)]
+    full, *groups = side_by_side(
+        lambda part: _figures(cloud, part, honest=honest) if part is splits
+        else _figures(cloud, part, trees=GROUP_TREES), [splits, *divide(cloud, splits)])
     test = splits["test"]
     return {**intervals.summarise(full, groups), "groups": len(groups), "rows": len(test),
             "customers": test[ENTITY].nunique(), "one_in": part}
+
+
+def side_by_side(work: Callable, parts: Iterable) -> list:
+    """The result of `work` for each part, in their order, two at a time: scikit-learn releases the
+    interpreter's lock for most of a fit. They equal those of one after another."""
+    with ThreadPoolExecutor(CORES) as pool:
+        return list(pool.map(work, parts))
 
 
 def divide(cloud: Cloud, splits: dict[str, pd.DataFrame]) -> Iterator[dict[str, pd.DataFrame]]:
@@ -196,8 +204,7 @@ def fit(cloud: Cloud, rows: pd.DataFrame, labels: pd.Series, trees: int | None =
     if trees and "n_estimators" in params:
         params["n_estimators"] = min(trees, params["n_estimators"])
     pipeline = train.build_pipeline(
-        chosen.model_type, cloud.settings.feature_names, params, chosen.seed,
-        CORES if len(rows) > FEW_ROWS else 1)
+        chosen.model_type, cloud.settings.feature_names, params, chosen.seed, n_jobs=1)
     train.fit(pipeline, rows, labels)
     return pipeline
 

@@ -60,6 +60,19 @@ def test_label_rows_of_one_class_are_refused(proof):
     assert "snapshots.history_days" in str(refused.value)
 
 
+def test_two_at_a_time_give_what_one_after_another_gives(proof):
+    splits = leakage.split(proof, naive_join.read_pairs(proof))
+    parts = list(leakage.divide(proof, splits))
+
+    def promised(part):
+        rows, labels = part["train"][proof.settings.feature_names], part["train"]["label_churn_60d"]
+        return leakage.fit(proof, rows, labels, 5).predict_proba(rows)[:, 1].tolist()
+
+    assert leakage.side_by_side(promised, parts) == [promised(part) for part in parts]
+    with pytest.raises(KeyError, match="absent"):
+        leakage.side_by_side(lambda part: part["absent"], parts)
+
+
 def test_groups_without_both_classes_are_refused(proof):
     checks = proof.settings.checks.model_copy(update={"leakage_groups": 50})
     there = dataclasses.replace(proof, settings=proof.settings.model_copy(
