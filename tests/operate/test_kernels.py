@@ -16,7 +16,8 @@ from lib.config import ROOT
 from lib.errors import StageError
 from lib.operate import kernels
 
-# Starts a kernel and prints what a cell prints; then waits to be killed.
+# Starts a kernel and prints what a cell prints; then waits to be killed. Python 3.12 starts with
+# some hundred frozen objects.
 STARTER = """
 import os, sys, time
 from jupyter_client.utils import run_sync
@@ -35,7 +36,7 @@ def show(message):
         print(message["content"]["text"], end="", flush=True)
 run_sync(client.execute_interactive)(
     "import gc, os, sys; print(os.getpid(), os.getpgrp(), os.getcwd(), os.environ['GIVEN'], "
-    "sys.executable, '__mp_main__' in sys.modules, gc.get_freeze_count() > 0, "
+    "sys.executable, '__mp_main__' in sys.modules, gc.get_freeze_count() > 1000, "
     "sys.modules.get('debugpy') is None, sep='|')", output_hook=show, timeout=60)
 time.sleep(600)
 """

@@ -214,7 +214,7 @@ def end(cloud, job):
         cloud.pipeline_jobs.cancel_pipeline_job(name=job.name)
     except BadRequest:
         return
-    with pytest.raises(Needed, match="CANCELLED|failed"):
+    with pytest.raises(Needed, match="(?i)cancelled|failed"):
         pipeline_job.wait(cloud, job, say=lambda _: None)
 
 
