@@ -39,7 +39,8 @@ trap end EXIT
 english='{"language": "en"}'
 LOCALCLOUD_STATE="$folder/state" CHURN_DEMO_SET="${CHURN_DEMO_SET:-$english}" \
     .venv/bin/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env \
-    --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks >"$folder/notebooks" 2>&1 &
+    --nbval-sanitize-with tests/notebooks/sanitize.cfg -p tests.support.forked_kernels \
+    notebooks >"$folder/notebooks" 2>&1 &
 notebooks=$!
 failed=0
 "${files[@]}" || failed=$?
