@@ -39,11 +39,11 @@ warm.use()
 
 SMALL = {"thelook": {"users": 3000},
          "waits": {"first_pause_seconds": 0.02, "longest_pause_seconds": 0.2}}
-# With two workers (scripts/test.sh) these files are taken first, so that none is left at the end.
-LONG = ("proof/", "operate/test_kill_and_resume.py", "operate/test_teardown.py",
-        "contract/test_wire.py", "test_strange_answers.py", "training/test_training.py",
-        "test_flow.py", "test_refresh.py", "test_features.py", "contract/test_failures.py",
-        "scripts/test_build_push.py")
+# With several workers (scripts/test.sh) these files come first, so that none is left at the end.
+LONG = ("notebooks/test_outputs.py", "proof/", "operate/test_kill_and_resume.py",
+        "operate/test_teardown.py", "contract/test_wire.py", "test_strange_answers.py",
+        "training/test_training.py", "test_flow.py", "test_refresh.py", "test_features.py",
+        "contract/test_failures.py", "scripts/test_build_push.py")
 
 
 def pytest_collection_finish():
