@@ -202,22 +202,17 @@ def _schedules(cloud: Cloud) -> Iterator[Resource]:
 
 
 def _pipeline_jobs(cloud: Cloud) -> Iterator[Resource]:
-    names = [jobs.display_name(cloud.settings),
-             jobs.display_name(cloud.settings, schedule.STEP)]
-    request = _named(cloud, names) | {"read_mask": JOB_FIELDS}
-    found = cloud.pipeline_jobs.list_pipeline_jobs(request=request)
-    return _jobs(cloud, "pipeline job", found, names)
+    return _jobs(cloud, "pipeline job", cloud.pipeline_jobs.list_pipeline_jobs,
+                 "training", schedule.STEP)
 
 
 def _custom_jobs(cloud: Cloud) -> Iterator[Resource]:
-    names = [jobs.display_name(cloud.settings, step) for step in inputs.STEPS]
-    request = _named(cloud, names) | {"read_mask": JOB_FIELDS}
-    found = cloud.custom_jobs.list_custom_jobs(request=request)
-    return _jobs(cloud, "custom job", found, names)
+    return _jobs(cloud, "custom job", cloud.custom_jobs.list_custom_jobs, *inputs.STEPS)
 
 
-def _jobs(cloud: Cloud, kind: str, found: Iterable, names: list[str]) -> Iterator[Resource]:
-    for job in found:
+def _jobs(cloud: Cloud, kind: str, find: Callable, *steps: str) -> Iterator[Resource]:
+    names = [jobs.display_name(cloud.settings, step) for step in steps]
+    for job in find(request=_named(cloud, names) | {"read_mask": JOB_FIELDS}):
         if job.display_name in names:
             running = "" if jobs.state(job) in jobs.ENDED else ", running: it is cancelled first"
             yield Resource(kind, job.name, job.create_time, job.display_name + running,

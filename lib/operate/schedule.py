@@ -14,37 +14,19 @@ config.yaml.
 import argparse
 import json
 import sys
-import tempfile
-from pathlib import Path
+from functools import partial
 
-import yaml
 from google.cloud import aiplatform_v1 as vertex
-from kfp import compiler, dsl
+from kfp import dsl
 
 from lib import cli, refresh, stages, waiting
 from lib.cloud import Cloud, connect
 from lib.config import Settings
 from lib.errors import Needed
-from lib.training import inputs, jobs, pipeline
+from lib.training import compile, inputs, jobs, pipeline, pipeline_job
 
 MODULE = "lib.operate.schedule"
 STEP = "refresh"
-
-
-def specification(settings: Settings) -> dict:
-    """The compiled pipeline."""
-    step = pipeline.component(settings, "data_load", "refresh.yaml")
-
-    @dsl.pipeline(name=jobs.display_name(settings, STEP),
-                  description="churn: bring newer orders in, compute the due snapshots")
-    def weekly(plan: str):
-        step(plan=plan).set_cpu_limit("1").set_memory_limit("2G").set_caching_options(False) \
-            .set_display_name(STEP)
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "refresh.yaml"
-        compiler.Compiler().compile(weekly, str(file))
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def job(settings: Settings) -> vertex.PipelineJob:
@@ -58,12 +40,16 @@ def job(settings: Settings) -> vertex.PipelineJob:
             f"the source is the folder {settings.source_folder} on this machine, which a scheduled "
             "step cannot read", "a BigQuery dataset with the orders (source in config.yaml), or "
             "the refresh from here", settings.command("lib.refresh"))
-    return vertex.PipelineJob(
-        display_name=jobs.display_name(settings, STEP), labels=settings.labels,
-        pipeline_spec=specification(settings), service_account=settings.service_account or "",
-        runtime_config=vertex.PipelineJob.RuntimeConfig(
-            gcs_output_directory=f"gs://{settings.names.bucket}/pipelines",
-            parameter_values={"plan": json.dumps(refresh.plan(settings))}))
+    step = pipeline.component(settings, "data_load", "refresh.yaml")
+
+    @dsl.pipeline(name=jobs.display_name(settings, STEP),
+                  description="churn: bring newer orders in, compute the due snapshots")
+    def weekly(plan: str):
+        step(plan=plan).set_cpu_limit("1").set_memory_limit("2G").set_caching_options(False) \
+            .set_display_name(STEP)
+
+    return pipeline_job.message(settings, STEP, compile.specification(weekly),
+                                {"plan": json.dumps(refresh.plan(settings))}, settings.labels)
 
 
 def _require_account(cloud: Cloud) -> None:
@@ -119,9 +105,7 @@ def run(cloud: Cloud) -> str:
     _require_account(cloud)
     inputs.make_bucket(cloud)
     name = client.create_pipeline_job(parent=cloud.parent, pipeline_job=wanted).name
-    waiting.until(cloud.settings, STEP, lambda: jobs.state(client.get_pipeline_job(name=name)),
-                  jobs.ENDED.__contains__, cloud.settings.waits.training_seconds, str)
-    ended = client.get_pipeline_job(name=name)
+    ended = jobs.wait(cloud, STEP, name, partial(client.get_pipeline_job, name=name))
     if jobs.state(ended) != "SUCCEEDED":
         errors = [task.error for task in ended.job_detail.task_details if task.error.message]
         raise Needed(f"the refresh failed: {jobs.last_line((errors or [ended.error])[0])}",

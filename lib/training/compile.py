@@ -9,10 +9,12 @@ The same sources give the same bytes. Exit status: 0 written, 1 an image is not 
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import yaml
 from kfp import compiler
+from kfp.dsl.base_component import BaseComponent
 
 from lib import cli
 from lib.config import ROOT, Settings
@@ -35,6 +37,14 @@ def compile_to(settings: Settings, folder: Path) -> list[Path]:
     spec = yaml.safe_load(as_yaml.read_text(encoding="utf-8"))
     as_json.write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return [as_json, as_yaml]
+
+
+def specification(defined: BaseComponent) -> dict:
+    """A pipeline as the service takes it; kfp compiles into files only."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(defined, str(file))
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def main(arguments: list[str] | None = None) -> int:

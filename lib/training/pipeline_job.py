@@ -8,12 +8,9 @@ Prints a line for each task as its state changes, and the console address. Exit 
 """
 
 import argparse
-import json
 import sys
-import tempfile
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 
 from google.api_core.exceptions import Conflict
 from google.cloud.aiplatform_v1.types import PipelineJob, PipelineTaskDetail
@@ -27,27 +24,34 @@ from lib.training import inputs, jobs
 
 def submit(cloud: Cloud, fingerprint: str, cache: bool = True) -> PipelineJob:
     """Compile and submit; the running job, labelled with `fingerprint`."""
-    from lib.training.compile import compile_to  # imports kfp, which only a new training needs
+    from lib.training import compile, pipeline  # they import kfp: only a new training needs it
 
     settings = cloud.settings
-    with tempfile.TemporaryDirectory() as folder:
-        spec = json.loads(compile_to(settings, Path(folder))[0].read_text(encoding="utf-8"))
+    spec = compile.specification(pipeline.define(settings))
     for part in [] if cache else [spec["root"], *spec["components"].values()]:
         for task in part.get("dag", {"tasks": {}})["tasks"].values():
             task["cachingOptions"] = {"enableCache": False}
     job_id = f"{spec['pipelineInfo']['name']}-{fingerprint}-{datetime.now():%Y%m%d%H%M%S}"
     try:
         return cloud.pipeline_jobs.create_pipeline_job(
-            parent=cloud.parent, pipeline_job_id=job_id, pipeline_job=PipelineJob(
-                display_name=jobs.display_name(settings), pipeline_spec=spec,
-                labels=jobs.labels(settings, fingerprint),
-                service_account=settings.service_account or "",
-                runtime_config=PipelineJob.RuntimeConfig(
-                    gcs_output_directory=f"gs://{settings.names.bucket}/pipelines",
-                    parameter_values=inputs.parameters(cloud))))
+            parent=cloud.parent, pipeline_job_id=job_id, pipeline_job=message(
+                settings, "training", spec, inputs.parameters(cloud),
+                jobs.labels(settings, fingerprint)))
     except Conflict:  # submitted in this second, by a call that seemed to fail
         return waiting.made(settings, "training", lambda: _get(
             cloud, f"{cloud.parent}/pipelineJobs/{job_id}"))
+
+
+def message(
+    settings: Settings, step: str, spec: dict, parameters: dict, labels: dict[str, str]
+) -> PipelineJob:
+    """A pipeline job as it is sent. step: of its display name; spec: by `compile.specification`."""
+    return PipelineJob(
+        display_name=jobs.display_name(settings, step), pipeline_spec=spec, labels=labels,
+        service_account=settings.service_account or "",
+        runtime_config=PipelineJob.RuntimeConfig(
+            gcs_output_directory=f"gs://{settings.names.bucket}/pipelines",
+            parameter_values=parameters))
 
 
 def _get(cloud: Cloud, name: str) -> PipelineJob:
