@@ -50,6 +50,9 @@ def view_name(cloud: Cloud) -> str:
     return f"{store_name(cloud)}/featureViews/{cloud.settings.names.feature_view}"
 
 
+# -- feature group and features ----------------------------------------------------------------
+
+
 def group_message(cloud: Cloud) -> vertex.FeatureGroup:
     """The feature group as it is sent: its table, and the columns of the entity and of time."""
     settings = cloud.settings
@@ -183,13 +186,16 @@ def read_registry(cloud: Cloud) -> pd.DataFrame:
     ])
 
 
+# -- online store ------------------------------------------------------------------------------
+
+
 def start_online_store(cloud: Cloud) -> Outcome:
     """Start creating the Bigtable online store, without waiting for it.
 
     On Google this takes up to ten minutes, so a run starts it first and waits in notebook 04.
     """
     operation = _start_store(cloud)
-    store = _find_store(cloud) or store_message(cloud)
+    store = find_store(cloud) or store_message(cloud)
     return Outcome("started" if operation else "reused", store_name(cloud), _nodes(store))
 
 
@@ -206,7 +212,7 @@ def create_online_store(cloud: Cloud) -> Outcome:
     if operation:
         waiting.operation(settings, "online store", operation, name, limit)
     store = waiting.until(
-        settings, "online store", lambda: _find_store(cloud),
+        settings, "online store", lambda: find_store(cloud),
         lambda found: found and found.state == vertex.FeatureOnlineStore.State.STABLE, limit,
         lambda found: f"state {waiting.state_name(found.state)}" if found else "being created",
         _console(cloud))
@@ -216,7 +222,7 @@ def create_online_store(cloud: Cloud) -> Outcome:
             feature_online_store=wanted, update_mask=field_mask_pb2.FieldMask(
                 paths=["bigtable.auto_scaling"]))
         waiting.operation(settings, "online store", operation, name, limit)
-        store = _find_store(cloud)
+        store = find_store(cloud)
     return Outcome("created" if operation else "reused", name, _nodes(store))
 
 
@@ -232,7 +238,7 @@ def store_message(cloud: Cloud) -> vertex.FeatureOnlineStore:
 
 def _start_store(cloud: Cloud):
     """The operation that creates the store; None if it exists or is being created already."""
-    if _find_store(cloud):
+    if find_store(cloud):
         return None
     try:
         return cloud.online_admin.create_feature_online_store(
@@ -242,7 +248,8 @@ def _start_store(cloud: Cloud):
         return None
 
 
-def _find_store(cloud: Cloud) -> vertex.FeatureOnlineStore | None:
+def find_store(cloud: Cloud) -> vertex.FeatureOnlineStore | None:
+    """The online store; None if it does not exist."""
     return existing(cloud.online_admin.get_feature_online_store, name=store_name(cloud))
 
 
@@ -261,6 +268,9 @@ def _nodes(store: vertex.FeatureOnlineStore) -> dict[str, str]:
 def _console(cloud: Cloud) -> str:
     return ("https://console.cloud.google.com/vertex-ai/feature-store/online-stores?project="
             + cloud.settings.project)
+
+
+# -- feature view ------------------------------------------------------------------------------
 
 
 def create_view(cloud: Cloud) -> Outcome:
@@ -334,6 +344,9 @@ def dense_or_default(rows: pd.DataFrame, features: list[str]) -> pd.DataFrame:
 
     ordered = rows.sort_values("feature_timestamp")[features]
     return pd.DataFrame({"dense: true": ordered.iloc[-1], "default": ordered.ffill().iloc[-1]})
+
+
+# -- sync --------------------------------------------------------------------------------------
 
 
 def list_syncs(cloud: Cloud) -> list[vertex.FeatureViewSync]:
@@ -439,6 +452,9 @@ def _sync_figures(sync: vertex.FeatureViewSync) -> dict:
         took = ran.end_time.ToDatetime() - ran.start_time.ToDatetime()
         figures["seconds"] = round(took.total_seconds(), 1)
     return figures
+
+
+# -- fetch -------------------------------------------------------------------------------------
 
 
 def fetch(cloud: Cloud, customer_id: str) -> tuple[dict[str, object], datetime | None]:

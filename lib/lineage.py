@@ -87,11 +87,9 @@ def _read_feature_store(cloud: Cloud, found: Lineage) -> None:
         short(group.name), (tr("{count} features", count=len(features)), dense))
     if group.big_query.big_query_source.input_uri == f"bq://{cloud.settings.table('features')}":
         found.edges.append(("features", "group", ""))
-    admin = cloud.online_admin
-    store = existing(admin.get_feature_online_store, name=feature_store.store_name(cloud))
-    if store is not None:
+    if store := feature_store.find_store(cloud):
         found.nodes["store"] = LineageNode(short(store.name), (_nodes(store),))
-    view = existing(admin.get_feature_view, name=feature_store.view_name(cloud))
+    view = existing(cloud.online_admin.get_feature_view, name=feature_store.view_name(cloud))
     if view is None:
         return
     found.nodes["view"] = LineageNode(short(view.name), (tr("synced by a schedule"),))

@@ -9,7 +9,7 @@ import io
 import re
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import jinja2
 import pandas as pd
@@ -44,6 +44,9 @@ FIRST_TIME, LAST_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31,
 # A label of the features while a refresh changes tables: the first snapshot that it computes.
 UNFINISHED, NOTHING = "refresh_from", "none"
 READER = "READER"  # of a dataset: BigQuery's own name of roles/bigquery.dataViewer on it
+
+
+# -- from a file of sql/ to statements that run ------------------------------------------------
 
 
 def render(file: str, settings: Settings, **names: object) -> list[str]:
@@ -87,50 +90,6 @@ def parameters(settings: Settings) -> dict[str, int | float | datetime]:
     }
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How BigQuery stores a table.
-
-    partition: (column, unit), the unit in capitals as in BigQuery's API ("DAY"), or None.
-    clusters: the columns that it is clustered by, in their order.
-    """
-
-    partition: tuple[str | None, str] | None = None
-    clusters: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        by = [f"partitioned by {self.partition[0]} ({self.partition[1]})"] if self.partition else []
-        by += [f"clustered by {', '.join(self.clusters)}"] if self.clusters else []
-        return " and ".join(by) or "neither partitioned nor clustered"
-
-
-def layout_in_sql(statement: str) -> tuple[str, Layout]:
-    """Full name and layout of the table that a statement of a sql/ file makes.
-
-    Raises:
-        Needed: its first lines are written differently from the files' own.
-    """
-    head = HEAD.search(statement)
-    if head is None:
-        raise Needed(
-            f"a statement that begins {statement[:80]!r} cannot be read",
-            "first lines of the form that sql/02_build_features.sql has: table, partition, "
-            "clusters, as", "git diff sql")
-    partition = (head["column"], head["unit"].upper()) if head["column"] else None
-    clusters = tuple(head["clusters"].split(", ")) if head["clusters"] else ()
-    return head["table"], Layout(partition, clusters)
-
-
-def layout_of(table: bigquery.Table) -> Layout:
-    """The layout of an existing table."""
-    partition = None
-    if table.time_partitioning:
-        partition = table.time_partitioning.field, table.time_partitioning.type_
-    elif table.range_partitioning:
-        partition = table.range_partitioning.field, "RANGE"
-    return Layout(partition, tuple(table.clustering_fields or ()))
-
-
 def job_config(
     cloud: Cloud, sql: str, values: dict | None = None, **options: object
 ) -> bigquery.QueryJobConfig:
@@ -150,6 +109,16 @@ def _start(cloud: Cloud, sql: str, values: dict) -> bigquery.QueryJob:
 
 def _used(values: dict, sql: str) -> dict:
     return {name: value for name, value in values.items() if re.search(rf"@{name}\b", sql)}
+
+
+def _parameter(name: str, value: object):
+    kinds = {str: "STRING", int: "INT64", float: "FLOAT64", datetime: "TIMESTAMP"}
+    if isinstance(value, list):
+        return bigquery.ArrayQueryParameter(name, kinds[type(value[0])], value)
+    return bigquery.ScalarQueryParameter(name, kinds.get(type(value), "TIMESTAMP"), value)
+
+
+# -- tables, which are built once --------------------------------------------------------------
 
 
 def build(cloud: Cloud, file: str) -> Outcome:
@@ -223,6 +192,36 @@ def labels_of(settings: Settings, file: str, inputs: list[str]) -> dict[str, str
             "inputs": "-".join(inputs) or NOTHING, UNFINISHED: NOTHING}
 
 
+def stamp(cloud: Cloud, key: str, labels: dict[str, str]) -> bigquery.Table:
+    """Label one of our tables as built now, from what `expected_labels` said; the table."""
+    table = cloud.bigquery.get_table(cloud.settings.table(key))
+    table.labels = {**cloud.settings.labels, **labels, "build": str(time.time_ns())}
+    return cloud.bigquery.update_table(table, ["labels"])
+
+
+def _figures(tables: list[bigquery.Table]) -> dict[str, int]:
+    return {f"{table.table_id} rows": table.num_rows for table in tables}
+
+
+def built_at(cloud: Cloud, key: str) -> str | None:
+    """The `build` label of one of our tables (nanoseconds since 1970), None if not built."""
+    table = find_table(cloud, key)
+    return table.labels.get("build") if table else None
+
+
+def find_table(cloud: Cloud, key: str) -> bigquery.Table | None:
+    """One of our tables, or None if it does not exist. key: a key of `tables` in config.yaml."""
+    return existing(cloud.bigquery.get_table, cloud.settings.table(key))
+
+
+def forget(cloud: Cloud, *files: str) -> None:
+    """Let the next `build` of these files make their tables again."""
+    for table in [find_table(cloud, key) for file in files for key in BUILDS[file][0]]:
+        if table and table.labels.get("fingerprint", NOTHING) != NOTHING:
+            table.labels = {**table.labels, "fingerprint": NOTHING}
+            cloud.bigquery.update_table(table, ["labels"])
+
+
 def require_snapshot(cloud: Cloud) -> None:
     """Check that the raw tables belong together; if not, let the next run build them again.
 
@@ -241,12 +240,7 @@ def require_snapshot(cloud: Cloud) -> None:
             cloud.settings.rerun_command())
 
 
-def forget(cloud: Cloud, *files: str) -> None:
-    """Let the next `build` of these files make their tables again."""
-    for key in [key for file in files for key in BUILDS[file][0]]:
-        table = find_table(cloud, key)
-        if table and table.labels.get("fingerprint", NOTHING) != NOTHING:
-            set_labels(cloud, key, fingerprint=NOTHING)
+# -- what a statement costs --------------------------------------------------------------------
 
 
 def estimate(cloud: Cloud, statement: str, values: dict | None = None) -> int:
@@ -282,9 +276,51 @@ def announce(cloud: Cloud, statement: str, values: dict | None = None,
     return scanned
 
 
-def find_table(cloud: Cloud, key: str) -> bigquery.Table | None:
-    """One of our tables, or None if it does not exist. key: a key of `tables` in config.yaml."""
-    return existing(cloud.bigquery.get_table, cloud.settings.table(key))
+# -- how BigQuery stores a table ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How BigQuery stores a table.
+
+    partition: (column, unit), the unit in capitals as in BigQuery's API ("DAY"), or None.
+    clusters: the columns that it is clustered by, in their order.
+    """
+
+    partition: tuple[str | None, str] | None = None
+    clusters: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        by = [f"partitioned by {self.partition[0]} ({self.partition[1]})"] if self.partition else []
+        by += [f"clustered by {', '.join(self.clusters)}"] if self.clusters else []
+        return " and ".join(by) or "neither partitioned nor clustered"
+
+
+def layout_in_sql(statement: str) -> tuple[str, Layout]:
+    """Full name and layout of the table that a statement of a sql/ file makes.
+
+    Raises:
+        Needed: its first lines are written differently from the files' own.
+    """
+    head = HEAD.search(statement)
+    if head is None:
+        raise Needed(
+            f"a statement that begins {statement[:80]!r} cannot be read",
+            "first lines of the form that sql/02_build_features.sql has: table, partition, "
+            "clusters, as", "git diff sql")
+    partition = (head["column"], head["unit"].upper()) if head["column"] else None
+    clusters = tuple(head["clusters"].split(", ")) if head["clusters"] else ()
+    return head["table"], Layout(partition, clusters)
+
+
+def layout_of(table: bigquery.Table) -> Layout:
+    """The layout of an existing table."""
+    partition = None
+    if table.time_partitioning:
+        partition = table.time_partitioning.field, table.time_partitioning.type_
+    elif table.range_partitioning:
+        partition = table.range_partitioning.field, "RANGE"
+    return Layout(partition, tuple(table.clustering_fields or ()))
 
 
 def _has_other_layout(cloud: Cloud, table: bigquery.Table, statement: str) -> bool:
@@ -311,28 +347,7 @@ def _has_other_layout(cloud: Cloud, table: bigquery.Table, statement: str) -> bo
     return True
 
 
-def stamp(cloud: Cloud, key: str, labels: dict[str, str]) -> bigquery.Table:
-    """Label one of our tables as built now, from what `expected_labels` said; the table.
-
-    If it expires, its time begins anew: BigQuery counts it from the table's creation, and a MERGE
-    creates none.
-    """
-    table, fields = cloud.bigquery.get_table(cloud.settings.table(key)), ["labels"]
-    table.labels = {**cloud.settings.labels, **labels, "build": str(time.time_ns())}
-    days = cloud.settings.retention.table_expiration_days
-    if table.expires and days:
-        table.expires, fields = datetime.now(UTC) + timedelta(days=days), ["labels", "expires"]
-    return cloud.bigquery.update_table(table, fields)
-
-
-def _figures(tables: list[bigquery.Table]) -> dict[str, int]:
-    return {f"{table.table_id} rows": table.num_rows for table in tables}
-
-
-def built_at(cloud: Cloud, key: str) -> str | None:
-    """The `build` label of one of our tables (nanoseconds since 1970), None if not built."""
-    table = find_table(cloud, key)
-    return table.labels.get("build") if table else None
+# -- datasets ----------------------------------------------------------------------------------
 
 
 def find_dataset(cloud: Cloud, name: str = "") -> bigquery.Dataset | None:
@@ -371,11 +386,7 @@ def grant_reader(cloud: Cloud, email: str) -> None:
         cloud.bigquery.update_dataset(dataset, ["access_entries"])
 
 
-def set_labels(cloud: Cloud, key: str, **labels: str) -> None:
-    """Add labels to one of our tables, or replace their values."""
-    table = cloud.bigquery.get_table(cloud.settings.table(key))
-    table.labels = {**table.labels, **labels}
-    cloud.bigquery.update_table(table, ["labels"])
+# -- the source --------------------------------------------------------------------------------
 
 
 def load_source(cloud: Cloud) -> Outcome:
@@ -472,6 +483,9 @@ def load_table(cloud: Cloud, name: str, rows: pa.Table, schema: dict[str, str]) 
     cloud.bigquery.load_table_from_file(file, name, size=None, job_config=config).result()
 
 
+# -- reading -----------------------------------------------------------------------------------
+
+
 def read_table(cloud: Cloud, key: str) -> pd.DataFrame:
     """One of our tables, through the Storage Read API."""
     return read_rows(cloud, cloud.settings.table(key)).to_pandas()
@@ -515,10 +529,3 @@ def query_file(cloud: Cloud, file: str, large: bool = False, table: str = "",
 def run_checks(cloud: Cloud) -> pd.DataFrame:
     """The rows (check, value, low, high, status) of sql/05_sanity_checks.sql."""
     return query_file(cloud, "05_sanity_checks")
-
-
-def _parameter(name: str, value: object):
-    kinds = {str: "STRING", int: "INT64", float: "FLOAT64", datetime: "TIMESTAMP"}
-    if isinstance(value, list):
-        return bigquery.ArrayQueryParameter(name, kinds[type(value[0])], value)
-    return bigquery.ScalarQueryParameter(name, kinds.get(type(value), "TIMESTAMP"), value)

@@ -162,8 +162,7 @@ def _views(cloud: Cloud) -> Iterator[Resource]:
 
 
 def _stores(cloud: Cloud) -> Iterator[Resource]:
-    store = existing(cloud.online_admin.get_feature_online_store,
-                     name=feature_store.store_name(cloud))
+    store = feature_store.find_store(cloud)
     if store is None:
         return
     scale = store.bigtable.auto_scaling
