@@ -25,7 +25,7 @@ if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ]; then
 fi
 echo "set-up: installing requirements.txt into .venv (about two minutes, once)"
 python=$(find_python)
-if ! [ -x .venv/bin/python ]; then
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then  # new, or left half-made
     "$python" -m venv .venv
 fi
 if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; then
