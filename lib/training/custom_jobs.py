@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+import yaml
 from google.cloud.aiplatform_v1.types import CustomJob
 
 from lib import images
@@ -15,35 +16,32 @@ from lib.cloud import Cloud
 from lib.errors import Needed
 from lib.training import inputs, jobs
 
+# Where each output goes, below the folder of its training; which output an input is.
+OUTPUTS = {
+    "data_load.output_dataset": "dataset", "train.output_model": "model",
+    "eval.output_metrics": "metrics.json", "eval.output_curves": "curves.json",
+    "eval.output_verdict": "verdict", "approve.output_model": "approved"}
+INPUTS = {"input_dataset": "data_load.output_dataset", "input_model": "train.output_model",
+          "input_metrics": "eval.output_metrics"}
+
 
 def arguments(values: dict, folder: str) -> dict[str, dict[str, object]]:
-    """Step -> the arguments of its program.
+    """Step -> the arguments of its program, as its interface file names them.
 
     Args:
         values: the pipeline's parameters (`lib.training.inputs.parameters`).
         folder: /gcs/... where this training's artifacts go.
     """
-    def pick(*names: str) -> dict:
-        return {name: values[name] for name in names}
-
-    dataset, model, metrics = (f"{folder}/{n}" for n in ("dataset", "model", "metrics.json"))
-    return {
-        "data_load": {
-            **pick("table", "label_col", "time_col", "id_col", "feature_cols", "gap_days",
-                   "split_ratios", "sample_percent", "seed", "build"),
-            "output_dataset": dataset},
-        "train": {
-            "input_dataset": dataset, "output_model": model,
-            **pick("model_type", "label_col", "feature_cols", "params", "seed")},
-        "eval": {
-            "input_dataset": dataset, "input_model": model, "output_metrics": metrics,
-            "output_curves": f"{folder}/curves.json", "output_verdict": f"{folder}/verdict",
-            **pick("label_col", "min_roc_auc", "max_roc_auc", "positive_rate_low",
-                   "positive_rate_high")},
-        "approve": {
-            "input_model": model, "input_metrics": metrics,
-            "output_model": f"{folder}/approved"},
-    }
+    found = {}
+    for step in inputs.STEPS:
+        file = "eval/approve.yaml" if step == "approve" else f"{step}/component.yaml"
+        interface = yaml.safe_load((inputs.COMPONENTS / file).read_text(encoding="utf-8"))
+        names = [each["name"] for each in (*interface["inputs"], *interface["outputs"])]
+        places = {name: INPUTS.get(name, f"{step}.{name}") for name in names}
+        found[step] = {name: values[name] for name in names if name in values} | {
+            name: f"{folder}/{OUTPUTS[place]}" for name, place in places.items()
+            if place in OUTPUTS}
+    return found
 
 
 @dataclass
@@ -131,16 +129,12 @@ def states(chain: Chain) -> dict[str, str]:
 def artifacts(cloud: Cloud, chain: Chain) -> dict[str, str]:
     """Step and output -> gs:// address, as `lib.training.pipeline_job.artifacts` gives them."""
     folder = f"gs://{cloud.settings.names.bucket}/{chain.prefix}"
-    found = {
-        "data_load.output_dataset": f"{folder}/dataset", "train.output_model": f"{folder}/model",
-        "eval.output_metrics": f"{folder}/metrics.json",
-        "eval.output_curves": f"{folder}/curves.json"}
-    if "approve" in chain.jobs:
-        found["approve.output_model"] = f"{folder}/approved"
-    return found
+    return {output: f"{folder}/{place}" for output, place in OUTPUTS.items()
+            if output.split(".")[0] in chain.jobs}
 
 
 def _verdict(cloud: Cloud, chain: Chain) -> str | None:
     """What eval wrote ("pass", "fail"); None before it has."""
-    blob = cloud.storage.bucket(cloud.settings.names.bucket).blob(f"{chain.prefix}/verdict")
+    blob = cloud.storage.bucket(cloud.settings.names.bucket).blob(
+        f"{chain.prefix}/{OUTPUTS['eval.output_verdict']}")
     return blob.download_as_text().strip() if blob.exists() else None
