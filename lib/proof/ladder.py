@@ -176,27 +176,22 @@ def _figures(cloud: Cloud, splits: Mapping[str, pd.DataFrame], trees: int) -> di
     def model(rows: pd.DataFrame, name: str = ""):
         return leakage.fit(cloud, features(rows, name), rows[label], trees)
 
-    def score(fitted, rows: pd.DataFrame, name: str = "") -> np.ndarray:
-        return fitted.predict_proba(features(rows, name))[:, 1]
-
     def figures(rows: pd.DataFrame, **scores: np.ndarray) -> dict:
         return intervals.measure(rows[label].to_numpy(), rows[TIME], scores,
                                  settings.campaign.contacted_share)
 
-    honest = model(train)
-    known, found = score(honest, test), {}
+    known, known_late = leakage.predict(model(train), features(test), features(test, "late"))
     some, rest = at_random(splits, settings.train.seed)
-    mixed = model(some)
-    promised = figures(rest, promised=score(mixed, rest))
-    kept = figures(test, kept=score(mixed, test), honest=known)
+    of_rest, of_test = leakage.predict(model(some), features(rest), features(test))
+    promised, found = figures(rest, promised=of_rest), {}
+    kept = figures(test, kept=of_test, honest=known)
     found["split"] = {kind: {**promised[kind], **kept[kind]} for kind in kept}
     for name in ("status", "window"):
-        leaky = model(train, name)
-        found[name] = figures(test, promised=score(leaky, test, name), kept=score(leaky, test),
-                              honest=known)
+        leaky, sound = leakage.predict(model(train, name), features(test, name), features(test))
+        found[name] = figures(test, promised=leaky, kept=sound, honest=known)
     # Where orders arrive late, the columns of train use them at once: they are the leaky ones.
-    found["late"] = figures(test, promised=known, kept=score(honest, test, "late"),
-                            honest=score(model(train, "late"), test, "late"))
+    (honest,) = leakage.predict(model(train, "late"), features(test, "late"))
+    found["late"] = figures(test, promised=known, kept=known_late, honest=honest)
     return found
 
 
