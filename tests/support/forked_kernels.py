@@ -5,7 +5,6 @@
 They are forks of a process that has imported the packages; each other one imports them itself.
 """
 
-import nbval.kernel
 from jupyter_client.manager import KernelManager
 
 from lib.operate import kernels
@@ -22,6 +21,9 @@ class Kernels(KernelManager):
 
 
 def pytest_configure():
+    # Not before lib, which keeps jsonschema from building a grammar for a second.
+    import nbval.kernel
+
     if kernels.FORKS:
         kernels.warm()
         nbval.kernel.KernelManager = Kernels
