@@ -5,3 +5,4 @@ memory that a kernel shares."""
 import gc
 
 gc.freeze()
+gc.enable()

@@ -23,7 +23,8 @@ import os, sys, time
 from jupyter_client.utils import run_sync
 from lib.operate import kernels
 
-kernels.PACKAGES[:] = ["ipykernel.kernelapp", "this_package_is_free", "lib.operate.frozen"]
+kernels.PACKAGES[:] = ["lib.operate.unsearched", "ipykernel.kernelapp", "this_package_is_free",
+                       "lib.operate.frozen"]
 kernels.FORKS = sys.argv[1] == "forks"
 kernels.warm()
 manager = kernels.Kernels()
@@ -36,7 +37,8 @@ def show(message):
         print(message["content"]["text"], end="", flush=True)
 run_sync(client.execute_interactive)(
     "import gc, os, sys; print(os.getpid(), os.getpgrp(), os.getcwd(), os.environ['GIVEN'], "
-    "sys.executable, '__mp_main__' in sys.modules, gc.get_freeze_count() > 1000, "
+    "sys.executable, '__mp_main__' in sys.modules, "
+    "gc.isenabled() and gc.get_freeze_count() > 1000, "
     "sys.modules.get('debugpy') is None, sep='|')", output_hook=show, timeout=60)
 time.sleep(600)
 """
