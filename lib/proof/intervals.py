@@ -71,7 +71,8 @@ def summarise(full: Mapping[str, Mapping[str, float]],
         for a, b in [(a, b) for n, a in enumerate(names) for b in names[n + 1:]]:
             values[f"{a} - {b}"] = values[a] - values[b]
             spread[f"{a} - {b}"] = spread[a] - spread[b]
+        # + 0.0: a -0.0 would be shown with its sign.
         found[kind] = {name: {"value": round(value, digits)} | {
-            end: round(value + sign * width * float(spread[name].std(ddof=1)), digits)
+            end: round(value + sign * width * float(spread[name].std(ddof=1)), digits) + 0.0
             for end, sign in (("low", -1), ("high", 1))} for name, value in values.items()}
     return found

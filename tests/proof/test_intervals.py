@@ -49,6 +49,12 @@ def test_differences_are_paired_and_those_of_the_values_shown():
     assert found["orders"]["a"]["high"] - found["orders"]["a"]["low"] > 500
 
 
+def test_an_end_that_is_rounded_to_zero_has_no_minus():
+    groups = [{"roc_auc": {"a": x}, "orders": {"a": x}} for x in (-0.00001, 0.00001)]
+    found = intervals.summarise({"roc_auc": {"a": 0.0}, "orders": {"a": 0.0}}, groups)
+    assert f"{found['roc_auc']['a']['low']:.3f} {found['orders']['a']['low']:.0f}" == "0.000 0"
+
+
 def test_a_customer_is_always_in_the_same_group_and_groups_are_of_equal_size():
     customers = pd.Series([str(n) for n in range(4000)] * 2)
     group = intervals.assign(customers, 8)
