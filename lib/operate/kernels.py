@@ -5,18 +5,22 @@ imports the packages while the run connects, and each kernel is a fork of it, wi
 and the folder that the run gives it. So are preflight and the report: they need the same packages.
 """
 
+import math
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import forkserver
 
 from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client import AsyncKernelManager
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
@@ -63,13 +67,32 @@ def end() -> None:
         process.join()
 
 
+class Client(AsyncKernelClient):
+    """Takes a kernel for ready as soon as it answers. jupyter_client waits another fifth of a
+    second for messages of its start, which nbclient would skip."""
+
+    async def wait_for_ready(self, timeout: float | None = None) -> None:
+        """Raises RuntimeError if the kernel has died, or does not answer for `timeout` seconds."""
+        deadline = time.monotonic() + (timeout or math.inf)
+        while True:
+            self.kernel_info()
+            with suppress(queue.Empty):
+                await self.get_shell_msg(timeout=1)
+                await self.get_iopub_msg(timeout=0.2)  # else this channel is not connected yet
+                return
+            if not await self.is_alive():
+                raise RuntimeError("Kernel died before replying to kernel_info")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"Kernel didn't respond in {timeout} seconds")
+
+
 class Kernels(AsyncKernelManager):
     """A KernelManager that starts this Python: the first kernel named python3 in Jupyter's path
     may be any other."""
 
     kernel_spec = KernelSpec(**get_kernel_dict())
-    # Seconds until a kernel that does not end is killed: one that a stopped run leaves at work.
-    shutdown_wait_time = 2.0
+    client_class = f"{__name__}.Client"
+    client_factory = Client
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -91,6 +114,12 @@ class _Forked(LocalProvisioner):
         self.process, self.pid = _Process(process), process.pid
         self.pgid = process.pid  # by setsid
         return self.connection_info
+
+    async def kill(self, restart: bool = False) -> None:
+        """Wait for its end too: the manager asks again only after a tenth of a second."""
+        await super().kill(restart)
+        if self.process:
+            self.process.wait()
 
 
 def _become_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:

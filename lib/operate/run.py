@@ -196,7 +196,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
             prose.localized(notebook, settings.language), folder / notebook.name,
             engine_name=engine.NAME, parameters=parameters, cwd=notebook.parent,
             kernel_name="python3", kernel_manager_class=kernels.Kernels, progress_bar=bar,
-            stdout_file=_Progress(folder),
+            stdout_file=_Progress(folder), shutdown_kernel="immediate",
             # Else ipykernel warns that loopback is not encrypted, and of the interrupt at its end.
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     except PapermillExecutionError as error:

@@ -18,7 +18,6 @@ import filelock
 import nbformat
 import papermill
 import pytest
-from jupyter_client.asynchronous import AsyncKernelClient
 
 from lib import cloud, config, localcloud, refresh, stages
 from lib.config import ROOT
@@ -484,14 +483,14 @@ def test_a_notebook_whose_process_dies_ends_the_run_with_its_name(fake_notebooks
 
 def test_a_notebook_whose_process_dies_while_it_starts_ends_the_run_with_its_name(
         fake_notebooks, monkeypatch, tmp_path, capfd):
-    wait = AsyncKernelClient.wait_for_ready
+    wait = kernels.Client.wait_for_ready
 
     async def killed(self, *arguments, **options):
         (kernel,) = multiprocessing.active_children()
         kernel.kill()
         return await wait(self, *arguments, **options)
 
-    monkeypatch.setattr(AsyncKernelClient, "wait_for_ready", killed)
+    monkeypatch.setattr(kernels.Client, "wait_for_ready", killed)
     fake_notebooks(("02_features", WORK))
     assert run.main([]) == 1
     out = capfd.readouterr().out
@@ -526,7 +525,7 @@ def test_a_kernel_that_was_starting_when_the_run_was_stopped_ends_too(
     async def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jupyter_client.asynchronous.AsyncKernelClient.wait_for_ready", stopped)
+    monkeypatch.setattr(kernels.Client, "wait_for_ready", stopped)
     fake_notebooks(("02_features", "run.finish()"))
     assert run.main([]) == 130
     left = multiprocessing.active_children()
