@@ -27,7 +27,7 @@ from jupyter_client.provisioning import LocalProvisioner
 # What the notebooks import, the slow ones first; not what is needed for a new training only
 # (kfp, scikit-learn). A name that does not exist is skipped. The first and the last say why.
 PACKAGES = [
-    "lib.operate.unsearched", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure",
+    "lib.operate.undisturbed", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.figure",
     "matplotlib.style", "matplotlib_inline.backend_inline", "pandas", "google.cloud.bigquery",
     "google.cloud.bigquery_storage_v1", "google.cloud.aiplatform_v1", "google.cloud.storage",
     "pydantic.types", "pydantic.main", "jinja2", "pyarrow.parquet", "yaml", "requests", "nbformat",

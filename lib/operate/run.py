@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lib import cli, config, errors, prose, stages
+from lib import cli, config, errors, stages
 from lib.cloud import Cloud, connect, connected
 from lib.config import ROOT, RUN_VARIABLE, Settings, relative
 from lib.language import LANGUAGES
@@ -82,6 +82,8 @@ def _run_in(folder: Path, settings: Settings, chosen: list[Path], keep_running: 
             finally:
                 _say_what_is_billed(cloud, folder)
             if keep_running and (cloud.started_local or cloud.local_pid):
+                from lib import prose
+
                 say(folder, KEPT.format(folder=relative(
                     prose.folder(ROOT / "notebooks", settings.language))))
         return 0
@@ -183,6 +185,7 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from lib import prose  # and papermill: imported while the local cloud starts
     from lib.operate import engine
 
     logging.getLogger("papermill").setLevel(logging.ERROR)

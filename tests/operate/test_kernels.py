@@ -23,7 +23,7 @@ import os, sys, time
 from jupyter_client.utils import run_sync
 from lib.operate import kernels
 
-kernels.PACKAGES[:] = ["lib.operate.unsearched", "ipykernel.kernelapp", "this_package_is_free",
+kernels.PACKAGES[:] = ["lib.operate.undisturbed", "ipykernel.kernelapp", "this_package_is_free",
                        "lib.operate.frozen"]
 kernels.FORKS = sys.argv[1] == "forks"
 kernels.warm()
@@ -102,6 +102,13 @@ def test_work_in_a_fork_returns_and_raises_as_here_and_ends_with_ctrl_c():
     with pytest.raises(KeyboardInterrupt):
         kernels.forked(time.sleep, 600)
     assert multiprocessing.active_children() == []
+
+
+def test_ctrl_c_during_the_imports_prints_nothing():
+    code = ("import os, signal, lib.operate.undisturbed; os.kill(os.getpid(), signal.SIGINT)\n"
+            "print('goes on')\nimport lib.operate.frozen; os.kill(os.getpid(), signal.SIGINT)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "goes on\n" and "KeyboardInterrupt" in done.stderr
 
 
 def test_every_package_exists():
