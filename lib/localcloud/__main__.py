@@ -36,8 +36,9 @@ def main() -> int:
         # The imports make a million objects that stay. Not searching them for garbage saves a
         # quarter of the start, and a tenth of a second now and then later.
         gc.disable()
-        # google-cloud-bigquery would import IPython, for a progress bar in notebooks.
-        sys.modules["tqdm"] = None
+        # google-cloud-bigquery would import IPython, for a progress bar in notebooks; structlog
+        # rich and what that needs, for colours.
+        sys.modules["tqdm"] = sys.modules["rich"] = None
         from lib.localcloud import server
 
         gc.freeze()

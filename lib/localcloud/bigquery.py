@@ -38,6 +38,10 @@ from lib.localcloud.errors import by_rule
 from lib.localcloud.storage import objects_folder
 
 PUBLIC_DATASET = "bigquery-public-data.thelook_ecommerce"
+# What translates; how many statements are kept, each with the columns of its tables.
+VERSIONS = (bqemulator.__version__, sqlglot.__version__, duckdb.__version__)
+TRANSLATIONS: dict[str, str] = {}
+MOST_TRANSLATIONS = 256
 # The modules of bqemulator that change no tree that they parse.
 READERS = ("bqemulator.api.routes.jobs", "bqemulator.catalog.ddl_sync", "bqemulator.jobs.",
            "bqemulator.sql.catalog_schema")
@@ -85,11 +89,15 @@ def _parse_one(sql: str, **options: object) -> sqlglot.exp.Expression:
     return _parsed(sql) if only_reads else _parsed(sql).copy()
 
 
-@lru_cache(256)
 def _translated(sql: str, tables: str, caller: CallerIdentity | None) -> str:
     """tables: name -> column -> type, as JSON. Raises DomainError, which is not kept."""
-    return _TRANSLATE(
-        executor._translator, sql, schema=json.loads(tables), caller=caller).unwrap()
+    key = repr((VERSIONS, sql, tables, caller))
+    if key not in TRANSLATIONS:
+        TRANSLATIONS[key] = _TRANSLATE(
+            executor._translator, sql, schema=json.loads(tables), caller=caller).unwrap()
+    while len(TRANSLATIONS) > MOST_TRANSLATIONS:
+        del TRANSLATIONS[next(iter(TRANSLATIONS))]
+    return TRANSLATIONS[key]
 
 
 def _translate(
@@ -97,7 +105,8 @@ def _translate(
     caller: CallerIdentity | None = None,
 ) -> Result:
     """SQLTranslator.translate, but only once for the same statement over the same columns, such as
-    a table that is built again or a look-up for one customer after the other."""
+    a table that is built again or a look-up for one customer after the other. BigQueryServer keeps
+    what was translated: a second run spent a second on it."""
     try:
         return Ok(_translated(bq_sql, json.dumps(schema), caller))
     except DomainError as error:
@@ -200,6 +209,9 @@ class BigQueryServer:
             )
         )
 
+        self._kept = data_dir / "translations.json"
+        with suppress(OSError, ValueError):
+            TRANSLATIONS.update(json.loads(self._kept.read_text()))
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
@@ -208,6 +220,8 @@ class BigQueryServer:
 
     def stop(self) -> None:
         asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result()
+        with suppress(OSError):  # a full disk
+            self._kept.write_text(json.dumps(TRANSLATIONS))
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     @property

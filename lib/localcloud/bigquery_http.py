@@ -47,13 +47,13 @@ def create_app(context: AppContext) -> Starlette:
 
     DuckDB gets a third of the memory, and writes what needs more beside its file. By default it
     takes four fifths of the machine's or of the container's, but the training and a notebook run on
-    the same machine. It tries no dictionary and no table of symbols for the texts that it writes:
-    most are ids, and trying took a quarter of the time.
+    the same machine. It tries no dictionary for the texts that it writes: most are ids, and trying
+    took a fifth of the time.
     """
     context.engine.execute(
         "set memory_limit = parse_formatted_bytes(current_setting('memory_limit')) * 5 // 12 "
         "|| ' B'")
-    context.engine.execute("set disabled_compression_methods = 'dictionary,fsst,dict_fsst'")
+    context.engine.execute("set disabled_compression_methods = 'dictionary'")
     app = bqemulator_api.create_app(context)
     # Its access log and metrics, which nobody reads, take a tenth of a small request.
     app.user_middleware = [one for one in app.user_middleware if one.cls is GzipRequestMiddleware]

@@ -1,8 +1,10 @@
 """BigQuery of the local cloud with Google's own clients: results, loads, errors."""
 
 import asyncio
+import contextlib
 import datetime
 import decimal
+import json
 import threading
 import time
 
@@ -409,6 +411,20 @@ def test_a_parameters_name_in_a_comment_or_in_a_text_is_no_parameter(bq):
         bigquery.ScalarQueryParameter("word", "STRING", "a")])
     (row,) = bq.query(sql, job_config=config).result()
     assert tuple(row.values()) == ("a", "me@word, $word, it's @word", "a", 1)
+
+
+def test_a_translation_is_kept_over_a_restart(tmp_path, monkeypatch):
+    for sql in ("select safe_divide(1, 0) as x", "select nothing to do"):
+        monkeypatch.setattr("lib.localcloud.bigquery.TRANSLATIONS", {})
+        server = BigQueryServer(tmp_path, "p1")
+        server.start()
+        client = bigquery.Client("p1", credentials=AnonymousCredentials(),
+                                 client_options={"api_endpoint": server.rest})
+        with contextlib.suppress(errors.BadRequest):
+            client.query(sql).result()
+        server.stop()
+    (translated,) = json.loads((tmp_path / "translations.json").read_text()).items()
+    assert "safe_divide" in translated[0] and "safe_divide" not in translated[1].lower()
 
 
 def test_functions_of_places_are_there_once_they_are_asked_for(tmp_path):
