@@ -14,7 +14,7 @@ import argparse
 import sys
 from datetime import datetime, timedelta
 
-from lib import cli, feature_store, lookups, stages, warehouse
+from lib import cli, feature_store, lookups, source_load, stages, warehouse
 from lib.cloud import Cloud, connect
 from lib.components.data_load.src import refresh as program
 from lib.config import Settings
@@ -116,7 +116,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> None:
     with stages.alone("refresh") as folder:
         cloud = connect(settings)
         run = stages.open_stage("refresh", settings, folder)
-        run.step("source", warehouse.load_source, cloud)
+        run.step("source", source_load.load, cloud)
         newest = run.step("snapshots", rebuild if options.rebuild else snapshots, cloud)
         run.step("sync", feature_store.sync, cloud)
         outdated = run.step("labels", labels, cloud, newest)

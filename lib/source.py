@@ -8,6 +8,7 @@ orders"), and reports all problems together.
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from lib.config import Settings
 from lib.errors import Needed
 
 # Table -> column -> BigQuery type: the columns that the demo needs; an export may have more.
@@ -115,6 +117,17 @@ def count_customers(folder: Path) -> int:
     with pa.input_stream(path) as file:  # it decompresses .gz
         lines = sum(part.count(b"\n") for part in iter(lambda: file.read(2**20), b""))
     return max(0, lines - 1)
+
+
+def origin(settings: Settings) -> str:
+    """Identifies the source: a dataset's name, or a digest of the files that are read."""
+    if not settings.source_is_folder or not settings.source_folder.is_dir():
+        return settings.source
+    digest = hashlib.sha256()
+    for path in files(settings.source_folder):
+        with path.open("rb") as file:  # file_digest reads in pieces
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return f"export {digest.hexdigest()[:16]}"
 
 
 def filled_in(folder: Path) -> list[str]:

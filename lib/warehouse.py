@@ -4,11 +4,10 @@ The files in sql/ are BigQuery SQL with Jinja placeholders for names and the fea
 (`{{ tables.features }}`) and query parameters for values (`@horizon_days`).
 """
 
-import hashlib
 import io
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import jinja2
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from google.cloud import bigquery
 
-from lib import source, source_checks
+from lib import source
 from lib.cloud import Cloud
 from lib.config import ANY_RATE, ROOT, Settings
 from lib.errors import Needed, existing, wrong_location
@@ -168,7 +167,7 @@ def fingerprint(settings: Settings, file: str) -> str:
     """Changes with the SQL of sql/<file>.sql, its parameters and, for 01, the source."""
     statements = render(file, settings)
     used = _used(parameters(settings), " ".join(statements))
-    origin = [] if BUILDS[file][1] else [settings.thelook, _origin(settings)]
+    origin = [] if BUILDS[file][1] else [settings.thelook, source.origin(settings)]
     return settings.fingerprint(statements, used, origin)
 
 
@@ -386,87 +385,7 @@ def grant_reader(cloud: Cloud, email: str) -> None:
         cloud.bigquery.update_dataset(dataset, ["access_entries"])
 
 
-# -- the source --------------------------------------------------------------------------------
-
-
-def load_source(cloud: Cloud) -> Outcome:
-    """Make the orders readable by SQL, and check them: load a folder; a BigQuery dataset is read
-    where it is.
-
-    Rows that sql/01 leaves out are printed, and counted in the Outcome's figures.
-
-    Raises:
-        lib.source.SourceError: a file, column or value of the folder cannot be used.
-        Needed: the data would make the demo meaningless (see lib.source_checks.require), or the
-            files changed while they were read.
-    """
-    outcome = _load_source(cloud)
-    facts = source_facts(cloud)
-    last_usual = facts["last_usual_date"]
-    newest = orders_after(cloud, last_usual) if last_usual else None
-    unusable = source_checks.require(facts, newest, cloud.settings)
-    left_out = source.filled_in(cloud.settings.source_folder) if (
-        cloud.settings.source_is_folder) else []
-    for problem in [*left_out, *unusable.values()]:
-        print(f"  {problem}", flush=True)
-    return replace(outcome, figures=outcome.figures | {
-        name: facts[name] for name in unusable})
-
-
-def source_facts(cloud: Cloud) -> dict:
-    """The row of sql/checks/source.sql, column -> value; None for NULL."""
-    return _only_row(query_file(cloud, "checks/source"))
-
-
-def _only_row(rows: pd.DataFrame) -> dict:
-    (row,) = rows.to_dict("records")
-    return {name: None if pd.isna(value) else value for name, value in row.items()}
-
-
-def orders_after(cloud: Cloud, day: str) -> pd.DataFrame:
-    """The newest orders after a day (2026-07-03): order_id, user_id, ordered_at, order_count."""
-    return query_file(
-        cloud, "checks/orders_after", day=datetime.fromisoformat(day).replace(tzinfo=UTC))
-
-
-def _load_source(cloud: Cloud) -> Outcome:
-    """Load a folder, or reuse what was loaded from the same files."""
-    settings = cloud.settings
-    if not settings.source_is_folder:
-        return Outcome("done", settings.source_dataset, {"as": "read where it is"})
-    origin = _origin(settings)
-    found = find_dataset(cloud, settings.source_dataset)
-    if found and found.description == origin and all(  # a table may have expired
-            existing(cloud.bigquery.get_table, found.table(name)) for name in source.NEEDED):
-        return Outcome("reused", settings.source_dataset)
-    tables = source.read_export(settings.source_folder)  # raises before anything is loaded
-    if _origin(settings) != origin:
-        raise Needed(f"the files in {settings.source_folder} changed while they were read",
-                     "a folder that nothing writes to", settings.rerun_command())
-
-    def describe(text: str | None) -> None:
-        dataset = cloud.bigquery.get_dataset(settings.source_dataset)
-        dataset.description = text
-        cloud.bigquery.update_dataset(dataset, ["description"])
-
-    create_dataset(cloud, settings.source_dataset)
-    describe(None)  # until all is loaded, so that an interrupted load is repeated
-    for name, rows in tables.items():
-        load_table(cloud, f"{settings.source_dataset}.{name}", rows, source.NEEDED[name])
-    describe(origin)
-    return Outcome("created", settings.source_dataset,
-                   {f"{name} rows": rows.num_rows for name, rows in tables.items()})
-
-
-def _origin(settings: Settings) -> str:
-    """Identifies the source: a dataset's name, or a digest of the files that are read."""
-    if not settings.source_is_folder or not settings.source_folder.is_dir():
-        return settings.source
-    digest = hashlib.sha256()
-    for path in source.files(settings.source_folder):
-        with path.open("rb") as file:  # file_digest reads in pieces
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return f"export {digest.hexdigest()[:16]}"
+# -- loading and reading -----------------------------------------------------------------------
 
 
 def load_table(cloud: Cloud, name: str, rows: pa.Table, schema: dict[str, str]) -> None:
@@ -481,9 +400,6 @@ def load_table(cloud: Cloud, name: str, rows: pa.Table, schema: dict[str, str]) 
         source_format="PARQUET", write_disposition="WRITE_TRUNCATE", labels=cloud.settings.labels)
     # size=None: a resumable upload, which both targets accept.
     cloud.bigquery.load_table_from_file(file, name, size=None, job_config=config).result()
-
-
-# -- reading -----------------------------------------------------------------------------------
 
 
 def read_table(cloud: Cloud, key: str) -> pd.DataFrame:

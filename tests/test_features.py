@@ -24,12 +24,13 @@ NEXT = {CONFIG: "\nonline_store:", BUILD: "\n    base.feature_timestamp,\nfrom",
 FLOW = """
 import json
 
-from lib import cloud, config, endpoint, feature_store, lookups, model_registry, warehouse
+from lib import (
+    cloud, config, endpoint, feature_store, lookups, model_registry, source_load, warehouse)
 from lib.proof import parity
 from lib.training import training
 
 c = cloud.connect(config.load())
-steps = {"dataset": warehouse.create_dataset, "source": warehouse.load_source}
+steps = {"dataset": warehouse.create_dataset, "source": source_load.load}
 steps |= {file: lambda c, file=file: warehouse.build(c, file) for file in warehouse.BUILDS}
 steps |= {
     "group": feature_store.create_group, "features": feature_store.register_features,

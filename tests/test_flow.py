@@ -25,6 +25,7 @@ from lib import (
     lookups,
     model_registry,
     predict,
+    source_load,
     stages,
     warehouse,
 )
@@ -38,7 +39,7 @@ from tests.support import forked
 OWN = {**SMALL, "app": "flow", "checks": {"leakage_groups": 2}}
 STEPS = [
     ("dataset", warehouse.create_dataset),
-    ("source", warehouse.load_source),
+    ("source", source_load.load),
     *((file, lambda c, f=file: warehouse.build(c, f)) for file in warehouse.BUILDS),
     ("group", feature_store.create_group),
     ("features", feature_store.register_features),

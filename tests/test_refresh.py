@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from google.cloud import bigquery
 
-from lib import config, lookups, refresh, warehouse
+from lib import config, lookups, refresh, source_load, warehouse
 from lib.components.data_load.src import refresh as program
 from lib.errors import Needed, existing
 from lib.operate import schedule, teardown
@@ -57,7 +57,7 @@ def closed(cloud, source, tmp_path_factory):
 
 def load(shop, source):
     hard_cases.write(source, shop.settings.source_folder)
-    warehouse.load_source(shop)
+    source_load.load(shop)
 
 
 def order(source, user, at, returned=None, price=12.5):
@@ -368,7 +368,7 @@ def test_the_pipeline_step_refuses_an_order_of_the_future(closed, source):
     order(ahead, 9, datetime.now(UTC) + 30 * DAY)
     before = warehouse.built_at(closed, "features")
     with pytest.MonkeyPatch.context() as patch:  # a folder would be refused on loading
-        patch.setattr(warehouse.source_checks, "require", lambda *_, **__: {})
+        patch.setattr(source_load.source_checks, "require", lambda *_, **__: {})
         load(closed, ahead)
     with pytest.raises(program.Refused, match="in the future"):
         step(closed)

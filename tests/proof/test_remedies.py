@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from lib import config, source, warehouse
+from lib import config, source, source_load, warehouse
 from lib.errors import Needed
 from lib.proof import sanity
 
@@ -43,7 +43,7 @@ def check(cloud, tmp_path):
             "app": "remtest", "source": str(tmp_path), **settings})
         own = dataclasses.replace(cloud, settings=loaded)
         warehouse.create_dataset(own)
-        warehouse.load_source(own)
+        source_load.load(own)
         for file in ("01_prepare_bq", "02_build_features", "03_build_labels_churn",
                      "04_build_train"):
             warehouse.build(own, file)

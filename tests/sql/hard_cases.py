@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 
-from lib import config, warehouse
+from lib import config, source_load, warehouse
 
 DAY = timedelta(days=1)
 # Money is rounded to the cent, which may go either way at half a cent (abs=0.0051 below).
@@ -95,7 +95,7 @@ def build(cloud, source, folder):
     for dataset in (settings.dataset, settings.source_dataset):
         there.bigquery.delete_dataset(dataset, delete_contents=True, not_found_ok=True)
     warehouse.create_dataset(there)
-    warehouse.load_source(there)
+    source_load.load(there)
     for file in warehouse.BUILDS:
         assert warehouse.build(there, file).status == "created"
     return there, {key: warehouse.read_table(there, key) for key in ("features", "labels", "train")}

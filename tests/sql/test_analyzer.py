@@ -20,7 +20,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from lib import cloud as clouds
-from lib import config, lookups, refresh, served_log, source, warehouse
+from lib import config, lookups, refresh, served_log, source, source_load, warehouse
 from lib.components.data_load.src.refresh import Refresh
 from lib.config import ENTITY, ROOT, TIMESTAMP
 from lib.errors import Needed
@@ -114,8 +114,8 @@ def empty(columns):
 def send_everything(cloud):
     """Call every function of lib that sends SQL, but for the other services."""
     list(preflight.CHECKS["cost"](cloud))
-    warehouse.source_facts(cloud)
-    warehouse.orders_after(cloud, "2026-07-03")
+    source_load.facts(cloud)
+    source_load.orders_after(cloud, "2026-07-03")
     for file in warehouse.BUILDS:
         warehouse.build(cloud, file)
     step = Refresh(cloud.bigquery, refresh.plan(cloud.settings))

@@ -10,7 +10,7 @@ from datetime import datetime
 import pandas as pd
 import pytest
 
-from lib import config, warehouse
+from lib import config, source_load, warehouse
 from lib.errors import Needed
 from lib.proof import planted, sanity
 from tests.sql.hard_cases import DAY, MIDNIGHT, OVERRIDES, build, make_source, short
@@ -227,11 +227,11 @@ def test_only_the_files_that_are_read_decide_whether_to_load_again(there):
     folder = there.settings.source_folder
     (folder / ".DS_Store").write_bytes(b"\0")
     (folder / "events.csv").write_text("id\n")
-    assert warehouse.load_source(there).status == "reused"
+    assert source_load.load(there).status == "reused"
     assert warehouse.build(there, "01_prepare_bq").status == "reused"
     users = pd.read_parquet(folder / "users.parquet")
     users.to_parquet(folder / "users.parquet", compression="gzip")
-    assert warehouse.load_source(there).status == "created"
+    assert source_load.load(there).status == "created"
     assert warehouse.build(there, "01_prepare_bq").status == "created"
 
 

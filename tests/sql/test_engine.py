@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from lib import config, lookups, source, warehouse
+from lib import config, lookups, source, source_load, warehouse
 from scripts import scale
 from tests.conftest import SMALL
 from tests.sql.hard_cases import build, make_source, short
@@ -76,7 +76,7 @@ def test_sanity_checks_are_equal(google, local, computed):
 def test_checks_of_the_source_are_equal(google, local, computed):
     (statement,) = warehouse.render("checks/source", local.settings)
     columns = google.analyze(statement, computed.tables, computed.kinds).columns
-    facts = warehouse.source_facts(local)
+    facts = source_load.facts(local)
     assert facts["orders"] > 100
     expected = plain([facts.values()], columns)
     assert different(expected, computed.run(statement), columns) == []

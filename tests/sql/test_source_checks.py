@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lib import config, source, warehouse
+from lib import config, source, source_load, warehouse
 from lib.errors import Needed
 
 DAY = timedelta(days=1)
@@ -42,12 +42,12 @@ def load(cloud, tmp_path):
         own = dataclasses.replace(cloud, settings=settings)
         own.bigquery.delete_dataset(
             settings.source_dataset, delete_contents=True, not_found_ok=True)
-        return warehouse.load_source(own)
+        return source_load.load(own)
     return run
 
 
 def test_the_built_in_data_has_nothing_to_say(cloud, capsys):
-    assert warehouse.load_source(cloud).figures == {"as": "read where it is"}
+    assert source_load.load(cloud).figures == {"as": "read where it is"}
     assert capsys.readouterr().out == ""
 
 
@@ -198,7 +198,7 @@ def test_keys_that_repeat_in_a_dataset_end_the_load(load, cloud):
     cloud.bigquery.query(f"insert into `{name}.products` select * from `{name}.products`").result()
     settings = config.load(target="local", env="dev", overrides={"app": "srctest", "source": name})
     with pytest.raises(Needed, match="10 rows of products repeat the id of another"):
-        warehouse.load_source(dataclasses.replace(cloud, settings=settings))
+        source_load.load(dataclasses.replace(cloud, settings=settings))
 
 
 def test_files_that_change_while_they_are_read_end_the_load(load, monkeypatch, tmp_path):
@@ -221,9 +221,9 @@ def test_a_folder_is_loaded_again_if_a_table_of_it_is_gone(load, cloud, tmp_path
     settings = config.load(target="local", env="dev", overrides={
         "app": "srctest", "source": str(tmp_path)})
     own = dataclasses.replace(cloud, settings=settings)
-    assert warehouse.load_source(own).status == "reused"
+    assert source_load.load(own).status == "reused"
     cloud.bigquery.delete_table(f"{settings.source_dataset}.orders")
-    assert warehouse.load_source(own).status == "created"
+    assert source_load.load(own).status == "created"
 
 
 def test_a_load_that_was_interrupted_is_repeated(load, cloud, tmp_path, monkeypatch):
@@ -242,6 +242,6 @@ def test_a_load_that_was_interrupted_is_repeated(load, cloud, tmp_path, monkeypa
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(warehouse, "load_table", killed)
-        warehouse.load_source(own)
+        source_load.load(own)
     path.write_bytes(before)
-    assert warehouse.load_source(own).status == "created"
+    assert source_load.load(own).status == "created"
