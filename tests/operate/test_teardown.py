@@ -35,7 +35,7 @@ TINY = {
     "label": {"positive_rate_band": [0.01, 0.999]}, "checks": {"max_honest_roc_auc": 1.0},
     "train": {"min_roc_auc": 0.0, "params": {
         "random_forest": {"n_estimators": 3, "max_depth": 3, "min_samples_leaf": 5}}},
-    "waits": {"longest_pause_seconds": 0.3},
+    "waits": {"first_pause_seconds": 0.02, "longest_pause_seconds": 0.2},
 }
 KEPT = "_kept"  # copies of the tables that were built first
 LEFT_OUT = ("_vertex_sync", KEPT)  # the first is a dataset of the stand-in itself

@@ -85,7 +85,7 @@ def make_project(folder: Path) -> Project:
     """Copy what the scripts need of the working tree, as one commit."""
     root, tools = folder / "project", folder / "tools"
     ignore = shutil.ignore_patterns("__pycache__", ".*.tmp")
-    for part in ("scripts", "lib", "tests/components", ".github"):
+    for part in ("scripts", "lib", "tests/components", "tests/support", ".github"):
         shutil.copytree(ROOT / part, root / part, ignore=ignore)
     for part in ("config.yaml", "pyproject.toml", "tests/conftest.py"):
         shutil.copy(ROOT / part, root / part)
