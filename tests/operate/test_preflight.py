@@ -233,7 +233,7 @@ def test_expired_credentials_end_the_checks(cloud):
 
 
 def test_without_credentials_the_command_says_how_to_get_them(monkeypatch, capsys):
-    def none(_settings):
+    def none(*_):
         raise DefaultCredentialsError("Your default credentials were not found.")
 
     monkeypatch.setattr(clouds, "connect", none)
