@@ -70,6 +70,18 @@ def _build(cloud: Cloud) -> str:
     return built
 
 
+def require_current(cloud: Cloud) -> None:
+    """Raise Needed if a table that train_dataset is made of, or itself, was built by other SQL or
+    settings than those of now, as when a run starts after the notebook that builds it."""
+    for key, file in (("features", "02_build_features"), ("labels", "03_build_labels_churn"),
+                      ("train", "04_build_train")):
+        table = warehouse.find_table(cloud, key)
+        if table and table.labels.get("fingerprint") != warehouse.fingerprint(cloud.settings, file):
+            raise Needed(
+                f"{cloud.settings.table(key)} was built by another sql/{file}.sql or other "
+                "settings", "the tables built anew", cloud.settings.rerun_command("02"))
+
+
 def make_bucket(cloud: Cloud) -> storage.Bucket:
     """The app's bucket, created if it is missing: in Vertex AI's region, since a model is refused
     whose files are in a multi-region ("It must be in the same regional location as the service

@@ -43,8 +43,9 @@ def start(cloud: Cloud) -> Outcome:
     started early: each needs the output of the one before.
 
     Raises:
-        Needed: train_dataset is not built.
+        Needed: train_dataset is not built, or by other SQL or settings than those of now.
     """
+    inputs.require_current(cloud)
     inputs.make_bucket(cloud)
     if cloud.settings.train.runner == "custom_job":
         return Outcome("done", figures={"runner": "custom_job, in notebook 05"})
@@ -60,8 +61,9 @@ def train(cloud: Cloud) -> Outcome:
         Outcome whose value is a Training.
 
     Raises:
-        Needed: train_dataset is not built, or a step failed: it is named, with its last line.
+        Needed: as `start`; or a step failed: it is named, with its last line.
     """
+    inputs.require_current(cloud)
     runner = custom_jobs if cloud.settings.train.runner == "custom_job" else pipeline_job
     fingerprint = inputs.fingerprint(cloud)
     inputs.make_bucket(cloud)

@@ -68,6 +68,17 @@ def test_without_the_training_table_the_notebook_that_builds_it_is_named(cloud, 
         needs_the_table(dataclasses.replace(cloud, settings=settings))
 
 
+@pytest.mark.parametrize("action", [training.start, training.train])
+def test_tables_of_other_settings_are_not_trained_on(built, action):
+    """As with ./run_all.sh --from 05 after a change of config.yaml or of sql/."""
+    settings = built.settings
+    longer = settings.label.model_copy(update={"horizon_days": 90})
+    other = dataclasses.replace(built, settings=settings.model_copy(update={"label": longer}))
+    with pytest.raises(Needed, match=r"features_customer was built by another sql/"
+                       r"02_build_features\.sql or other settings.* --from 02\)"):
+        action(other)
+
+
 def test_a_training_is_not_reused_for_other_images(monkeypatch):
     """The images may be built after the code in them was changed, and run in between."""
     settings = config.load(target="gcp", env="dev", overrides={
