@@ -69,8 +69,9 @@ class Syncs:
     def _load(self, sync: Message) -> None:
         """Reduce every table of the view, then write the values, batch by batch.
 
-        A batch is read before its transaction begins: meanwhile others can write. Entities that are
-        no longer in a table stay: Bigtable serving keeps them.
+        A batch is read before its transaction begins: meanwhile others can write. So a sync that is
+        killed leaves old values beside new ones, until the next one. Entities that are no longer in
+        a table stay: Bigtable serving keeps them.
         """
         state = self._vertex.state
         view_name = sync.name.rsplit("/", 2)[0]
