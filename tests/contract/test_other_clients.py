@@ -15,7 +15,7 @@ import pytest
 from google.api_core import exceptions as errors
 from google.api_core.client_options import ClientOptions
 from google.auth.credentials import AnonymousCredentials
-from google.cloud import aiplatform_v1, aiplatform_v1beta1, bigquery
+from google.cloud import aiplatform_v1, bigquery
 
 from lib.localcloud import process
 from lib.localcloud.vertex.app import PROJECT_NUMBER
@@ -235,6 +235,8 @@ def test_the_preview_classes_of(package, local, tmp_path):
 
 
 def test_the_v1beta1_client_of_feature_groups(local):
+    from google.cloud import aiplatform_v1beta1  # here: each worker imports this file
+
     client = gapic(aiplatform_v1beta1.FeatureRegistryServiceClient, local)
     source = {"big_query_source": {"input_uri": TABLE}, "entity_id_columns": ["customer_id"]}
     made = client.create_feature_group(
