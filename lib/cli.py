@@ -70,16 +70,34 @@ def run(options: argparse.Namespace, stage: str, attempted: str, work: Work) -> 
         return 2
     try:
         _check_home(settings)
-        return work(settings, options) or 0
+        status = work(settings, options) or 0
+        print(end="", flush=True)  # what is still buffered
+        return status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        print("stopped: nothing reads the output any more", file=sys.stderr)
+        return 1
     except Exception as error:
         explained = errors.explain(error, stage, attempted, settings)
         if explained is None:
             raise
         print(explained, file=sys.stderr)
         return 1
+
+
+def _output_is_closed() -> bool:
+    """Has what read the output ended, as in `... | head -1`? Then what is left goes nowhere, since
+    Python would fail once more at its end."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _check_home(settings: Settings) -> None:
