@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 import sys
 import threading
 from contextlib import suppress
@@ -42,6 +43,7 @@ PUBLIC_DATASET = "bigquery-public-data.thelook_ecommerce"
 VERSIONS = (bqemulator.__version__, sqlglot.__version__, duckdb.__version__)
 TRANSLATIONS: dict[str, str] = {}
 MOST_TRANSLATIONS = 256
+DATASET = re.compile(r"(?i)(`[\w-]+\.)(?!information_schema)(\w+)(?=\.\w+`)")
 # The modules of bqemulator that change no tree that they parse.
 READERS = ("bqemulator.api.routes.jobs", "bqemulator.catalog.ddl_sync", "bqemulator.jobs.",
            "bqemulator.sql.catalog_schema")
@@ -90,14 +92,30 @@ def _parse_one(sql: str, **options: object) -> sqlglot.exp.Expression:
 
 
 def _translated(sql: str, tables: str, caller: CallerIdentity | None) -> str:
-    """tables: name -> column -> type, as JSON. Raises DomainError, which is not kept."""
-    key = repr((VERSIONS, sql, tables, caller))
+    """tables: name -> column -> type, as JSON. Raises DomainError, which is not kept.
+
+    A dataset's name changes nothing: the features of a copy are built by the same statement.
+    """
+    datasets = list(dict.fromkeys(found[2] for found in DATASET.finditer(sql)))
+    if re.search(r"dataset_\d+_", sql):
+        datasets, anonymous = [], sql
+    else:
+        anonymous = DATASET.sub(
+            lambda found: f"{found[1]}dataset_{datasets.index(found[2])}_", sql)
+    key = repr((VERSIONS, anonymous, tables, caller))
     if key not in TRANSLATIONS:
-        TRANSLATIONS[key] = _TRANSLATE(
-            executor._translator, sql, schema=json.loads(tables), caller=caller).unwrap()
+        translated = _TRANSLATE(
+            executor._translator, anonymous, schema=json.loads(tables), caller=caller)
+        if isinstance(translated, Err):  # in its words, the names of the statement
+            return _TRANSLATE(
+                executor._translator, sql, schema=json.loads(tables), caller=caller).unwrap()
+        TRANSLATIONS[key] = translated.unwrap()
     while len(TRANSLATIONS) > MOST_TRANSLATIONS:
         del TRANSLATIONS[next(iter(TRANSLATIONS))]
-    return TRANSLATIONS[key]
+    found = TRANSLATIONS[key]
+    for n, dataset in enumerate(datasets):
+        found = found.replace(f"dataset_{n}_", dataset)
+    return found
 
 
 def _translate(

@@ -427,6 +427,23 @@ def test_a_translation_is_kept_over_a_restart(tmp_path, monkeypatch):
     assert "safe_divide" in translated[0] and "safe_divide" not in translated[1].lower()
 
 
+def test_a_statement_is_translated_once_for_all_datasets(bq, monkeypatch):
+    for dataset, x in (("first", 0), ("second", 1)):
+        bq.create_dataset(dataset)
+        bq.query(f"create table `p1.{dataset}.t` as select {x} as x").result()
+    monkeypatch.setattr("lib.localcloud.bigquery.TRANSLATIONS", known := {})
+    for one, other, expected in (("first", "second", (0, 1)), ("second", "first", (1, 0))):
+        (row,) = bq.query(f"select a.x, safe_divide(b.x, 1) as y from `p1.{one}.t` as a "
+                          f"cross join `p1.{other}.t` as b").result()
+        assert tuple(row.values()) == expected and len(known) == 1
+    (row,) = bq.query("select 'dataset_0_' as x from `p1.first.t`").result()
+    assert row["x"] == "dataset_0_"
+    rows = bq.query("select table_name from `p1.first.INFORMATION_SCHEMA.TABLES`").result()
+    assert [row["table_name"] for row in rows] == ["t"]
+    with pytest.raises(errors.BadRequest, match="absent_column"):
+        bq.query("select absent_column from `p1.first.t`").result()
+
+
 def test_functions_of_places_are_there_once_they_are_asked_for(tmp_path):
     server = BigQueryServer(tmp_path, "p1")
     server.start()
