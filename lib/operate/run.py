@@ -32,7 +32,7 @@ from lib.operate import kernels
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]_*.ipynb"))
 KEPT = """\
 The local cloud is still running. To go on in JupyterLab, and to stop the local cloud at the end:
-  .venv/bin/jupyter lab {folder}
+  .venv/bin/python -m jupyterlab {folder}
   .venv/bin/python -m lib.localcloud stop"""
 
 

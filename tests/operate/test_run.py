@@ -212,7 +212,7 @@ def test_a_line_is_printed_before_anything_that_takes_time(finished):
 
 def test_keep_running_leaves_the_local_cloud_running_and_says_what_to_do(
         finished, without_kernels, monkeypatch, capsys):
-    parts = (".venv/bin/jupyter lab notebooks", ".venv/bin/python -m lib.localcloud stop")
+    parts = (".venv/bin/python -m jupyterlab notebooks", ".venv/bin/python -m lib.localcloud stop")
     assert finished.stops == [1] and not [part for part in parts if part in finished.out]
     monkeypatch.setattr(cloud, "connect", lambda settings, *_: SimpleNamespace(
         settings=settings, note="local cloud started", started_local=True, local_pid=None))

@@ -63,7 +63,7 @@ RUN_BY = {
 }
 CHEAP = {
     "scripts/test.sh": "bash -n scripts/test.sh",
-    ".venv/bin/jupyter lab notebooks": f"{PYTHON} -m jupyter lab --version",
+    f"{PYTHON} -m jupyterlab notebooks": f"{PYTHON} -m jupyterlab --version",
     f"{PYTHON} -m lib.localcloud start": f"{PYTHON} -m lib.localcloud start --help",
     f"{PYTHON} -m lib.localcloud status": f"{PYTHON} -m lib.localcloud status --help",
     f"{PYTHON} -m lib.localcloud stop": f"{PYTHON} -m lib.localcloud stop",
