@@ -145,7 +145,7 @@ REFUSED = [
     ("waits.sync_seconds", math.inf, "waits.sync_seconds"),
     ("waits.sync_seconds", 10**12, "waits.sync_seconds = 1000000000000"),
     ("waits.first_pause_seconds", math.nan, "waits.first_pause_seconds = nan"),
-    ("waits.longest_pause_seconds", 0.1, "waits.longest_pause_seconds = 0.1: at least"),
+    ("waits.longest_pause_seconds", 0.04, "waits.longest_pause_seconds = 0.04: at least"),
     ("predict.fetch_timeout_seconds", math.inf, "predict.fetch_timeout_seconds = inf"),
     ("retries.longest_pause_seconds", math.inf, "retries.longest_pause_seconds = inf"),
     ("costs.usd_per_tib_scanned", math.nan, "costs.usd_per_tib_scanned = nan"),
