@@ -53,10 +53,18 @@ def forked(work: Callable, *arguments: object) -> object:
     with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver"),
                              initializer=_follow_run) as pool:
         try:
-            return pool.submit(work, *arguments).result()
+            return pool.submit(_flushed, work, *arguments).result()
         except BaseException:
             end()  # else the pool waits for the work, also after Ctrl-C
             raise
+
+
+def _flushed(work: Callable, *arguments: object) -> object:
+    """What it printed must be out before `end` kills this process."""
+    try:
+        return work(*arguments)
+    finally:
+        sys.stdout.flush()
 
 
 def end() -> None:

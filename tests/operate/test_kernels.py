@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stdout
 
 import pytest
 
@@ -84,17 +85,20 @@ def test_a_kernel_has_its_environment_and_folder_and_ends_with_a_killed_run(
         time.sleep(0.05)
 
 
-def refuse():
+def refuse(printed):
+    sys.stdout = printed.open("w")  # with a buffer, as a pipe has
+    print("a finding")
     raise StageError("a stage", "a step", "a cause", "a need", "a command", "a resource")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there work is forked")
-def test_work_in_a_fork_returns_and_raises_as_here_and_ends_with_ctrl_c():
+def test_work_in_a_fork_returns_and_raises_as_here_and_ends_with_ctrl_c(tmp_path):
     assert kernels.forked(os.getpid) != os.getpid()
     with pytest.raises(StageError) as raised:
-        kernels.forked(refuse)
-    with pytest.raises(StageError) as here:
-        refuse()
+        kernels.forked(refuse, tmp_path / "printed")
+    assert (tmp_path / "printed").read_text() == "a finding\n"
+    with pytest.raises(StageError) as here, redirect_stdout(None):
+        refuse(tmp_path / "here")
     assert vars(raised.value) == vars(here.value) and str(raised.value) == str(here.value)
     with pytest.raises(BrokenProcessPool):
         kernels.forked(os._exit, 1)
