@@ -46,8 +46,8 @@ def start(
     module: str, *arguments: str, files: Sequence[Path], folder: Path = ROOT, **variables: str
 ) -> multiprocessing.Process:
     """The same, while it runs. `files`: for stdout and stderr, which may be one."""
+    warm.start()  # first: it marks what the other one forks
     kernels.warm()
-    warm.start()
     process = multiprocessing.get_context("forkserver" if kernels.FORKS else "spawn").Process(
         target=_become,
         args=(module, arguments, str(folder), {**os.environ, **variables}, *map(str, files)))

@@ -3,10 +3,11 @@
 `process.start` spends two seconds of CPU on imports, and the tests start many local clouds. Each is
 a process of its own still, with a log and an end as `python -m MODULE serve ARGUMENTS` has them.
 
-    python -m tests.support.warm SOCKET
+    python -m tests.support.warm SOCKET MODULE...
 
-is the process that forks. It also imports what the images import, so that the processes that its
-local clouds fork for programs need not. It ends with the process that started it.
+is the process that forks, and imports these modules first; and what the images import, so that the
+processes that its local clouds fork for programs need not. It ends with the process that started
+it, even one that was killed, and kills what its tests have left: each local cloud, forked or not.
 """
 
 import atexit
@@ -30,6 +31,8 @@ from lib.localcloud import process
 from lib.localcloud.vertex.programs import forks
 
 VARIABLE = "TESTS_FORKER"  # the path of its socket, for commands that the tests start
+MARK = "TESTS_OF"  # the same path, in the environment of each process that belongs to these tests
+IMPORTED = ("lib.localcloud.server", "tests.support.faults", "tests.support.gateway")
 MOST_BYTES = 1 << 20
 
 
@@ -39,9 +42,9 @@ def start() -> None:
     if VARIABLE in os.environ or not forks.FORKS:
         return
     folder = tempfile.mkdtemp(prefix="forker-")
-    path = f"{folder}/socket"
+    path = os.environ[MARK] = f"{folder}/socket"
     forker = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.warm", path], cwd=process.ROOT,
+        [sys.executable, "-m", "tests.support.warm", path, *IMPORTED], cwd=process.ROOT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     forker.stdout.readline()  # it listens; packages that print when they are imported come later
     atexit.register(_end, forker, Path(path))
@@ -75,7 +78,7 @@ def use() -> None:
         process.spawn = Forked
 
 
-def _fork_on_request(path: str) -> None:
+def _fork_on_request(path: str, *imported: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen(16)
@@ -84,21 +87,36 @@ def _fork_on_request(path: str) -> None:
     os.dup2(null, 1)
     gc.disable()
     sys.modules["tqdm"] = None  # as in lib/localcloud/__main__.py
-    for name in ("lib.localcloud.server", "tests.support.faults", "tests.support.gateway"):
+    for name in imported:
         importlib.import_module(name)
-    for folder in process.local_images().values():
+    for folder in process.local_images().values() if imported else ():
         forks.import_packages(folder)
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what has ended is collected
     while 0 not in select.select([0, listener], [], [])[0]:
         client, _ = listener.accept()
-        with client, contextlib.suppress(ConnectionError):
+        # ValueError: there is no request, since the client was killed.
+        with client, contextlib.suppress(ConnectionError, ValueError):
             request, (log,), *_ = socket.recv_fds(client, MOST_BYTES, 1)
             child = forks.FORK.Process(target=_become, args=(*json.loads(request), log))
             child.start()
             os.close(log)
             client.send(b"%d" % child.pid)
+    _kill_marked(path)
     os._exit(0)  # it would wait for those that still run
+
+
+def _kill_marked(path: str) -> None:
+    """Kill all processes but this one that belong to these tests. A fork has this one's mark."""
+    mark, killed = f"{MARK}={path}".encode(), True
+    while killed:  # until there is none: one of them may have started another
+        killed = False
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+            with contextlib.suppress(OSError):  # it has ended, or belongs to another user
+                marks = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                if mark in marks and pid != os.getpid():
+                    os.kill(pid, signal.SIGKILL)
+                    killed = True
 
 
 def _become(words: list[str], environment: dict[str, str], log: int) -> None:
@@ -117,4 +135,4 @@ def _become(words: list[str], environment: dict[str, str], log: int) -> None:
 
 
 if __name__ == "__main__":
-    _fork_on_request(sys.argv[1])
+    _fork_on_request(*sys.argv[1:])
