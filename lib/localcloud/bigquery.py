@@ -97,7 +97,7 @@ def _translated(sql: str, tables: str, caller: CallerIdentity | None) -> str:
     A dataset's name changes nothing: the features of a copy are built by the same statement.
     """
     datasets = list(dict.fromkeys(found[2] for found in DATASET.finditer(sql)))
-    if re.search(r"dataset_\d+_", sql):
+    if re.search(r"(?i)dataset_\d+_", sql):
         datasets, anonymous = [], sql
     else:
         anonymous = DATASET.sub(
@@ -114,7 +114,8 @@ def _translated(sql: str, tables: str, caller: CallerIdentity | None) -> str:
         del TRANSLATIONS[next(iter(TRANSLATIONS))]
     found = TRANSLATIONS[key]
     for n, dataset in enumerate(datasets):
-        found = found.replace(f"dataset_{n}_", dataset)
+        # The name of a function may be written in capitals.
+        found = re.sub(f"(?i)dataset_{n}_", dataset, found)
     return found
 
 

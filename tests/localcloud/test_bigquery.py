@@ -442,6 +442,11 @@ def test_a_statement_is_translated_once_for_all_datasets(bq, monkeypatch):
     assert [row["table_name"] for row in rows] == ["t"]
     with pytest.raises(errors.BadRequest, match="absent_column"):
         bq.query("select absent_column from `p1.first.t`").result()
+    for dataset, x in (("first", 10), ("second", 11)):
+        bq.query(f"create function `p1.{dataset}.plus_ten`(x int64) as (x + 10)").result()
+        (row,) = bq.query(
+            f"select `p1.{dataset}.plus_ten`(x) as x from `p1.{dataset}.t`").result()
+        assert row["x"] == x
 
 
 def test_functions_of_places_are_there_once_they_are_asked_for(tmp_path):
