@@ -100,10 +100,10 @@ def job_config(
         labels=cloud.settings.labels, **options)
 
 
-def _start(cloud: Cloud, sql: str, values: dict) -> bigquery.QueryJob:
-    """Start one statement; BigQuery refuses it above the cap on bytes."""
-    return cloud.bigquery.query(sql, job_config=job_config(
-        cloud, sql, values, maximum_bytes_billed=cloud.settings.costs.max_bytes_billed))
+def _capped(cloud: Cloud, sql: str, values: dict | None = None) -> bigquery.QueryJobConfig:
+    """`job_config` of a statement that runs; BigQuery refuses it above the cap on bytes."""
+    return job_config(
+        cloud, sql, values, maximum_bytes_billed=cloud.settings.costs.max_bytes_billed)
 
 
 def _used(values: dict, sql: str) -> dict:
@@ -152,7 +152,7 @@ def build(cloud: Cloud, file: str) -> Outcome:
         name, _ = layout_in_sql(statement)
         if name in outdated:
             cloud.bigquery.delete_table(name, not_found_ok=True)
-        _start(cloud, statement, {}).result()
+        cloud.bigquery.query(statement, job_config=_capped(cloud, statement)).result()
     if file == "01_prepare_bq":
         require_snapshot(cloud)
     tables = [stamp(cloud, key, labels) for key in makes]
@@ -424,14 +424,17 @@ def read_rows(cloud: Cloud, table: str | bigquery.TableReference) -> pa.Table:
 
 
 def query(cloud: Cloud, sql: str, large: bool = False, **values: object) -> pd.DataFrame:
-    """A query result: a small one by REST, a large one through the Storage Read API.
+    """A query result: a small one with the answer to the request that starts the query, a large
+    one through the Storage Read API.
 
     values: query parameters (str, int, float, datetime, a list of one of them).
     """
-    job = _start(cloud, sql, values)
-    rows = job.result()
+    config = _capped(cloud, sql, values)
     if large:
+        job = cloud.bigquery.query(sql, job_config=config)
+        job.result()
         return read_rows(cloud, job.destination).to_pandas()
+    rows = cloud.bigquery.query_and_wait(sql, job_config=config)
     return rows.to_arrow(create_bqstorage_client=False).to_pandas()
 
 

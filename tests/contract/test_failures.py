@@ -163,9 +163,15 @@ def test_refusals_that_pass_and_slow_answers_are_outlived(project):
          "message": "The service is currently unavailable."},
         {"method": "vertex.GetFeatureOnlineStore", "times": 2, "status": "RESOURCE_EXHAUSTED",
          "message": "Slow down."},
+        {"method": "bigquery.jobs.query", "status": "UNAVAILABLE", "message": "Try again."},
         {"method": "vertex.GetFeatureView", "seconds": 1.5})
     project.forget()
     assert project.notebook("04") == ""
     statuses = {method: [r["status"] for r in project.requests() if r["method"] == method][:3]
-                for method in ("vertex.ListFeatureViewSyncs", "vertex.GetFeatureOnlineStore")}
-    assert list(statuses.values()) == [[503, 503, 200], [429, 429, 200]]
+                for method in ("vertex.ListFeatureViewSyncs", "vertex.GetFeatureOnlineStore",
+                               "bigquery.jobs.query")}
+    assert list(statuses.values()) == [[503, 503, 200], [429, 429, 200], [503, 200, 200]]
+    # A query that is sent again has its first requestId, by which BigQuery runs it only once.
+    first, again = [r["body"]["requestId"] for r in project.requests()
+                    if r["method"] == "bigquery.jobs.query"][:2]
+    assert first == again

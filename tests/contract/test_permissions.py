@@ -14,15 +14,17 @@ from lib.operate.permissions import INCLUDES, PERMISSIONS, WHEN, by_role
 
 LIST = Path(__file__).with_name("requests.txt")
 PUBLIC = "bigquery-public-data"  # everybody may read it: no permission in our project is needed
+# The statements of sql/ make and replace tables.
+STATEMENTS = ("bigquery.jobs.create bigquery.tables.create bigquery.tables.getData "
+              "bigquery.tables.update bigquery.tables.updateData")
 
 METHODS = {
     "bigquery.datasets.delete": "bigquery.datasets.delete bigquery.tables.delete",
     "bigquery.datasets.get": "bigquery.datasets.get",
     "bigquery.datasets.insert": "bigquery.datasets.create",
     "bigquery.jobs.getQueryResults": "bigquery.jobs.create",  # of one's own job
-    # The queries of sql/ make and replace tables.
-    "bigquery.jobs.insert": "bigquery.jobs.create bigquery.tables.create bigquery.tables.getData "
-                            "bigquery.tables.update bigquery.tables.updateData",
+    "bigquery.jobs.insert": STATEMENTS,
+    "bigquery.jobs.query": STATEMENTS,
     "bigquery.tabledata.list": "bigquery.tables.getData",
     "bigquery.tables.get": "bigquery.tables.get",
     "bigquery.tables.list": "bigquery.tables.list",

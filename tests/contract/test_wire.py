@@ -166,8 +166,10 @@ def loads(recorded):
 
 
 def _jobs(recorded):
-    return [r["body"].get("configuration", {}) for r in recorded["a run"]
-            if r["method"] == "bigquery.jobs.insert" and r["body"]]
+    bodies = [(r["method"], r["body"]) for r in recorded["a run"] if r["body"]]
+    return [body.get("configuration", {}) if method == "bigquery.jobs.insert" else {"query": body}
+            for method, body in bodies
+            if method in ("bigquery.jobs.insert", "bigquery.jobs.query")]
 
 
 def test_every_query_that_runs_has_a_cap_on_its_bytes(queries):

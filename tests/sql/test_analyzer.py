@@ -83,6 +83,9 @@ class Analyzer:
         result.to_arrow = lambda **_: row
         return SimpleNamespace(total_bytes_processed=0, result=lambda: result, destination=row)
 
+    def query_and_wait(self, sql, job_config):
+        return self.query(sql, job_config).result()
+
     def get_table(self, name):
         if name not in self.made:
             raise NotFound(name)
