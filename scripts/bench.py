@@ -18,6 +18,7 @@ Exit status: 0 measured, 1 two ways gave different rows or a service a wrong val
 
 import argparse
 import contextlib
+import io
 import json
 import resource
 import statistics
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     if given.scale <= 0 or given.repeats < 1:
         parser.error("--scale must be above 0, --repeats at least 1")
-    with contextlib.redirect_stdout(sys.stderr):  # bqemulator prints a line when it is imported
+    with contextlib.redirect_stdout(io.StringIO()):  # bqemulator prints a line when it is imported
         from scripts import bench_run, bench_serve, bench_sql
 
     options = Options(given.scale, given.repeats, given.against, given.python)
