@@ -32,6 +32,7 @@ from google.auth.transport.requests import AuthorizedSession
 
 from lib.config import Settings
 from lib.errors import Needed, is_refused
+from lib.localcloud.lazily import import_parts_of
 
 if TYPE_CHECKING:
     import grpc
@@ -45,8 +46,9 @@ if TYPE_CHECKING:
 EMULATOR_VARIABLES = (
     "BIGQUERY_EMULATOR_HOST", "BIGQUERY_STORAGE_GRPC_ENDPOINT", "STORAGE_EMULATOR_HOST",
 )
-# Its clients take most of a second to import, and nearly every command needs some.
-VERTEX = ("google.cloud.aiplatform_v1",)
+# Nearly every command needs its messages, and clients of some of its forty services.
+import_parts_of("google.cloud.aiplatform_v1")
+VERTEX = ("google.cloud.aiplatform_v1.types",)
 
 
 class LocalSession(AuthorizedSession):

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # the command needs no pandas, which takes half a second to i
 # import them, so that the command starts the local cloud before.
 
 NOT_SERVED, NOT_DEPLOYED = 3, 4
+NEEDED = ("lib.endpoint", "lib.feature_store", *(
+    f"google.cloud.aiplatform_v1.services.{service}_service"
+    for service in ("endpoint", "prediction", "feature_online_store")))
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_prediction(settings: Settings, options: argparse.Namespace) -> int:
-    cloud = connect(settings)
+    cloud = connect(settings, NEEDED)
     from lib import endpoint, feature_store
 
     if cloud.started_local:

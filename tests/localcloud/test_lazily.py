@@ -19,7 +19,8 @@ from google.cloud import resourcemanager_v3
 from google.cloud.resourcemanager_v3.services.projects import ProjectsClient
 
 found += [resourcemanager_v3.ProjectsClient is ProjectsClient, resourcemanager_v3.types is types,
-          hasattr(resourcemanager_v3, "Missing")]
+          resourcemanager_v3.Project is types.Project, f"{name}.services.folders" in sys.modules,
+          hasattr(resourcemanager_v3, "Missing"), f"{name}.services.folders" in sys.modules]
 print(json.dumps(found))
 """
 
@@ -27,4 +28,5 @@ print(json.dumps(found))
 def test_a_package_is_whole_only_once_it_is_asked_for():
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["Project", False, True, True, False]
+    assert json.loads(done.stdout) == [
+        "Project", False, True, True, True, False, False, True]
