@@ -147,6 +147,19 @@ def test_importance_is_that_of_scikit_learn(written, model, dataset):
         drawn["mean"], drawn["std"], strict=True), strict=True))
 
 
+def test_the_memory_of_importance_does_not_grow_with_the_features(evaluate):
+    sizes = []
+
+    class Model:
+        def predict_proba(self, rows):
+            sizes.append(len(rows))
+            return rows.to_numpy()[:, :2]
+
+    rows = pd.DataFrame(np.random.default_rng(1).random((40, 30))).add_prefix("f")
+    evaluate.importance(Model(), rows, np.arange(40) % 2)
+    assert max(sizes) <= 40 * evaluate.IMPORTANCE_REPEATS
+
+
 def test_same_bytes_twice_and_for_columns_in_another_order(
     evaluate, arguments, dataset, tmp_path
 ):

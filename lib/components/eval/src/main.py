@@ -220,8 +220,8 @@ def importance(pipeline, rows, labels) -> dict:
     """Decrease of the ROC-AUC when one feature is shuffled: mean and std over repeats.
 
     On at most IMPORTANCE_ROWS rows, a stratified sample of both classes. Largest first. The numbers
-    are those of sklearn.inspection.permutation_importance, with one prediction instead of one for
-    each feature and repeat.
+    are those of sklearn.inspection.permutation_importance, with one prediction for each feature
+    instead of one for each repeat too; a single one for all would need gigabytes for 40 features.
     """
     import numpy as np
     import pandas as pd
@@ -239,11 +239,14 @@ def importance(pipeline, rows, labels) -> dict:
         random.shuffle(order)
         places = places[order]  # each time what was shuffled before
         orders.append(places)
-    shuffled = [rows.assign(**{name: rows[name].to_numpy()[order]})
-                for name in rows for order in orders]
-    scores = pipeline.predict_proba(pd.concat([rows, *shuffled]))[:, 1].reshape(-1, len(rows))
-    known, *areas = (roc_auc_score(labels, part) for part in scores)
-    falls = known - np.reshape(areas, (-1, IMPORTANCE_REPEATS))
+
+    def areas(*parts) -> list[float]:
+        scores = pipeline.predict_proba(pd.concat(parts))[:, 1].reshape(-1, len(rows))
+        return [roc_auc_score(labels, part) for part in scores]
+
+    falls = areas(rows) - np.array([
+        areas(*(rows.assign(**{name: rows[name].to_numpy()[order]}) for order in orders))
+        for name in rows])
     order = np.argsort(-falls.mean(axis=1), kind="stable")
     return {
         "feature": [rows.columns[i] for i in order],
