@@ -34,6 +34,8 @@ LOAD_OPTIONS = {
     "createDisposition", "autodetect", "skipLeadingRows", "parquetOptions", "timePartitioning",
     "rangePartitioning", "clustering",
 }
+# Of a query that failed; of any other reason 400.
+STATUSES = {"accessDenied": 403, "duplicate": 409, "notFound": 404}
 LOAD_DEFAULTS = {"fieldDelimiter": ",", "encoding": "UTF-8", "quote": '"', "maxBadRecords": "0"}
 
 # Whether the request that is being answered is a dry run.
@@ -224,9 +226,10 @@ def _marked(send: Send) -> Send:
 
 def _failing(send: Send) -> Send:
     """A `send` for jobs.query: bqemulator answers a query that failed with 200, no rows and its
-    errors, which query_and_wait() takes for an empty result. BigQuery answers 400.
+    errors, which query_and_wait() takes for an empty result. BigQuery answers with the reason's
+    status.
 
-    https://cloud.google.com/bigquery/docs/error-messages: invalidQuery
+    https://cloud.google.com/bigquery/docs/error-messages
     """
     start: Message = {}
     content = b""
@@ -241,9 +244,10 @@ def _failing(send: Send) -> Send:
             return
         errors = json.loads(content).get("errors") if start["status"] == 200 else None
         if errors:
-            answer = _error("bigquery.failed-query", 400, errors[0]["reason"],
+            reason = errors[0]["reason"]
+            answer = _error("bigquery.failed-query", STATUSES.get(reason, 400), reason,
                             errors[0]["message"])
-            start = {**start, "status": 400, "headers": answer.raw_headers}
+            start = {**start, "status": answer.status_code, "headers": answer.raw_headers}
             content = answer.body
         await send(start)
         await send({"type": "http.response.body", "body": content})

@@ -357,11 +357,14 @@ def test_errors_of_the_caller_are_left_as_they_are(bq, soon):
         bq.get_table("p1.ds.nothing")
 
 
-@pytest.mark.parametrize("sql", ["selec 1", "select absent", "select 1 / 0", "select error('x')"])
-def test_a_failed_query_is_an_error_for_every_method(bq, sql):
+@pytest.mark.parametrize("sql, error", [
+    *[(sql, errors.BadRequest)
+      for sql in ("selec 1", "select absent", "select 1 / 0", "select error('x')")],
+    ("select 1 from p1.ds.absent", errors.NotFound)])
+def test_a_failed_query_is_an_error_for_every_method(bq, sql, error):
     """jobs.query, which query_and_wait calls, as jobs.insert."""
     for run in (bq.query_and_wait, lambda sql: bq.query(sql).result()):
-        with pytest.raises(errors.BadRequest):
+        with pytest.raises(error):
             run(sql)
 
 
