@@ -377,11 +377,17 @@ def create_dataset(cloud: Cloud, name: str | None = None) -> Outcome:
 
 
 def grant_reader(cloud: Cloud, email: str) -> None:
-    """Let a service account read the tables of the app's dataset (BigQuery Data Viewer)."""
+    """Let a service account read the tables of the app's dataset (BigQuery Data Viewer).
+
+    BigQuery takes no entry of an account that was deleted, such as the one of a view that was, and
+    names it deleted:serviceAccount:EMAIL?uid=N (unverified).
+    """
     dataset = cloud.bigquery.get_dataset(cloud.settings.dataset)
     entry = bigquery.AccessEntry(role=READER, entity_type="userByEmail", entity_id=email)
     if entry not in dataset.access_entries:
-        dataset.access_entries = [*dataset.access_entries, entry]
+        dataset.access_entries = [
+            *(one for one in dataset.access_entries
+              if not str(one.entity_id).startswith("deleted:")), entry]
         cloud.bigquery.update_dataset(dataset, ["access_entries"])
 
 

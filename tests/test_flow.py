@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import requests
 from google.cloud import aiplatform_v1 as vertex
+from google.cloud import bigquery
 
 from lib import (
     config,
@@ -330,10 +331,16 @@ def test_a_view_that_reads_as_itself_gets_access_and_is_waited_for(cloud, monkey
     assert feature_store.create_view(changed).status == "created"
     monkeypatch.undo()
     (email,) = granted
+    dataset = cloud.bigquery.get_dataset(cloud.settings.dataset)
+    dataset.access_entries = [bigquery.AccessEntry(
+        "READER", "userByEmail", "deleted:serviceAccount:an-old-view@example.com?uid=7")]
+    cloud.bigquery.update_dataset(dataset, ["access_entries"])
     timer = threading.Timer(1.5, warehouse.grant_reader, (changed, email))
     timer.start()
     assert feature_store.sync(changed).status == "created"
     timer.join()
+    entries = cloud.bigquery.get_dataset(cloud.settings.dataset).access_entries
+    assert [entry.entity_id for entry in entries] == [email]
     syncs = feature_store.list_syncs(changed)
     assert len(syncs) > 1 and all("denied" in s.final_status.message for s in syncs[1:])
     assert feature_store.create_view(changed).status == "reused"

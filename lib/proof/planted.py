@@ -1,8 +1,9 @@
 """Faults planted on purpose, to show that the parity check notices them.
 
-Every fault works on a small copy: the rows of a few customers in a dataset of its own, served
-through a feature group and a view of its own (on the one online store). It makes one mistake on
-the way, compares online with the healthy offline rows, and removes the copy.
+All work on one small copy: the raw rows of a few customers in a dataset of its own. Each fault
+builds its features, makes one mistake on the way, and serves them through a feature group and a
+view of its own (on the one online store); what they serve is compared with the healthy offline
+rows.
 """
 
 import dataclasses
@@ -63,22 +64,19 @@ FAULTS = {
 
 
 def plant(
-    cloud: Cloud, fault: Callable[[Cloud], None], offline: pd.DataFrame
+    copied: Cloud, fault: Callable[[Cloud], None], offline: pd.DataFrame
 ) -> pd.DataFrame:
-    """Compare what a copy with this fault serves with the healthy offline rows; remove the copy.
+    """Compare what a copy with this fault serves with the healthy offline rows; stop serving it.
 
     offline: of `healthy_rows`.
 
     Returns:
         The table of `parity.compare`.
     """
-    customers = list(offline.index)
-    try:
-        copied = copy(cloud, NAME, customers)
-        fault(copied)
-        return parity.compare(copied, customers, offline)
-    finally:
-        remove(cloud, NAME)
+    fault(copied)
+    compared = parity.compare(copied, list(offline.index), offline)
+    stop_serving(copied)
+    return compared
 
 
 def healthy_rows(cloud: Cloud) -> pd.DataFrame:
@@ -98,9 +96,13 @@ def check(cloud: Cloud, healthy: pd.DataFrame) -> Outcome:
     if not cloud.settings.target_settings.planted_faults:
         return left_out(cloud, "planted_faults")
     found, offline = {mark("healthy"): healthy}, healthy_rows(cloud)
-    for name, fault in FAULTS.items():
-        print(f"  planted fault: {name}", flush=True)
-        found[name] = plant(cloud, fault, offline)
+    try:
+        copied = copy(cloud, NAME, list(offline.index))
+        for name, fault in FAULTS.items():
+            print(f"  planted fault: {name}", flush=True)
+            found[name] = plant(copied, fault, offline)
+    finally:
+        remove(cloud, NAME)
     noticed = sum(count > 0 for count in caught(found).values())
     return Outcome("done", figures={
         "planted": len(FAULTS), "caught": noticed,
@@ -197,6 +199,13 @@ def _retrying(copied: Cloud):
 def remove(cloud: Cloud, name: str) -> None:
     """Delete the view, group and dataset of the copy `name`, if they exist."""
     copied = beside(cloud, name)
+    stop_serving(copied)
+    copied.bigquery.delete_dataset(
+        copied.settings.dataset, delete_contents=True, not_found_ok=True)
+
+
+def stop_serving(copied: Cloud) -> None:
+    """Delete the view and the group of a copy, if they exist."""
     view, group = feature_store.view_name(copied), feature_store.group_name(copied)
     forced = vertex.DeleteFeatureGroupRequest(name=group, force=True)
     for resource, delete in (
@@ -205,8 +214,6 @@ def remove(cloud: Cloud, name: str) -> None:
     ):
         with suppress(NotFound):
             waiting.operation(copied.settings, "removal", _retrying(copied)(delete), resource)
-    copied.bigquery.delete_dataset(
-        copied.settings.dataset, delete_contents=True, not_found_ok=True)
 
 
 def run_sql(copied: Cloud, file: str, **values: object) -> None:

@@ -16,9 +16,8 @@ where
     or customer_id in (
         select orders.customer_id
         from `{{ healthy(tables.raw_orders) }}` as orders
-        qualify row_number() over (
-            order by orders.ordered_at desc, orders.order_id
-        ) = 1
+        order by orders.ordered_at desc, orders.order_id
+        limit 1
     );
 
 -- grain: one row per order

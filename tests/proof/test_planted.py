@@ -153,7 +153,11 @@ def test_what_an_interrupted_run_left_is_no_obstacle(proof, compared):
     there = planted.copy(proof, "planted", customers)  # and never removed
     planted.build_features(there)
     planted.serve(there)
-    again = planted.plant(proof, planted.without_dense, planted.healthy_rows(proof))
+    try:
+        again = planted.plant(planted.copy(proof, "planted", customers), planted.without_dense,
+                              planted.healthy_rows(proof))
+    finally:
+        planted.remove(proof, "planted")
     pd.testing.assert_frame_equal(again, compared["without_dense"])
 
 

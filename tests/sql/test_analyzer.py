@@ -144,8 +144,10 @@ def send_everything(cloud):
     latency.by_sql(cloud, ["7"], 1)
     served.logged_rows(cloud, datetime(2026, 3, 10, tzinfo=UTC))
     parity.ages(cloud, empty(parity.COLUMNS))
+    offline = planted.healthy_rows(cloud)
+    copied = planted.copy(cloud, planted.NAME, ["7"])
     for fault in planted.FAULTS.values():
-        planted.plant(cloud, fault, planted.healthy_rows(cloud))
+        planted.plant(copied, fault, offline)
     freshness.new_day(freshness.prepare(cloud))
     ladder.compute(cloud, ["7"], AT)
     label_rows = pd.DataFrame({"customer_id": ["7"], "label_timestamp": [pd.Timestamp(AT)]})
@@ -178,6 +180,7 @@ def analyzed(google, gcp):
         patch.setattr(warehouse, "render", render)
         patch.setattr(warehouse, "create_dataset", lambda cloud: None)
         patch.setattr(planted, "remove", remove)
+        patch.setattr(planted, "stop_serving", lambda cloud: None)
         patch.setattr(warehouse, "read_rows", lambda _, rows: rows)
         patch.setattr(warehouse, "read_table", lambda *_: pd.DataFrame(
             {ENTITY: ["7"], TIMESTAMP: [AT], **dict.fromkeys(gcp.feature_names, [1.0])}))
