@@ -148,7 +148,10 @@ def _run_notebooks(cloud: Cloud, notebooks: list[Path], folder: Path) -> None:
 
 def _preflight(settings: Settings, folder: Path) -> None:
     began = time.monotonic()
-    figures = kernels.forked(check, settings, folder)
+    try:
+        figures = kernels.forked(check, settings, folder)
+    except BrokenProcessPool:
+        raise _killed("00_preflight", "preflight", settings.rerun_command()) from None
     say(folder, f"[0/{len(NOTEBOOKS)}] 00_preflight: done in {time.monotonic() - began:.1f} s | "
                 + ", ".join(f"{value} {key}" for key, value in figures.items()))
 
@@ -209,17 +212,20 @@ def _execute(notebook: Path, settings: Settings, folder: Path, position: str) ->
         # class of its own.
         if not (isinstance(error, DeadKernelError) or str(error).startswith("Kernel died")):
             raise
-        raise errors.StageError(
-            notebook.stem, "running the notebook",
-            "its Python (the kernel) has ended: something has killed it, or memory ran out",
-            "free memory; what was made so far is kept and reused",
-            settings.rerun_command(notebook.stem[:2])) from None
+        raise _killed(notebook.stem, "running the notebook",
+                      settings.rerun_command(notebook.stem[:2])) from None
     finally:
         kernels.end()
     summary = stages.read_summary(folder)
     stage = next(s for s in summary["stages"] if s["name"] == notebook.stem)
     say(folder, f"{position} {notebook.stem}: {stage['status']} in "
                 f"{time.monotonic() - began:.1f} s | {_headline(summary, stage)}")
+
+
+def _killed(stage: str, attempted: str, command: str) -> errors.StageError:
+    return errors.StageError(
+        stage, attempted, "its Python process has ended: something has killed it, or memory ran "
+        "out", "free memory; what was made so far is kept and reused", command)
 
 
 class _Progress:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from types import SimpleNamespace
@@ -477,7 +478,7 @@ def test_a_notebook_whose_process_dies_ends_the_run_with_its_name(fake_notebooks
     fake_notebooks(("02_features", WORK))
     when_a_cell_runs(tmp_path, lambda kernel: os.kill(kernel, signal.SIGKILL))
     assert run.main([]) == 1
-    check_failed(tmp_path, capfd.readouterr().out, "cause:     its Python (the kernel) has ended",
+    check_failed(tmp_path, capfd.readouterr().out, "cause:     its Python process has ended",
                  "command:   ./run_all.sh --target local --env dev --from 02")
 
 
@@ -494,8 +495,22 @@ def test_a_notebook_whose_process_dies_while_it_starts_ends_the_run_with_its_nam
     fake_notebooks(("02_features", WORK))
     assert run.main([]) == 1
     out = capfd.readouterr().out
-    for part in ("stage:     02_features", "cause:     its Python (the kernel) has ended",
+    for part in ("stage:     02_features", "cause:     its Python process has ended",
                  "command:   ./run_all.sh --target local --env dev --from 02"):
+        assert part in out
+    assert "Traceback" not in out
+
+
+def test_a_preflight_whose_process_dies_ends_the_run(fake_notebooks, monkeypatch, capfd):
+    def killed(*_):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(kernels, "forked", killed)
+    fake_notebooks()
+    assert run.main([]) == 1
+    out = capfd.readouterr().out
+    for part in ("stage:     00_preflight", "cause:     its Python process has ended",
+                 "command:   ./run_all.sh --target local --env dev"):
         assert part in out
     assert "Traceback" not in out
 
