@@ -229,7 +229,7 @@ class BigQueryServer:
         )
 
         self._kept = data_dir / "translations.json"
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, TypeError):  # none yet, or something else
             TRANSLATIONS.update(json.loads(self._kept.read_text()))
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -240,7 +240,9 @@ class BigQueryServer:
     def stop(self) -> None:
         asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result()
         with suppress(OSError):  # a full disk
-            self._kept.write_text(json.dumps(TRANSLATIONS))
+            draft = self._kept.with_suffix(".draft")
+            draft.write_text(json.dumps(TRANSLATIONS))
+            draft.replace(self._kept)  # in one step: half a file would be lost
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     @property

@@ -428,6 +428,15 @@ def test_a_translation_is_kept_over_a_restart(tmp_path, monkeypatch):
         server.stop()
     (translated,) = json.loads((tmp_path / "translations.json").read_text()).items()
     assert "safe_divide" in translated[0] and "safe_divide" not in translated[1].lower()
+    assert [path.name for path in tmp_path.glob("translations*")] == ["translations.json"]
+
+
+@pytest.mark.parametrize("content", ['{"select 1": "sel', "[1]", "null", "\xff"])
+def test_a_file_of_translations_that_cannot_be_read_is_no_obstacle(tmp_path, monkeypatch, content):
+    monkeypatch.setattr("lib.localcloud.bigquery.TRANSLATIONS", known := {})
+    (tmp_path / "translations.json").write_text(content, encoding="latin-1")
+    BigQueryServer(tmp_path, "p1")
+    assert known == {}
 
 
 def test_a_statement_is_translated_once_for_all_datasets(bq, monkeypatch):
