@@ -40,6 +40,7 @@ def refused(tmp_path, text, **options):
     (TEXT.replace("unit: USD,", "unit: USD, unit: EUR,", 1), ["the key unit is given twice"]),
     ("a: &x [1]\nb: *x\n", ["*x: aliases are not allowed"]),
     ("a: &x [*x]\n", ["aliases are not allowed"]),
+    ("a: b: c\n", ["not valid YAML", "a: b: c\n", "^"]),  # the line, and where
     ("a: 2026-13-45\n", ["not valid YAML"]),
     ("a: " + "9" * 5000, ["not valid YAML"]),
     ("[" * 5000, ["not valid YAML"]),
