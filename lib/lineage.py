@@ -167,7 +167,7 @@ def lineage(found: Lineage) -> style.Chart:
     figure, axes = style.new_figure(
         finding(found), tr("Read from the live resources in {place}. Top: how the model is made. "
                            "Bottom: how the values it gets are made", place=found.place), 5.5)
-    figure.room = None
+    figure.set_layout_engine("none")
     axes.set(xlim=(0, 11), ylim=(-0.85, RISE + 0.8), position=(0.005, 0, 0.99, 4.35 / 5.5))
     axes.set_axis_off()
     boxes = {kind: _box(axes, kind, node) for kind, node in found.nodes.items()}

@@ -173,7 +173,7 @@ def leak_ladder(value: Mapping | None, titles: Mapping[str, str]) -> Chart | Sho
                         label=text) for (*_, colour, marker), text in zip(MODELS[:3], (
                             tr("promised by its own test"), tr("the same model in production"),
                             tr("point-in-time model")), strict=True)],
-        loc="lower center", ncols=3, frameon=False)
+        loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -296,7 +296,7 @@ def parity_grid(compared: DataFrame | Mapping[str, DataFrame] | None) -> Chart |
     figure.legend(
         handles=[Line2D([], [], color=colour, marker=marker, linestyle="", ms=9, mew=2.5,
                         label=tr(text)) for colour, marker, _, text in shown],
-        loc="lower center", ncols=len(shown), frameon=False)
+        loc="outside lower center", ncols=len(shown), frameon=False)
     return figure
 
 

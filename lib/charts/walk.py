@@ -588,7 +588,7 @@ def architecture() -> Chart:
         tr("One table of features feeds both the training and the prediction"),
         tr("Top: from history to a model. Bottom: the same table, served. Middle: one request"),
         5.6)
-    figure.room = None
+    figure.set_layout_engine("none")
     axes.set(xlim=(0, 11), ylim=(0.7, 5.35), position=(0, 0, 1, 4.65 / 5.6))
     axes.set_axis_off()
     corners, boxes = "round,pad=0,rounding_size=0.08", {}
@@ -632,7 +632,7 @@ def pipeline_graph(states: Mapping[str, str]) -> Chart:
         tr("The model did not pass: nothing is registered"),
         tr("Steps of the pipeline job, each in its own container image; the last runs only if eval "
            "passes the model"), 2.4)
-    figure.room = None
+    figure.set_layout_engine("none")
     axes.set(xlim=(0, 11), ylim=(0, 1.6), position=(0, 0, 1, 1.6 / 2.4))
     axes.set_axis_off()
     gap = 10 / len(steps)

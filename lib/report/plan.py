@@ -200,7 +200,7 @@ def chart(steps: Sequence[PlannedStep], summary: Mapping | None = None) -> Chart
     _draw_plan(grid[0, 0], bars)
     if longest:
         _draw_measured(grid[1, 0], longest, (summary or {}).get("target", "local"))
-    figure.legend(handles=_legend(bars), loc="lower center", ncols=4, frameon=False)
+    figure.legend(handles=_legend(bars), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
