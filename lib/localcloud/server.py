@@ -12,18 +12,21 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 
+import fastapi  # noqa: F401 - a model server's, too: `Forks` must have it
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from lib.localcloud import loopback, process, rest, rpc
-from lib.localcloud.bigquery import BigQueryServer, load_thelook_async
 from lib.localcloud.platform import Platform
 from lib.localcloud.storage import StorageServer
 from lib.localcloud.vertex import app
 from lib.localcloud.vertex.base.context import Vertex
+from lib.localcloud.vertex.base.state import State
+from lib.localcloud.vertex.endpoints import predicting
 from lib.localcloud.vertex.programs.forks import FORKS, Forks
+from lib.localcloud.vertex.programs.images import image_name
 
 # front(vertex, platform, addresses): what may be put between clients and the services. It gets the
 # addresses under the keys of running.json, and yields those that clients are given instead, maybe
@@ -52,6 +55,12 @@ def run(arguments: str, front: Front | None = None) -> None:
         process.own(Path(given["state"]))
     except process.LocalCloudError as error:
         sys.exit(f"{error}; needed: {error.need}")
+    database = Path(given["state"]) / "vertex" / "vertex.sqlite"
+    if forks and database.exists():
+        with contextlib.closing(State(database)) as state:
+            deployed = map(image_name, predicting.deployed_images(state))
+            for name in given["images"].keys() & deployed:
+                forks.prepare(Path(given["images"][name]))
     asyncio.run(_serve(front=front, forks=forks, **given))
 
 
@@ -59,6 +68,9 @@ async def _serve(
     state: str, project: str, thelook: dict | None, images: dict[str, str], runner: str,
     module: str, answers: str = "usual", front: Front | None = None, forks: Forks | None = None,
 ) -> None:
+    # Half a second, in which `forks` imports what the servers of deployed models need.
+    from lib.localcloud.bigquery import BigQueryServer, load_thelook_async
+
     folder = Path(state)
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -104,6 +116,7 @@ async def _serve(
             addresses = await running.enter_async_context(front(vertex, platform, addresses))
             # Tasks, jobs and model servers are clients too. Vertex AI's own reads are not.
             vertex.addresses.update(addresses)
+        predicting.start_servers(vertex)
         _announce(folder, {
             "pid": os.getpid(), "project": project, "project_number": app.PROJECT_NUMBER,
             "thelook": thelook, "runner": runner, "module": module,

@@ -124,6 +124,16 @@ found = [type(each).__name__ for each in (
 print(json.dumps(found))""") == ["Program", "Popen", "Popen", "Popen", "Popen"]
 
 
+def test_the_packages_of_an_image_can_be_imported_before_its_first_program(host):
+    assert host("""
+(folders["one"] / "src" / "more.py").write_text("import colorsys")
+(folders["two"] / "src" / "main.py").write_text("import sys; print('colorsys' in sys.modules)")
+forks.prepare(folders["one"])
+program = start(images, "two")
+print(json.dumps([type(program).__name__, program.wait(20), log("two")]))""") == [
+        "Program", 0, "True\n"]
+
+
 def test_what_a_program_registers_with_atexit_is_called(host):
     assert host("""
 (folders["one"] / "src" / "last.py").write_text(

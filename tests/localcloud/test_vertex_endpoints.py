@@ -14,6 +14,7 @@ from google.api_core import exceptions as errors
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
 
+from lib.localcloud.vertex.endpoints import predicting
 from lib.localcloud.vertex.programs import servers
 from lib.localcloud.vertex.programs.images import image_name, read_dockerfile
 
@@ -274,7 +275,7 @@ def test_endpoints_that_are_refused(vertex, location):
             create(**endpoint)
 
 
-def test_a_restart_restarts_the_model_and_a_stop_stops_it(start_vertex, tmp_path):
+def test_a_restart_restarts_the_model_and_a_stop_stops_it(start_vertex, tmp_path, wait_for):
     parent = "projects/p1/locations/us-central1"
     with start_vertex(tmp_path) as first:
         model = first.models.upload_model(parent=parent, model={
@@ -287,8 +288,14 @@ def test_a_restart_restarts_the_model_and_a_stop_stops_it(start_vertex, tmp_path
         (process,) = processes(first).values()
     assert process.poll() is not None
     with start_vertex(tmp_path) as second:
+        assert predicting.deployed_images(second.vertex.state) == {"r/echo:1"}
+        predicting.start_servers(second.vertex)  # as the local cloud's process does
+        wait_for(lambda: processes(second))
+        (process,) = processes(second).values()
         assert list(second.predictions.predict(
             endpoint=name, instances=[[2, 3]]).predictions) == [5]
+        assert list(processes(second).values()) == [process]
+    assert process.poll() is not None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")

@@ -2,7 +2,9 @@
 
 import json
 import random
+import threading
 import time
+from contextlib import suppress
 
 import urllib3
 from google.cloud.aiplatform_v1 import types
@@ -12,7 +14,7 @@ from google.protobuf.message import Message
 from lib.localcloud import loopback, rest
 from lib.localcloud.errors import ApiError, precondition, refused
 from lib.localcloud.vertex.base.context import Vertex
-from lib.localcloud.vertex.base.state import new_message
+from lib.localcloud.vertex.base.state import State, new_message
 from lib.localcloud.vertex.models import versions
 from lib.localcloud.vertex.programs.servers import PREDICT_SECONDS, START_SECONDS, Spec
 
@@ -60,7 +62,7 @@ def server_spec(vertex: Vertex, endpoint_name: str, deployed: Message) -> Spec:
     Variables and default routes: GEAP/machine-learning/predictions/custom-container-requirements
     and the proto comments of ModelContainerSpec.
     """
-    version = versions.find(vertex.state, f"{deployed.model}@{deployed.model_version_id}")
+    version = _version(vertex.state, deployed)
     container = version.container_spec
     endpoint_id = endpoint_name.rsplit("/", 1)[1]
     base = f"/v1/endpoints/{endpoint_id}/deployedModels/{deployed.id}"
@@ -90,9 +92,38 @@ def server_spec(vertex: Vertex, endpoint_name: str, deployed: Message) -> Spec:
         start_seconds=container.deployment_timeout.ToSeconds() or START_SECONDS)
 
 
+def deployed_images(state: State) -> set[str]:
+    """The image of each model that receives traffic."""
+    return {
+        _version(state, deployed).container_spec.image_uri
+        for endpoint in state.all("endpoints") for deployed in _receiving(endpoint)}
+
+
+def start_servers(vertex: Vertex) -> None:
+    """Start the server of each model that receives traffic; returns at once. The first prediction
+    waits for it, or tries again and says what is wrong."""
+    def start(spec: Spec) -> None:
+        with suppress(ApiError):
+            vertex.servers.start(spec)
+
+    for endpoint in vertex.state.all("endpoints"):
+        for deployed in _receiving(endpoint):
+            spec = server_spec(vertex, endpoint.name, deployed)
+            threading.Thread(target=start, args=(spec,), daemon=True).start()
+
+
+def _version(state: State, deployed: Message) -> Message:
+    return versions.find(state, f"{deployed.model}@{deployed.model_version_id}")
+
+
+def _receiving(endpoint: Message) -> list[Message]:
+    """The deployed models that receive traffic."""
+    return [d for d in endpoint.deployed_models if endpoint.traffic_split.get(d.id)]
+
+
 def _choose(endpoint: Message) -> Message:
     """One of the deployed models, at random by the traffic split."""
-    receiving = [d for d in endpoint.deployed_models if endpoint.traffic_split.get(d.id)]
+    receiving = _receiving(endpoint)
     if not receiving:
         raise precondition(
             "endpoints.no-traffic", f"{endpoint.name} has no deployed model that receives traffic.")

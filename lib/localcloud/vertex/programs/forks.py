@@ -94,6 +94,11 @@ class Forks:
                 end_with_parent.end_with(parent)
                 _fork_programs(requests)
 
+    def prepare(self, folder: Path) -> None:
+        """Let it import what the code in that folder imports, before the first program starts."""
+        with contextlib.suppress(OSError):
+            self._requests.send(json.dumps([None, str(folder), None]).encode())
+
     def close(self) -> None:
         """End it; programs that still run are killed."""
         self._requests.close()
@@ -152,6 +157,8 @@ def _fork_programs(requests: socket.socket) -> NoReturn:
             imported.add(folder)
             import_packages(Path(folder))
             gc.freeze()  # a search for garbage would copy the memory that the programs share
+        if not words:  # only to be prepared
+            continue
         with contextlib.suppress(OSError):  # no memory or process is left: `start` gets no answer
             FORK.Process(target=_watch, args=(words, folder, environment, descriptors)).start()
         for descriptor in descriptors:
