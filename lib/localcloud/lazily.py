@@ -19,7 +19,7 @@ def import_parts_of(name: str) -> None:
         return
     spec = importlib.util.find_spec(name)
     package = sys.modules[name] = importlib.util.module_from_spec(spec)
-    lock = threading.RLock()
+    lock, begun = threading.RLock(), []
 
     def ask(attribute: str) -> object:
         if attribute.startswith("__"):
@@ -31,10 +31,14 @@ def import_parts_of(name: str) -> None:
             with suppress(ModuleNotFoundError, AttributeError):
                 found = getattr(importlib.import_module(f"{name}.{part}"), attribute)
                 return vars(package).setdefault(attribute, found)
-        with lock:
-            if vars(package).pop("__getattr__", None):
+        with lock:  # another thread waits here until the whole is there
+            if not begun:
+                begun.append(attribute)
                 spec.loader.exec_module(package)
-        return getattr(package, attribute)
+                del package.__getattr__
+        if attribute not in vars(package):
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
+        return vars(package)[attribute]
 
     package.__getattr__ = ask
     parent, _, child = name.rpartition(".")
