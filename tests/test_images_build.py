@@ -110,13 +110,22 @@ def test_a_build_that_ended_with_its_machine_is_started_again(pinned, build, tmp
     assert images.wait_build(pinned, tmp_path).status == "created"
 
 
-def test_the_training_does_not_wait_for_the_serving_image(pinned, build, tmp_path):
+def test_the_training_does_not_wait_for_the_serving_image(pinned, build, tmp_path, monkeypatch):
     build(pins=True)
     path, repository = tmp_path / "build.sh", pinned.serve.image_repository
     first = json.dumps({repository: dict.fromkeys(images.TRAINING, "sha256:1")})
-    pins_first = f"echo '{first}' >{images.LOCK}\nsleep 1"
+    pins_first = "\n".join([
+        f"until [ -e {tmp_path}/awaited ]; do sleep 0.02; done", f"echo '{first}' >{images.LOCK}",
+        f"until [ -e {tmp_path}/seen ]; do sleep 0.02; done"])
     path.write_text(path.read_text().replace("sleep 0.3", pins_first))
     images.start_build(pinned, tmp_path)
+    start, signs = images.start_build, iter(("awaited", "seen"))
+
+    def start_and_tell(*given):  # called once an image is found missing: it goes on only then
+        start(*given)
+        (tmp_path / next(signs)).touch()
+
+    monkeypatch.setattr(images, "start_build", start_and_tell)
     assert images.wait_build(pinned, tmp_path, images.TRAINING).status == "created"
     assert images.missing(pinned) == ["serving"]  # still going on
     assert images.wait_build(pinned, tmp_path, images.TRAINING).status == "reused"
