@@ -232,6 +232,23 @@ def test_a_model_that_is_undeployed_under_a_request_is_not_started_again(
     assert not processes(vertex)
 
 
+def test_a_model_that_is_undeployed_just_before_its_server_is_asked_for_is_not_started_again(
+        vertex, endpoint, model, deploy, monkeypatch):
+    deploy(model())
+    running, asked = vertex.vertex.servers.running, []
+
+    def undeploy_before_the_first(deployed_model_id):
+        asked.append(deployed_model_id)
+        if len(asked) == 1:
+            undeploy_all(vertex, endpoint)
+        return running(deployed_model_id)
+
+    monkeypatch.setattr(vertex.vertex.servers, "running", undeploy_before_the_first)
+    with pytest.raises(errors.BadRequest, match="no deployed model that receives traffic"):
+        vertex.predictions.predict(endpoint=endpoint, instances=[[1]], retry=None)
+    assert not processes(vertex)
+
+
 def test_two_models_share_the_traffic(vertex, endpoint, model, deploy):
     name = model()
     first = deploy(name)

@@ -16,7 +16,12 @@ from lib.localcloud.errors import ApiError, precondition, refused
 from lib.localcloud.vertex.base.context import Vertex
 from lib.localcloud.vertex.base.state import State, new_message
 from lib.localcloud.vertex.models import versions
-from lib.localcloud.vertex.programs.servers import PREDICT_SECONDS, START_SECONDS, Spec
+from lib.localcloud.vertex.programs.servers import (
+    PREDICT_SECONDS,
+    START_SECONDS,
+    Server,
+    Spec,
+)
 
 CRASHES = 3  # of the server during one request: then the request itself may be the cause
 EXIT_SECONDS = 0.5  # a server's connections break shortly before its process has ended
@@ -102,14 +107,25 @@ def deployed_images(state: State) -> set[str]:
 def start_servers(vertex: Vertex) -> None:
     """Start the server of each model that receives traffic; returns at once. The first prediction
     waits for it, or tries again and says what is wrong."""
-    def start(spec: Spec) -> None:
+    def start(endpoint: Message, deployed: Message) -> None:
         with suppress(ApiError):
-            vertex.servers.start(spec)
+            _start_server(vertex, endpoint.name, deployed)
 
     for endpoint in vertex.state.all("endpoints"):
         for deployed in _receiving(endpoint):
-            spec = server_spec(vertex, endpoint.name, deployed)
-            threading.Thread(target=start, args=(spec,), daemon=True).start()
+            threading.Thread(target=start, args=(endpoint, deployed), daemon=True).start()
+
+
+def _start_server(
+    vertex: Vertex, endpoint_name: str, deployed: Message, patience: float = -1
+) -> Server | None:
+    """`Servers.start`; None if the model was undeployed before: nobody else would stop it."""
+    server = vertex.servers.start(server_spec(vertex, endpoint_name, deployed), patience)
+    endpoint = vertex.state.find(endpoint_name)
+    if endpoint and any(other.id == deployed.id for other in endpoint.deployed_models):
+        return server
+    vertex.servers.stop(deployed.id)
+    return None
 
 
 def _version(state: State, deployed: Message) -> Message:
@@ -142,14 +158,15 @@ def _send(vertex: Vertex, endpoint_name: str, body: bytes) -> tuple[Message, int
         # Read each time: a model may be replaced while a request waits.
         deployed = _choose(vertex.state.get(endpoint_name))
         try:
-            server = vertex.servers.running(deployed.id) or vertex.servers.start(
-                server_spec(vertex, endpoint_name, deployed),
-                max(deadline - time.monotonic(), 0))
+            server = vertex.servers.running(deployed.id) or _start_server(
+                vertex, endpoint_name, deployed, max(deadline - time.monotonic(), 0))
         except ApiError as error:
             crashes += 1  # it ended before it was healthy
             if error.status == "INTERNAL" and crashes < CRASHES and time.monotonic() < deadline:
                 continue
             raise refused("endpoints.unreachable", "UNAVAILABLE", error.message) from None
+        if server is None:
+            continue
         try:
             return deployed, *server.predict(body, deadline - time.monotonic())
         except urllib3.exceptions.NewConnectionError as error:  # nobody listens; no timeout
